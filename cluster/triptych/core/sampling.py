@@ -1,0 +1,101 @@
+"""How the next token is chosen: the one type that client, router and engine share."""
+
+import math
+from dataclasses import dataclass
+
+from triptych.core.errors import InvalidArgument
+
+MAX_LOGPROBS = 20
+MAX_STOPS = 16
+MAX_STOP_LENGTH = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """Sampling parameters of one request; the order of application is the order of the fields below `max_tokens`.
+
+    Attributes:
+        max_tokens: Upper bound of generated tokens; None means what the context has room for.
+        stop: Texts before the first of which the answer ends.
+        stop_token_ids: Token ids at which the answer ends.
+        ignore_eos: Go on past the model's end-of-sequence tokens.
+        repetition_penalty: Divides positive and multiplies negative logits of seen tokens (arXiv:1909.05858).
+        presence_penalty: Subtracted from logits of generated tokens, in [-2, 2].
+        frequency_penalty: Subtracted once per occurrence among the generated tokens, in [-2, 2].
+        temperature: Divides the logits; 0 is greedy.
+        top_k: Keeps the k likeliest tokens; 0 keeps all.
+        top_p: Keeps the smallest set whose probability reaches this, in (0, 1].
+        min_p: Drops tokens less likely than this share of the likeliest, in [0, 1].
+        seed: Same seed, same tokens; None lets the engine draw one.
+        logprobs: Alternatives to report per token (0 reports the chosen one only); None reports nothing.
+
+    Raises:
+        InvalidArgument: names the field, its limits and the value.
+    """
+
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses values that no sampler can honour."""
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        _within("temperature", self.temperature, 0.0, 100.0)
+        _within("top_k", self.top_k, 0, 2**31 - 1)
+        _within("top_p", self.top_p, 0.0, 1.0, open_low=True)
+        _within("min_p", self.min_p, 0.0, 1.0)
+        _within("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_low=True)
+        _within("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        if self.max_tokens is not None:
+            _within("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        if self.seed is not None:
+            _within("seed", self.seed, 0, 2**64 - 1)
+        if self.logprobs is not None:
+            _within("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        _check_stops(self.stop, self.stop_token_ids)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature == 0.0
+
+    @property
+    def penalised(self) -> bool:
+        """Whether logits depend on the tokens seen so far."""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+
+def _within(field: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
+    bracket = "(" if open_low else "["
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidArgument(f"sampling.{field} must be a number, got {value!r}", field=f"sampling.{field}")
+    if math.isnan(value) or value < low or value > high or (open_low and value == low):
+        raise InvalidArgument(
+            f"sampling.{field} must be in {bracket}{low:g}, {high:g}], got {value:g}", field=f"sampling.{field}"
+        )
+
+
+def _check_stops(stop: tuple[str, ...], stop_token_ids: tuple[int, ...]) -> None:
+    if len(stop) > MAX_STOPS or len(stop_token_ids) > MAX_STOPS:
+        count = max(len(stop), len(stop_token_ids))
+        raise InvalidArgument(f"sampling.stop may hold at most {MAX_STOPS} entries, got {count}", field="sampling.stop")
+    for text in stop:
+        if not isinstance(text, str) or not 1 <= len(text) <= MAX_STOP_LENGTH:
+            raise InvalidArgument(
+                f"each sampling.stop must be a text of 1 to {MAX_STOP_LENGTH} characters, got {text!r:.60}",
+                field="sampling.stop",
+            )
+    for token_id in stop_token_ids:
+        _within("stop_token_ids", token_id, 0, 2**31 - 1)
