@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from triptych.inference.v1 import sampling_pb2 as triptych_dot_inference_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtriptych/stage/v1/stage.proto\x12\x11triptych.stage.v1\x1a$triptych/inference/v1/sampling.proto\"\xda\x02\n\x0e\x43onnectRequest\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.triptych.stage.v1.HelloH\x00\x12+\n\x06\x65ncode\x18\x02 \x01(\x0b\x32\x19.triptych.stage.v1.EncodeH\x00\x12-\n\x07reserve\x18\x03 \x01(\x0b\x32\x1a.triptych.stage.v1.ReserveH\x00\x12-\n\x07prefill\x18\x04 \x01(\x0b\x32\x1a.triptych.stage.v1.PrefillH\x00\x12+\n\x06\x64\x65\x63ode\x18\x05 \x01(\x0b\x32\x19.triptych.stage.v1.DecodeH\x00\x12\'\n\x04\x66ree\x18\x06 \x01(\x0b\x32\x17.triptych.stage.v1.FreeH\x00\x12\x31\n\theartbeat\x18\x07 \x01(\x0b\x32\x1c.triptych.stage.v1.HeartbeatH\x00\x42\t\n\x07\x63ommand\"\xdc\x03\n\x0f\x43onnectResponse\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.triptych.stage.v1.WelcomeH\x00\x12\x34\n\x0b\x65ncode_done\x18\x02 \x01(\x0b\x32\x1d.triptych.stage.v1.EncodeDoneH\x00\x12/\n\x08reserved\x18\x03 \x01(\x0b\x32\x1b.triptych.stage.v1.ReservedH\x00\x12\x36\n\x0cprefill_done\x18\x04 \x01(\x0b\x32\x1e.triptych.stage.v1.PrefillDoneH\x00\x12.\n\x08kv_ready\x18\x05 \x01(\x0b\x32\x1a.triptych.stage.v1.KvReadyH\x00\x12\x34\n\x0bstep_tokens\x18\x06 \x01(\x0b\x32\x1d.triptych.stage.v1.StepTokensH\x00\x12)\n\x05\x66reed\x18\x07 \x01(\x0b\x32\x18.triptych.stage.v1.FreedH\x00\x12+\n\x06\x66\x61iled\x18\x08 \x01(\x0b\x32\x19.triptych.stage.v1.FailedH\x00\x12\x34\n\x0bload_report\x18\t \x01(\x0b\x32\x1d.triptych.stage.v1.LoadReportH\x00\x42\x07\n\x05\x65vent\"\x1a\n\x05Hello\x12\x11\n\trouter_id\x18\x01 \x01(\t\"\xbc\x01\n\x07Welcome\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12(\n\x06stages\x18\x03 \x03(\x0e\x32\x18.triptych.stage.v1.Stage\x12&\n\x04role\x18\x04 \x01(\x0e\x32\x18.triptych.stage.v1.Stage\x12\r\n\x05model\x18\x05 \x01(\t\x12\x12\n\nblock_size\x18\x06 \x01(\x05\x12\x14\n\x0ctotal_blocks\x18\x07 \x01(\x05\"1\n\x0cOperationKey\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"z\n\x06\x45ncode\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12.\n\x06images\x18\x02 \x03(\x0b\x32\x1e.triptych.stage.v1.EncodeImage\x12\x12\n\ntimeout_ms\x18\x03 \x01(\r\"@\n\x0b\x45ncodeImage\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x14\n\x0c\x63ontent_hash\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x9d\x01\n\nEncodeDone\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12\x33\n\x07handles\x18\x02 \x03(\x0b\x32\".triptych.stage.v1.EmbeddingHandle\x12,\n\x05times\x18\x03 \x01(\x0b\x32\x1d.triptych.stage.v1.StageTimes\"\xd1\x01\n\x0f\x45mbeddingHandle\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x14\n\x0c\x63ontent_hash\x18\x04 \x01(\t\x12\x31\n\x08\x65ndpoint\x18\x05 \x01(\x0b\x32\x1f.triptych.stage.v1.DataEndpoint\x12\x0c\n\x04rows\x18\x06 \x01(\x05\x12\x0f\n\x07\x63olumns\x18\x07 \x01(\x05\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x10\n\x08\x63hecksum\x18\t \x01(\x06\"0\n\x0c\x44\x61taEndpoint\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07host_id\x18\x02 \x01(\t\"[\n\x07Reserve\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12\x0e\n\x06tokens\x18\x02 \x01(\x05\x12\x12\n\ntimeout_ms\x18\x03 \x01(\r\"c\n\x08Reserved\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12)\n\x06ticket\x18\x02 \x01(\x0b\x32\x19.triptych.stage.v1.Ticket\"\x86\x01\n\x06Ticket\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x31\n\x08\x65ndpoint\x18\x04 \x01(\x0b\x32\x1f.triptych.stage.v1.DataEndpoint\x12\x0e\n\x06\x62locks\x18\x05 \x01(\x05\"\xff\x01\n\x07Prefill\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12+\n\x05media\x18\x03 \x03(\x0b\x32\x1c.triptych.stage.v1.MediaSpan\x12\x37\n\x08sampling\x18\x04 \x01(\x0b\x32%.triptych.inference.v1.SamplingParams\x12.\n\x06ticket\x18\x05 \x01(\x0b\x32\x19.triptych.stage.v1.TicketH\x00\x88\x01\x01\x12\x12\n\ntimeout_ms\x18\x06 \x01(\rB\t\n\x07_ticket\"N\n\tMediaSpan\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x32\n\x06handle\x18\x02 \x01(\x0b\x32\".triptych.stage.v1.EmbeddingHandle\"\x97\x01\n\x0bPrefillDone\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12,\n\x05token\x18\x02 \x01(\x0b\x32\x1d.triptych.stage.v1.TokenDelta\x12,\n\x05times\x18\x03 \x01(\x0b\x32\x1d.triptych.stage.v1.StageTimes\"[\n\x07KvReady\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12\r\n\x05\x62ytes\x18\x02 \x01(\x03\x12\x13\n\x0btransfer_us\x18\x03 \x01(\x03\"\xe5\x01\n\x06\x44\x65\x63ode\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\x05\x12\x19\n\x11\x65mitted_token_ids\x18\x03 \x03(\x05\x12\x37\n\x08sampling\x18\x04 \x01(\x0b\x32%.triptych.inference.v1.SamplingParams\x12+\n\x05media\x18\x05 \x03(\x0b\x32\x1c.triptych.stage.v1.MediaSpan\x12\x12\n\ntimeout_ms\x18\x06 \x01(\r\";\n\nStepTokens\x12-\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x1d.triptych.stage.v1.TokenDelta\"\xc4\x01\n\nTokenDelta\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\x39\n\x08logprobs\x18\x03 \x03(\x0b\x32\'.triptych.inference.v1.PositionLogprobs\x12:\n\rfinish_reason\x18\x04 \x01(\x0e\x32#.triptych.inference.v1.FinishReason\"4\n\x04\x46ree\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\"5\n\x05\x46reed\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\"d\n\x06\x46\x61iled\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\"\x0b\n\tHeartbeat\"\xd8\x02\n\nLoadReport\x12\x18\n\x10running_requests\x18\x01 \x01(\x05\x12\x17\n\x0fqueued_requests\x18\x02 \x01(\x05\x12\x15\n\rqueued_tokens\x18\x03 \x01(\x05\x12\x15\n\rqueued_images\x18\x04 \x01(\x05\x12\x13\n\x0bheld_blocks\x18\x05 \x01(\x05\x12\x13\n\x0b\x66ree_blocks\x18\x06 \x01(\x05\x12\x17\n\x0fheld_embeddings\x18\x07 \x01(\x05\x12\x1c\n\x14held_embedding_bytes\x18\x08 \x01(\x03\x12\r\n\x05steps\x18\t \x01(\x03\x12\x15\n\rstep_messages\x18\n \x01(\x03\x12\x18\n\x10generated_tokens\x18\x0b \x01(\x03\x12\x18\n\x10prefilled_tokens\x18\x0c \x01(\x03\x12\x16\n\x0e\x65ncoded_images\x18\r \x01(\x03\x12\x16\n\x0eresident_bytes\x18\x0e \x01(\x03\"D\n\nStageTimes\x12\x10\n\x08queue_us\x18\x01 \x01(\x03\x12\x10\n\x08input_us\x18\x02 \x01(\x03\x12\x12\n\ncompute_us\x18\x03 \x01(\x03*U\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTAGE_ENCODE\x10\x01\x12\x11\n\rSTAGE_PREFILL\x10\x02\x12\x10\n\x0cSTAGE_DECODE\x10\x03\x32\x64\n\x0cStageService\x12T\n\x07\x43onnect\x12!.triptych.stage.v1.ConnectRequest\x1a\".triptych.stage.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtriptych/stage/v1/stage.proto\x12\x11triptych.stage.v1\x1a$triptych/inference/v1/sampling.proto\"\xda\x02\n\x0e\x43onnectRequest\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.triptych.stage.v1.HelloH\x00\x12+\n\x06\x65ncode\x18\x02 \x01(\x0b\x32\x19.triptych.stage.v1.EncodeH\x00\x12-\n\x07reserve\x18\x03 \x01(\x0b\x32\x1a.triptych.stage.v1.ReserveH\x00\x12-\n\x07prefill\x18\x04 \x01(\x0b\x32\x1a.triptych.stage.v1.PrefillH\x00\x12+\n\x06\x64\x65\x63ode\x18\x05 \x01(\x0b\x32\x19.triptych.stage.v1.DecodeH\x00\x12\'\n\x04\x66ree\x18\x06 \x01(\x0b\x32\x17.triptych.stage.v1.FreeH\x00\x12\x31\n\theartbeat\x18\x07 \x01(\x0b\x32\x1c.triptych.stage.v1.HeartbeatH\x00\x42\t\n\x07\x63ommand\"\xdc\x03\n\x0f\x43onnectResponse\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.triptych.stage.v1.WelcomeH\x00\x12\x34\n\x0b\x65ncode_done\x18\x02 \x01(\x0b\x32\x1d.triptych.stage.v1.EncodeDoneH\x00\x12/\n\x08reserved\x18\x03 \x01(\x0b\x32\x1b.triptych.stage.v1.ReservedH\x00\x12\x36\n\x0cprefill_done\x18\x04 \x01(\x0b\x32\x1e.triptych.stage.v1.PrefillDoneH\x00\x12.\n\x08kv_ready\x18\x05 \x01(\x0b\x32\x1a.triptych.stage.v1.KvReadyH\x00\x12\x34\n\x0bstep_tokens\x18\x06 \x01(\x0b\x32\x1d.triptych.stage.v1.StepTokensH\x00\x12)\n\x05\x66reed\x18\x07 \x01(\x0b\x32\x18.triptych.stage.v1.FreedH\x00\x12+\n\x06\x66\x61iled\x18\x08 \x01(\x0b\x32\x19.triptych.stage.v1.FailedH\x00\x12\x34\n\x0bload_report\x18\t \x01(\x0b\x32\x1d.triptych.stage.v1.LoadReportH\x00\x42\x07\n\x05\x65vent\"\x1a\n\x05Hello\x12\x11\n\trouter_id\x18\x01 \x01(\t\"\xbc\x01\n\x07Welcome\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12(\n\x06stages\x18\x03 \x03(\x0e\x32\x18.triptych.stage.v1.Stage\x12&\n\x04role\x18\x04 \x01(\x0e\x32\x18.triptych.stage.v1.Stage\x12\r\n\x05model\x18\x05 \x01(\t\x12\x12\n\nblock_size\x18\x06 \x01(\x05\x12\x14\n\x0ctotal_blocks\x18\x07 \x01(\x05\"1\n\x0cOperationKey\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"z\n\x06\x45ncode\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12.\n\x06images\x18\x02 \x03(\x0b\x32\x1e.triptych.stage.v1.EncodeImage\x12\x12\n\ntimeout_ms\x18\x03 \x01(\r\"@\n\x0b\x45ncodeImage\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x14\n\x0c\x63ontent_hash\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x9d\x01\n\nEncodeDone\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12\x33\n\x07handles\x18\x02 \x03(\x0b\x32\".triptych.stage.v1.EmbeddingHandle\x12,\n\x05times\x18\x03 \x01(\x0b\x32\x1d.triptych.stage.v1.StageTimes\"\xd1\x01\n\x0f\x45mbeddingHandle\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x14\n\x0c\x63ontent_hash\x18\x04 \x01(\t\x12\x31\n\x08\x65ndpoint\x18\x05 \x01(\x0b\x32\x1f.triptych.stage.v1.DataEndpoint\x12\x0c\n\x04rows\x18\x06 \x01(\x05\x12\x0f\n\x07\x63olumns\x18\x07 \x01(\x05\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x10\n\x08\x63hecksum\x18\t \x01(\x06\"0\n\x0c\x44\x61taEndpoint\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07host_id\x18\x02 \x01(\t\"\xcb\x01\n\x07Reserve\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\x05\x12\x37\n\x08sampling\x18\x03 \x01(\x0b\x32%.triptych.inference.v1.SamplingParams\x12+\n\x05media\x18\x04 \x03(\x0b\x32\x1c.triptych.stage.v1.MediaSpan\x12\x12\n\ntimeout_ms\x18\x05 \x01(\r\"c\n\x08Reserved\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12)\n\x06ticket\x18\x02 \x01(\x0b\x32\x19.triptych.stage.v1.Ticket\"\x86\x01\n\x06Ticket\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x31\n\x08\x65ndpoint\x18\x04 \x01(\x0b\x32\x1f.triptych.stage.v1.DataEndpoint\x12\x0e\n\x06\x62locks\x18\x05 \x01(\x05\"\xff\x01\n\x07Prefill\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12+\n\x05media\x18\x03 \x03(\x0b\x32\x1c.triptych.stage.v1.MediaSpan\x12\x37\n\x08sampling\x18\x04 \x01(\x0b\x32%.triptych.inference.v1.SamplingParams\x12.\n\x06ticket\x18\x05 \x01(\x0b\x32\x19.triptych.stage.v1.TicketH\x00\x88\x01\x01\x12\x12\n\ntimeout_ms\x18\x06 \x01(\rB\t\n\x07_ticket\"N\n\tMediaSpan\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x32\n\x06handle\x18\x02 \x01(\x0b\x32\".triptych.stage.v1.EmbeddingHandle\"\x97\x01\n\x0bPrefillDone\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12,\n\x05token\x18\x02 \x01(\x0b\x32\x1d.triptych.stage.v1.TokenDelta\x12,\n\x05times\x18\x03 \x01(\x0b\x32\x1d.triptych.stage.v1.StageTimes\"[\n\x07KvReady\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12\r\n\x05\x62ytes\x18\x02 \x01(\x03\x12\x13\n\x0btransfer_us\x18\x03 \x01(\x03\"Q\n\x06\x44\x65\x63ode\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12\x19\n\x11\x65mitted_token_ids\x18\x02 \x03(\x05\";\n\nStepTokens\x12-\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x1d.triptych.stage.v1.TokenDelta\"\xc4\x01\n\nTokenDelta\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\x39\n\x08logprobs\x18\x03 \x03(\x0b\x32\'.triptych.inference.v1.PositionLogprobs\x12:\n\rfinish_reason\x18\x04 \x01(\x0e\x32#.triptych.inference.v1.FinishReason\"4\n\x04\x46ree\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\"5\n\x05\x46reed\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\"d\n\x06\x46\x61iled\x12,\n\x03key\x18\x01 \x01(\x0b\x32\x1f.triptych.stage.v1.OperationKey\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\"\x0b\n\tHeartbeat\"\xd8\x02\n\nLoadReport\x12\x18\n\x10running_requests\x18\x01 \x01(\x05\x12\x17\n\x0fqueued_requests\x18\x02 \x01(\x05\x12\x15\n\rqueued_tokens\x18\x03 \x01(\x05\x12\x15\n\rqueued_images\x18\x04 \x01(\x05\x12\x13\n\x0bheld_blocks\x18\x05 \x01(\x05\x12\x13\n\x0b\x66ree_blocks\x18\x06 \x01(\x05\x12\x17\n\x0fheld_embeddings\x18\x07 \x01(\x05\x12\x1c\n\x14held_embedding_bytes\x18\x08 \x01(\x03\x12\r\n\x05steps\x18\t \x01(\x03\x12\x15\n\rstep_messages\x18\n \x01(\x03\x12\x18\n\x10generated_tokens\x18\x0b \x01(\x03\x12\x18\n\x10prefilled_tokens\x18\x0c \x01(\x03\x12\x16\n\x0e\x65ncoded_images\x18\r \x01(\x03\x12\x16\n\x0eresident_bytes\x18\x0e \x01(\x03\"D\n\nStageTimes\x12\x10\n\x08queue_us\x18\x01 \x01(\x03\x12\x10\n\x08input_us\x18\x02 \x01(\x03\x12\x12\n\ncompute_us\x18\x03 \x01(\x03*U\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTAGE_ENCODE\x10\x01\x12\x11\n\rSTAGE_PREFILL\x10\x02\x12\x10\n\x0cSTAGE_DECODE\x10\x03\x32\x64\n\x0cStageService\x12T\n\x07\x43onnect\x12!.triptych.stage.v1.ConnectRequest\x1a\".triptych.stage.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triptych.stage.v1.stage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STAGE']._serialized_start=3849
-  _globals['_STAGE']._serialized_end=3934
+  _globals['_STAGE']._serialized_start=3813
+  _globals['_STAGE']._serialized_end=3898
   _globals['_CONNECTREQUEST']._serialized_start=91
   _globals['_CONNECTREQUEST']._serialized_end=437
   _globals['_CONNECTRESPONSE']._serialized_start=440
@@ -54,38 +54,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDDINGHANDLE']._serialized_end=1748
   _globals['_DATAENDPOINT']._serialized_start=1750
   _globals['_DATAENDPOINT']._serialized_end=1798
-  _globals['_RESERVE']._serialized_start=1800
-  _globals['_RESERVE']._serialized_end=1891
-  _globals['_RESERVED']._serialized_start=1893
-  _globals['_RESERVED']._serialized_end=1992
-  _globals['_TICKET']._serialized_start=1995
-  _globals['_TICKET']._serialized_end=2129
-  _globals['_PREFILL']._serialized_start=2132
-  _globals['_PREFILL']._serialized_end=2387
-  _globals['_MEDIASPAN']._serialized_start=2389
-  _globals['_MEDIASPAN']._serialized_end=2467
-  _globals['_PREFILLDONE']._serialized_start=2470
-  _globals['_PREFILLDONE']._serialized_end=2621
-  _globals['_KVREADY']._serialized_start=2623
-  _globals['_KVREADY']._serialized_end=2714
-  _globals['_DECODE']._serialized_start=2717
-  _globals['_DECODE']._serialized_end=2946
-  _globals['_STEPTOKENS']._serialized_start=2948
-  _globals['_STEPTOKENS']._serialized_end=3007
-  _globals['_TOKENDELTA']._serialized_start=3010
-  _globals['_TOKENDELTA']._serialized_end=3206
-  _globals['_FREE']._serialized_start=3208
-  _globals['_FREE']._serialized_end=3260
-  _globals['_FREED']._serialized_start=3262
-  _globals['_FREED']._serialized_end=3315
-  _globals['_FAILED']._serialized_start=3317
-  _globals['_FAILED']._serialized_end=3417
-  _globals['_HEARTBEAT']._serialized_start=3419
-  _globals['_HEARTBEAT']._serialized_end=3430
-  _globals['_LOADREPORT']._serialized_start=3433
-  _globals['_LOADREPORT']._serialized_end=3777
-  _globals['_STAGETIMES']._serialized_start=3779
-  _globals['_STAGETIMES']._serialized_end=3847
-  _globals['_STAGESERVICE']._serialized_start=3936
-  _globals['_STAGESERVICE']._serialized_end=4036
+  _globals['_RESERVE']._serialized_start=1801
+  _globals['_RESERVE']._serialized_end=2004
+  _globals['_RESERVED']._serialized_start=2006
+  _globals['_RESERVED']._serialized_end=2105
+  _globals['_TICKET']._serialized_start=2108
+  _globals['_TICKET']._serialized_end=2242
+  _globals['_PREFILL']._serialized_start=2245
+  _globals['_PREFILL']._serialized_end=2500
+  _globals['_MEDIASPAN']._serialized_start=2502
+  _globals['_MEDIASPAN']._serialized_end=2580
+  _globals['_PREFILLDONE']._serialized_start=2583
+  _globals['_PREFILLDONE']._serialized_end=2734
+  _globals['_KVREADY']._serialized_start=2736
+  _globals['_KVREADY']._serialized_end=2827
+  _globals['_DECODE']._serialized_start=2829
+  _globals['_DECODE']._serialized_end=2910
+  _globals['_STEPTOKENS']._serialized_start=2912
+  _globals['_STEPTOKENS']._serialized_end=2971
+  _globals['_TOKENDELTA']._serialized_start=2974
+  _globals['_TOKENDELTA']._serialized_end=3170
+  _globals['_FREE']._serialized_start=3172
+  _globals['_FREE']._serialized_end=3224
+  _globals['_FREED']._serialized_start=3226
+  _globals['_FREED']._serialized_end=3279
+  _globals['_FAILED']._serialized_start=3281
+  _globals['_FAILED']._serialized_end=3381
+  _globals['_HEARTBEAT']._serialized_start=3383
+  _globals['_HEARTBEAT']._serialized_end=3394
+  _globals['_LOADREPORT']._serialized_start=3397
+  _globals['_LOADREPORT']._serialized_end=3741
+  _globals['_STAGETIMES']._serialized_start=3743
+  _globals['_STAGETIMES']._serialized_end=3811
+  _globals['_STAGESERVICE']._serialized_start=3900
+  _globals['_STAGESERVICE']._serialized_end=4000
 # @@protoc_insertion_point(module_scope)

@@ -396,27 +396,40 @@ Global___DataEndpoint: _TypeAlias = DataEndpoint  # noqa: Y015
 
 @_typing.final
 class Reserve(_message.Message):
-    """Reserve KV blocks for a prompt and its answer's start. The reservation is a lease that heartbeats renew."""
+    """Reserve KV blocks for a prompt whose KV a prefill worker will send. The reservation is a lease that heartbeats
+    renew.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
-    TOKENS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    MEDIA_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
-    tokens: _builtins.int
     timeout_ms: _builtins.int
     @_builtins.property
     def key(self) -> Global___OperationKey: ...
+    @_builtins.property
+    def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def sampling(self) -> _sampling_pb2.SamplingParams: ...
+    @_builtins.property
+    def media(self) -> _containers.RepeatedCompositeFieldContainer[Global___MediaSpan]:
+        """Where to pull embeddings from should the KV have to be computed again."""
+
     def __init__(
         self,
         *,
         key: Global___OperationKey | None = ...,
-        tokens: _builtins.int = ...,
+        prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        sampling: _sampling_pb2.SamplingParams | None = ...,
+        media: _abc.Iterable[Global___MediaSpan] | None = ...,
         timeout_ms: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "timeout_ms", b"timeout_ms", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "media", b"media", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -610,42 +623,25 @@ Global___KvReady: _TypeAlias = KvReady  # noqa: Y015
 
 @_typing.final
 class Decode(_message.Message):
-    """Go on from the first token, as soon as the KV is there."""
+    """Go on after the tokens that the prefill worker emitted, as soon as the KV is there."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
-    PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     EMITTED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
-    SAMPLING_FIELD_NUMBER: _builtins.int
-    MEDIA_FIELD_NUMBER: _builtins.int
-    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
-    timeout_ms: _builtins.int
     @_builtins.property
     def key(self) -> Global___OperationKey: ...
     @_builtins.property
-    def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
-    @_builtins.property
     def emitted_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
-    @_builtins.property
-    def sampling(self) -> _sampling_pb2.SamplingParams: ...
-    @_builtins.property
-    def media(self) -> _containers.RepeatedCompositeFieldContainer[Global___MediaSpan]:
-        """Where to pull embeddings from should the KV have to be computed again."""
-
     def __init__(
         self,
         *,
         key: Global___OperationKey | None = ...,
-        prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         emitted_token_ids: _abc.Iterable[_builtins.int] | None = ...,
-        sampling: _sampling_pb2.SamplingParams | None = ...,
-        media: _abc.Iterable[Global___MediaSpan] | None = ...,
-        timeout_ms: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted_token_ids", b"emitted_token_ids", "key", b"key", "media", b"media", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted_token_ids", b"emitted_token_ids", "key", b"key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

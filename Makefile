@@ -1,0 +1,52 @@
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PYTHONSAFEPATH = 1
+PROTOS = $(shell cd proto && find triptych -name '*.proto' | LC_ALL=C sort)
+
+.PHONY: help install demo serve test lint format proto docs soak clean
+
+help:  ## Show what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) deploy/check_host.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(STAMP)  ## Make .venv with everything that the tests and benchmarks need
+
+demo: $(STAMP)  ## Start 1E1P1D on this machine, stream a chat and read eight digits, shut down
+	$(BIN)/triptych demo
+
+serve: $(STAMP)  ## Start the same cluster and stay up
+	$(BIN)/triptych serve
+
+test: $(STAMP)  ## Run every test but the long ones
+	$(BIN)/python -m pytest -m 'not soak'
+
+soak: $(STAMP)  ## Run the long tests
+	$(BIN)/python -m pytest -m soak
+
+lint: $(STAMP)  ## Ruff, mypy strict, import walls, proto style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy cluster workers kernels deploy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+
+format: $(STAMP)  ## Let ruff rewrite the sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(STAMP)  ## Make the generated modules from the .proto files
+	$(BIN)/python -m grpc_tools.protoc -Iproto \
+	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	  --python_out=proto --grpc_python_out=proto --mypy_out=quiet:proto --mypy_grpc_out=quiet:proto $(PROTOS)
+
+clean:  ## Remove the virtual environment and caches of the tools
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
