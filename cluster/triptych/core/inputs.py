@@ -1,0 +1,61 @@
+"""What a caller asks of the cluster: a prompt in one of three forms, and how to answer it."""
+
+import enum
+from dataclasses import dataclass, field
+
+from triptych.core.prompt import ChatMessage
+from triptych.core.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class TextInput:
+    """Plain text, tokenized without a chat template."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInput:
+    """Token ids, taken as they are."""
+
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatInput:
+    """A conversation, rendered by the model's chat template."""
+
+    messages: tuple[ChatMessage, ...]
+
+
+PromptInput = TextInput | TokenInput | ChatInput
+
+
+class Placement(enum.StrEnum):
+    """Where a request's prefill and decode run."""
+
+    AUTO = "auto"
+    """The router chooses."""
+    COLOCATED = "colocated"
+    """On one worker."""
+    DISAGGREGATED = "disaggregated"
+    """On different workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationInput:
+    """One generation, as its caller asks for it.
+
+    Attributes:
+        prompt: What to answer.
+        sampling: How to choose each token.
+        model: Name of the model; empty means the one that is served.
+        request_id: The caller's id, unique among running requests; empty lets the server choose.
+        placement: Which stages may serve it.
+    """
+
+    prompt: PromptInput
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    model: str = ""
+    request_id: str = ""
+    placement: Placement = Placement.AUTO

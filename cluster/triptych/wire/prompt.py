@@ -1,0 +1,92 @@
+"""Prompts and chat messages, and their wire form."""
+
+from collections.abc import Iterable
+from typing import Final, assert_never
+
+from triptych.core.errors import InvalidArgument
+from triptych.core.inputs import ChatInput, PromptInput, TextInput, TokenInput
+from triptych.core.prompt import ChatMessage, ImagePart, TextPart
+from triptych.inference.v1 import inference_pb2 as pb
+from triptych.wire.data_uri import parse_data_uri
+
+ROLES: Final = ("system", "user", "assistant")
+
+
+def chat_to_proto(messages: Iterable[ChatMessage]) -> pb.Chat:
+    """The wire form of a conversation."""
+    return pb.Chat(
+        messages=[
+            pb.ChatMessage(role=message.role, parts=[_part_to_proto(part) for part in message.parts])
+            for message in messages
+        ]
+    )
+
+
+def chat_from_proto(message: pb.Chat) -> tuple[ChatMessage, ...]:
+    """A conversation with every data URI decoded.
+
+    Raises:
+        InvalidArgument: names `chat.messages[i].role` or `chat.messages[i].parts[j]`.
+    """
+    return tuple(_message(index, item) for index, item in enumerate(message.messages))
+
+
+def prompt_from_proto(message: pb.GenerationInput | pb.TokenizeRequest) -> PromptInput:
+    """The prompt of a request.
+
+    Raises:
+        InvalidArgument: the prompt is absent or empty, or a chat message is wrong.
+    """
+    match message.WhichOneof("prompt"):
+        case "text" if message.text:
+            return TextInput(message.text)
+        case "token_ids" if isinstance(message, pb.GenerationInput) and message.token_ids.ids:
+            return TokenInput(tuple(message.token_ids.ids))
+        case "chat" if message.chat.messages:
+            return ChatInput(chat_from_proto(message.chat))
+        case None:
+            raise InvalidArgument("the request has no prompt", field="prompt")
+        case form:
+            raise InvalidArgument(f"the prompt is empty: {form} holds nothing", field=form)
+
+
+def _message(index: int, message: pb.ChatMessage) -> ChatMessage:
+    field = f"chat.messages[{index}]"
+    if message.role not in ROLES:
+        raise InvalidArgument(
+            f"{field}.role must be one of {', '.join(ROLES)}, got {message.role!r:.60}", field=f"{field}.role"
+        )
+    return ChatMessage(
+        message.role,
+        tuple(_part(f"{field}.parts[{place}]", part) for place, part in enumerate(message.parts)),
+    )
+
+
+def _part(field: str, part: pb.ContentPart) -> TextPart | ImagePart:
+    match part.WhichOneof("part"):
+        case "text":
+            return TextPart(part.text)
+        case "image":
+            return ImagePart(_image(f"{field}.image", part.image))
+        case None:
+            raise InvalidArgument(f"{field} holds neither text nor an image", field=field)
+        case unknown:
+            assert_never(unknown)
+
+
+def _image(field: str, image: pb.Image) -> bytes:
+    match image.WhichOneof("source"):
+        case "data" if image.data:
+            return image.data
+        case "data_uri":
+            return parse_data_uri(image.data_uri, field=f"{field}.data_uri")
+        case _:
+            raise InvalidArgument(f"{field} holds no data", field=field)
+
+
+def _part_to_proto(part: TextPart | ImagePart) -> pb.ContentPart:
+    match part:
+        case TextPart(text):
+            return pb.ContentPart(text=text)
+        case ImagePart(data):
+            return pb.ContentPart(image=pb.Image(data=data))
