@@ -83,14 +83,17 @@ def _within(field: str, value: float, low: float, high: float, *, open_low: bool
         raise InvalidArgument(f"sampling.{field} must be a number, got {value!r}", field=f"sampling.{field}")
     if math.isnan(value) or value < low or value > high or (open_low and value == low):
         raise InvalidArgument(
-            f"sampling.{field} must be in {bracket}{low:g}, {high:g}], got {value:g}", field=f"sampling.{field}"
+            f"sampling.{field} must be in {bracket}{low:g}, {high:g}], got {value:g}",
+            field=f"sampling.{field}",
         )
 
 
 def _check_stops(stop: tuple[str, ...], stop_token_ids: tuple[int, ...]) -> None:
     if len(stop) > MAX_STOPS or len(stop_token_ids) > MAX_STOPS:
         count = max(len(stop), len(stop_token_ids))
-        raise InvalidArgument(f"sampling.stop may hold at most {MAX_STOPS} entries, got {count}", field="sampling.stop")
+        raise InvalidArgument(
+            f"sampling.stop may hold at most {MAX_STOPS} entries, got {count}", field="sampling.stop"
+        )
     for text in stop:
         if not isinstance(text, str) or not 1 <= len(text) <= MAX_STOP_LENGTH:
             raise InvalidArgument(

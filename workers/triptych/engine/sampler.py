@@ -1,0 +1,88 @@
+"""From logits to tokens.
+
+Each request draws from its own random stream: the uniform number for its n-th token depends on its seed and on n
+alone (Philox, a counter-based generator: Salmon et al., SC 2011). So a request gives the same tokens whatever shares
+its batch, on whichever worker, and after a replay from any token on.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triptych.core.generation import GeneratedToken, PositionLogprobs, TokenLogprob
+from triptych.core.sampling import SamplingParams
+from triptych.engine.filters import keep_min_p, keep_top_k, keep_top_p, penalise
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingRow:
+    """What decides one row's token besides its logits.
+
+    Attributes:
+        token_ids: Prompt and answer so far.
+        prompt_length: How many of them are the prompt.
+    """
+
+    params: SamplingParams
+    seed: int
+    token_ids: list[int]
+    prompt_length: int
+
+
+def sample(logits: Tensor, rows: list[SamplingRow]) -> tuple[GeneratedToken, ...]:
+    """Chooses one token per row.
+
+    Args:
+        logits: [len(rows), vocabulary] float32; overwritten.
+        rows: What to choose by, in the order of the logits.
+    """
+    reports = [_top_logprobs(logits[i], row.params.logprobs) for i, row in enumerate(rows)]
+    for i, row in enumerate(rows):
+        if row.params.penalised:
+            penalise(logits[i], row.params, row.token_ids, row.prompt_length)
+    likeliest = logits.argmax(dim=-1).tolist()
+    chosen = [
+        likeliest[i] if row.params.greedy else _draw(logits[i], row.params, uniform(row))
+        for i, row in enumerate(rows)
+    ]
+    return tuple(
+        GeneratedToken(token, report.of(token) if report else None)
+        for token, report in zip(chosen, reports, strict=True)
+    )
+
+
+def uniform(row: SamplingRow) -> float:
+    """The number in [0, 1) that decides the row's next token."""
+    position = len(row.token_ids) - row.prompt_length
+    return float(np.random.Generator(np.random.Philox(key=row.seed, counter=position)).random())
+
+
+def _draw(logits: Tensor, params: SamplingParams, u: float) -> int:
+    """Inverse-CDF draw among the tokens that the filters keep, likeliest first: top_k, then top_p, then min_p."""
+    values, ids = keep_top_k(logits / params.temperature, params.top_k)
+    probabilities = torch.softmax(values.double(), dim=-1)
+    kept = keep_min_p(keep_top_p(probabilities, params.top_p), params.min_p)
+    cumulative = kept.cumsum(dim=-1)
+    position = int(torch.searchsorted(cumulative, u * float(cumulative[-1]), right=True))
+    return int(ids[min(position, len(kept) - 1)])
+
+
+@dataclass(frozen=True, slots=True)
+class _LogprobReport:
+    logprobs: Tensor
+    top: tuple[TokenLogprob, ...]
+
+    def of(self, token_id: int) -> PositionLogprobs:
+        return PositionLogprobs(float(self.logprobs[token_id]), self.top)
+
+
+def _top_logprobs(logits: Tensor, count: int | None) -> _LogprobReport | None:
+    """Log-probabilities of the model itself, before penalties and temperature."""
+    if count is None:
+        return None
+    logprobs = torch.log_softmax(logits, dim=-1)
+    values, ids = logprobs.topk(count)
+    top = tuple(TokenLogprob(i, v) for i, v in zip(ids.tolist(), values.tolist(), strict=True))
+    return _LogprobReport(logprobs, top)

@@ -1,0 +1,76 @@
+"""A request as the engine sees it: tokens, lengths and blocks."""
+
+import enum
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from triptych.core.generation import FinishReason, OperationKey
+from triptych.core.sampling import SamplingParams
+
+
+class Goal(enum.Enum):
+    """How far a sequence is taken on this engine."""
+
+    FIRST_TOKEN = enum.auto()
+    """Prefill and one token; somebody else decodes."""
+    ANSWER = enum.auto()
+    """Up to the end of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """Embeddings that stand for prompt positions.
+
+    Attributes:
+        start: First position in the prompt.
+        length: Number of positions.
+        values: [length, hidden]; None on a decode worker, which received KV instead and would have to fetch them
+            before it could compute that KV again.
+    """
+
+    start: int
+    length: int
+    values: Tensor | None
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One attempt at one request. The lengths are the state: `computed <= len(token_ids) <= limit`.
+
+    Attributes:
+        token_ids: Prompt and emitted tokens.
+        prompt_length: How many of them are the prompt.
+        limit: Length at which generation ends.
+        computed: Leading tokens whose KV is in the cache.
+        blocks: Block ids; token i lies in blocks[i // block_size].
+        deadline: Monotonic seconds after which nobody wants the answer; None means never.
+    """
+
+    key: OperationKey
+    token_ids: list[int]
+    prompt_length: int
+    params: SamplingParams
+    seed: int
+    limit: int
+    goal: Goal = Goal.ANSWER
+    media: tuple[Media, ...] = ()
+    deadline: float | None = None
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    @property
+    def pending(self) -> int:
+        """Tokens whose KV is still to be computed; 1 while decoding."""
+        return len(self.token_ids) - self.computed
+
+    @property
+    def generated(self) -> int:
+        """Tokens emitted so far, by this engine or before it."""
+        return len(self.token_ids) - self.prompt_length
+
+    @property
+    def can_recompute(self) -> bool:
+        """Whether the KV could be computed again from what is at hand."""
+        return all(media.values is not None for media in self.media)
