@@ -20,16 +20,16 @@ D = TypeVar("D", bound=Message)
 
 _DOMAIN: Final = "triptych"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
-# A status travels in HTTP/2 trailers, twice and percent-encoded, and gRPC refuses trailers above 8 KiB.
-_MAX_MESSAGE: Final = 500
+# A status travels in HTTP/2 trailers, its message twice and percent-encoded; gRPC refuses more than 8 KiB.
+_MAX_MESSAGE_BYTES: Final = 1000
+_MAX_NAME_BYTES: Final = 512
 _REFINED: Final[dict[str, type[TriptychError]]] = {"PROMPT_TOO_LONG": PromptTooLong}
 _REASONS: Final = {kind: reason for reason, kind in _REFINED.items()}
 
 
 def status_from_error(error: TriptychError) -> grpc.Status:
     """What a servicer hands to `context.abort_with_status`."""
-    message = _bounded(error.message)
-    rich = status_pb2.Status(code=error.code, message=message)
+    rich = status_pb2.Status(code=error.code, message=_bounded(error.message, _MAX_MESSAGE_BYTES))
     for detail in _details(error):
         packed = any_pb2.Any()
         packed.Pack(detail)
@@ -50,31 +50,28 @@ def error_from_rpc(error: grpc.RpcError, *, address: str, request_id: str = "") 
         return transport_error(error, address, request_id)
     violations = _detail(rich, error_details_pb2.BadRequest).field_violations
     retry = _detail(rich, error_details_pb2.RetryInfo)
+    delay = retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None
     info = _detail(rich, error_details_pb2.ErrorInfo)
     kind = _REFINED.get(info.reason) if info.domain == _DOMAIN else None
     return (kind or error_class(rich.code))(
         rich.message,
         field=violations[0].field if violations else "",
         request_id=_detail(rich, error_details_pb2.RequestInfo).request_id or request_id,
-        retry_after=retry.retry_delay.ToTimedelta().total_seconds()
-        if retry.HasField("retry_delay")
-        else None,
+        retry_after=delay,
     )
 
 
 def _details(error: TriptychError) -> list[Message]:
     details: list[Message] = []
     if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=_bounded(error.field), description=_bounded(error.message)
-        )
+        violation = error_details_pb2.BadRequest.FieldViolation(field=_bounded(error.field, _MAX_NAME_BYTES))
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after is not None:
         delay = duration_pb2.Duration()
         delay.FromTimedelta(datetime.timedelta(seconds=error.retry_after))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if error.request_id:
-        details.append(error_details_pb2.RequestInfo(request_id=_bounded(error.request_id)))
+        details.append(error_details_pb2.RequestInfo(request_id=_bounded(error.request_id, _MAX_NAME_BYTES)))
     if type(error) in _REASONS:
         details.append(error_details_pb2.ErrorInfo(reason=_REASONS[type(error)], domain=_DOMAIN))
     return details
@@ -89,9 +86,9 @@ def _detail(rich: status_pb2.Status, kind: type[D]) -> D:
     return detail
 
 
-def _bounded(text: str) -> str:
-    text = text.encode(errors="replace").decode()
-    return text if len(text) <= _MAX_MESSAGE else text[: _MAX_MESSAGE - 1] + "…"
+def _bounded(text: str, limit: int) -> str:
+    raw = text.encode(errors="replace")
+    return raw.decode() if len(raw) <= limit else raw[: limit - 3].decode(errors="ignore") + "…"
 
 
 def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
