@@ -106,9 +106,7 @@ def _choose_prefill(
     candidates = _with_room(others, policy)
     if isinstance(candidates, TriptychError):
         return candidates
-    return min(
-        candidates, key=lambda w: (w.tokens, w.requests, w.worker_id)
-    ), "a prefill worker is free to take it"
+    return min(candidates, key=lambda w: (w.tokens, w.requests, w.worker_id)), "a prefill worker is free to take it"
 
 
 def _spread_images(images: int, fleet: Fleet, policy: RoutingPolicy) -> tuple[str, ...] | TriptychError:

@@ -140,9 +140,7 @@ def _encoded(record: Record, indices: frozenset[int]) -> Step:
 
 def _after_encode(record: Record, plan: Plan) -> Step:
     if plan.colocated:
-        return _hold(replace(record, state=Prefilling(plan)), plan.prefill), (
-            ev.SendPrefill(plan.prefill, False),
-        )
+        return _hold(replace(record, state=Prefilling(plan)), plan.prefill), (ev.SendPrefill(plan.prefill, False),)
     return _hold(replace(record, state=Reserving(plan)), plan.decode), (ev.SendReserve(plan.decode),)
 
 
@@ -194,9 +192,7 @@ def _lose(record: Record, worker_id: str) -> Step:
 
 def _end(record: Record, outcome: FinishReason | TriptychError) -> Step:
     holders = sorted(record.holders)
-    record = replace(
-        record, state=Ended(outcome), holders=frozenset(), freeing=record.freeing | record.holders
-    )
+    record = replace(record, state=Ended(outcome), holders=frozenset(), freeing=record.freeing | record.holders)
     return record, (ev.End(outcome), *(ev.SendFree(worker) for worker in holders))
 
 

@@ -52,9 +52,7 @@ class BlockPool:
         assert len(held) == len(set(held)), "a block has two holders"
         assert len(set(self._free)) == len(self._free), "a block is free twice"
         assert set(held).isdisjoint(self._free), "a held block is free"
-        assert len(held) + len(self._free) == self.count, (
-            f"{self.count - len(held) - len(self._free)} blocks leaked"
-        )
+        assert len(held) + len(self._free) == self.count, f"{self.count - len(held) - len(self._free)} blocks leaked"
 
 
 def blocks_for(tokens: int, block_size: int) -> int:

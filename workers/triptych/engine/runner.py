@@ -64,9 +64,7 @@ def step_input(plan: StepPlan, block_size: int, device: torch.device) -> StepInp
             device=device,
         ),
         embeddings=tuple(
-            rows
-            for chunk, row in zip(chunks, starts[:-1], strict=True)
-            for rows in _embedding_rows(chunk, row)
+            rows for chunk, row in zip(chunks, starts[:-1], strict=True) for rows in _embedding_rows(chunk, row)
         ),
     )
 
@@ -87,8 +85,6 @@ def _embedding_rows(chunk: Chunk, row: int) -> list[EmbeddingRows]:
         if start < stop:
             assert media.values is not None, "a sequence without its embeddings was scheduled for prefill"
             found.append(
-                EmbeddingRows(
-                    row + start - chunk.start, media.values[start - media.start : stop - media.start]
-                )
+                EmbeddingRows(row + start - chunk.start, media.values[start - media.start : stop - media.start])
             )
     return found

@@ -1,0 +1,151 @@
+"""The offline engine: a model in this process, no Ray, no gRPC.
+
+engine = Engine("builtin:smollm2")
+for completion in engine.generate(["The capital of France is"], SamplingParams(temperature=0, max_tokens=8)):
+    print(completion.text)
+"""
+
+import secrets
+from collections.abc import Sequence as Sequence_
+from functools import cached_property
+from typing import cast
+
+import torch
+
+from triptych.core.errors import FailedPrecondition, InvalidArgument
+from triptych.core.generation import FinishReason, OperationKey
+from triptych.core.sampling import SamplingParams
+from triptych.engine.answer import Answer, Completion
+from triptych.engine.core import EngineCore, kv_blocks
+from triptych.engine.loading import context_length as served_context
+from triptych.engine.loading import load_model
+from triptych.engine.prompts import Eyes, PromptLike, images_of, is_single, media_of, require_fit, tokenize
+from triptych.engine.scheduler import SchedulerOptions
+from triptych.engine.sequence import Sequence
+from triptych.models.progress import SILENT, Progress
+from triptych.models.resolve import resolve
+from triptych.models.text import TextProcessor
+
+GIB = 1 << 30
+
+
+class Engine:
+    """Generates with one model, batching whatever it is given.
+
+    Args:
+        model: A folder, a .gguf file, a hub id or builtin:NAME.
+        dtype: auto, float32 or bfloat16.
+        context_length: Upper bound of prompt and answer together; None means the model's own.
+        kv_cache_memory: Bytes of the KV cache.
+        block_size: Tokens per KV block.
+        max_batch_tokens: Rows of one step.
+        max_running: Sequences of one step.
+        threads: Threads of the computation; None leaves torch's setting.
+        device: A torch device.
+        progress: Hears of downloads and loads.
+
+    Raises:
+        TriptychError: the model cannot be found, read or run.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dtype: str = "auto",
+        context_length: int | None = None,
+        kv_cache_memory: int = GIB,
+        block_size: int = 16,
+        max_batch_tokens: int = 512,
+        max_running: int = 64,
+        threads: int | None = None,
+        device: str = "cpu",
+        progress: Progress = SILENT,
+    ) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._files = resolve(model, progress=progress)
+        self._device = device
+        self._loaded = load_model(self._files, dtype, device)
+        self.spec = self._loaded.spec
+        self.text = TextProcessor.load(self._files, self.spec)
+        decoder = self._loaded.decoder
+        blocks = kv_blocks(decoder, block_size, self._loaded.dtype, kv_cache_memory)
+        kv = torch.empty(decoder.kv_shape(blocks, block_size), dtype=self._loaded.dtype, device=device)
+        self.core = EngineCore(
+            decoder,
+            kv,
+            self.spec.eos_token_ids,
+            served_context(self.spec, context_length),
+            SchedulerOptions(max_batch_tokens, max_running),
+        )
+        self._requests = 0
+
+    def generate(
+        self,
+        prompts: PromptLike | Sequence_[PromptLike],
+        params: SamplingParams | Sequence_[SamplingParams] | None = None,
+    ) -> list[Completion]:
+        """Completes every prompt, in one batch.
+
+        Args:
+            prompts: One prompt or several; each a text, token ids or the messages of a chat, which may hold images.
+            params: One for all, or one per prompt; None samples with the defaults.
+
+        Returns:
+            The completions, in the order of the prompts.
+
+        Raises:
+            InvalidArgument: a prompt is empty, too long, or does not suit the model.
+        """
+        many = [cast(PromptLike, prompts)] if is_single(prompts) else list(cast(Sequence_[PromptLike], prompts))
+        params = params or SamplingParams()
+        each = [params] * len(many) if isinstance(params, SamplingParams) else list(params)
+        if len(each) != len(many):
+            raise InvalidArgument(f"{len(many)} prompts need as many SamplingParams, got {len(each)}", field="params")
+        answers: dict[OperationKey, Answer] = {}
+        done: dict[OperationKey, Completion] = {}
+        sequences = [self._sequence(prompt, p) for prompt, p in zip(many, each, strict=True)]
+        try:
+            for sequence in sequences:
+                answers[sequence.key] = Answer(tuple(sequence.token_ids), sequence.params, self.text)
+                self.core.scheduler.add(sequence)
+            while len(done) < len(sequences):
+                self._step(answers, done)
+        finally:
+            for sequence in sequences:
+                self.core.scheduler.release(sequence.key)
+        return [done[sequence.key] for sequence in sequences]
+
+    @cached_property
+    def eyes(self) -> Eyes:
+        """The vision tower, read at the first image."""
+        if self.spec.vision is None:
+            raise FailedPrecondition(f"{self._files.name} takes no images", field="prompt")
+        return Eyes.load(self._files, self.spec, self._loaded.dtype, self._device)
+
+    def _sequence(self, prompt: PromptLike, params: SamplingParams) -> Sequence:
+        tokens = tokenize(prompt, self.text)
+        require_fit(len(tokens.token_ids), self.core.capacity)
+        images = images_of(prompt)
+        self._requests += 1
+        return Sequence(
+            key=OperationKey(f"offline-{self._requests}"),
+            token_ids=list(tokens.token_ids),
+            prompt_length=len(tokens.token_ids),
+            params=params,
+            seed=secrets.randbits(64) if params.seed is None else params.seed,
+            limit=self.core.limit(len(tokens.token_ids), params.max_tokens),
+            media=media_of(tokens, self.eyes.see(images) if images else None),
+        )
+
+    def _step(self, answers: dict[OperationKey, Answer], done: dict[OperationKey, Completion]) -> None:
+        outcome = self.core.step()
+        assert outcome is not None, "sequences wait, and no step can be made"
+        for emitted in outcome.emitted:
+            key, reason = emitted.sequence.key, emitted.finish_reason
+            if answers[key].push(emitted.token):
+                reason = FinishReason.STOP
+            if reason is not None:
+                self.core.scheduler.release(key)
+                done[key] = answers[key].finish(reason)

@@ -1,0 +1,44 @@
+"""From a model's name to a decoder in memory: what the offline engine and the stage workers share."""
+
+from dataclasses import dataclass
+
+import torch
+
+from triptych.core.errors import InvalidArgument
+from triptych.engine.dtypes import choose_dtype
+from triptych.models.config import read_config
+from triptych.models.decoder import Decoder
+from triptych.models.files import ModelFiles
+from triptych.models.spec import ModelSpec, read_spec
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A decoder and what is needed to run it."""
+
+    spec: ModelSpec
+    dtype: torch.dtype
+    decoder: Decoder
+
+
+def load_model(files: ModelFiles, dtype: str = "auto", device: str = "cpu") -> LoadedModel:
+    """Reads the language part of a model.
+
+    Raises:
+        TriptychError: the files are damaged, or ask for something that this version does not do.
+    """
+    spec = read_spec(files)
+    chosen = choose_dtype(dtype, read_config(files), device)
+    return LoadedModel(spec, chosen, Decoder.load(files, spec, chosen, device))
+
+
+def context_length(spec: ModelSpec, requested: int | None) -> int:
+    """The context to serve: what was asked for, but never more than the model was made for."""
+    if requested is None:
+        return spec.context_length
+    if not 1 <= requested <= spec.context_length:
+        raise InvalidArgument(
+            f"context_length must be in [1, {spec.context_length}] for this model, got {requested}",
+            field="context_length",
+        )
+    return requested

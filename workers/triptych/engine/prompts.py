@@ -1,0 +1,90 @@
+"""From what a caller may pass as a prompt to token ids and embeddings."""
+
+from collections.abc import Sequence as Sequence_
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from triptych.core.errors import InvalidArgument, PromptTooLong
+from triptych.core.prompt import ChatMessage, ImagePart, Prompt
+from triptych.engine.sequence import Media
+from triptych.models.files import ModelFiles
+from triptych.models.images import ImagePreprocessor
+from triptych.models.spec import ModelSpec
+from triptych.models.text import TextProcessor
+from triptych.models.vision import VisionEncoder
+
+PromptLike: TypeAlias = str | Sequence_[int] | Sequence_[ChatMessage]
+
+
+def is_single(prompts: object) -> bool:
+    """Whether `prompts` is one prompt: a text, token ids, or the messages of one chat."""
+    if isinstance(prompts, str):
+        return True
+    return isinstance(prompts, Sequence_) and bool(prompts) and isinstance(prompts[0], (int, ChatMessage))
+
+
+def require_fit(prompt_tokens: int, capacity: int) -> None:
+    """Refuses a prompt that leaves no room for an answer.
+
+    Raises:
+        PromptTooLong: names the limit and the value.
+    """
+    if prompt_tokens >= capacity:
+        raise PromptTooLong(
+            f"the prompt has {prompt_tokens} tokens; the context holds {capacity}, one of them for the answer",
+            field="prompt",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Eyes:
+    """A vision tower and the preprocessing it was trained with."""
+
+    preprocessor: ImagePreprocessor
+    encoder: VisionEncoder
+
+    @classmethod
+    def load(cls, files: ModelFiles, spec: ModelSpec, dtype: torch.dtype, device: str = "cpu") -> "Eyes":
+        """Reads the vision part of a model, and nothing else of it."""
+        return cls(ImagePreprocessor.load(files), VisionEncoder.load(files, spec, dtype, device))
+
+    @torch.inference_mode()
+    def see(self, images: Sequence_[bytes]) -> Tensor:
+        """Embeddings of encoded pictures: [images, tokens, hidden]."""
+        pixels = torch.stack([torch.from_numpy(self.preprocessor.preprocess(image)) for image in images])
+        return self.encoder.encode(pixels)
+
+
+def tokenize(prompt: PromptLike, text: TextProcessor) -> Prompt:
+    """Token ids and the places of the images.
+
+    Raises:
+        InvalidArgument: the prompt is empty or of no known kind.
+    """
+    if isinstance(prompt, str):
+        return Prompt(tuple(text.encode(prompt)))
+    if not prompt:
+        raise InvalidArgument("the prompt is empty", field="prompt")
+    if all(isinstance(item, ChatMessage) for item in prompt):
+        return text.chat([item for item in prompt if isinstance(item, ChatMessage)])
+    if all(isinstance(item, int) for item in prompt):
+        return text.token_ids([item for item in prompt if isinstance(item, int)])
+    raise InvalidArgument("a prompt is a text, a list of token ids or a list of ChatMessage", field="prompt")
+
+
+def images_of(prompt: PromptLike) -> list[bytes]:
+    """The pictures of a chat, in order."""
+    if isinstance(prompt, str):
+        return []
+    messages = (item for item in prompt if isinstance(item, ChatMessage))
+    return [part.data for message in messages for part in message.parts if isinstance(part, ImagePart)]
+
+
+def media_of(prompt: Prompt, embeddings: Tensor | None) -> tuple[Media, ...]:
+    """Embeddings [images, tokens, hidden] at the places that stand for them."""
+    if embeddings is None:
+        return ()
+    return tuple(Media(s.start, s.length, e) for s, e in zip(prompt.image_spans, embeddings, strict=True))
