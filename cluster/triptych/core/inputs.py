@@ -1,8 +1,8 @@
 """What a caller asks of the cluster: a prompt in one of three forms, and how to answer it."""
 
-import enum
 from dataclasses import dataclass, field
 
+from triptych.core.plan import Placement
 from triptych.core.prompt import ChatMessage
 from triptych.core.sampling import SamplingParams
 
@@ -31,17 +31,6 @@ class ChatInput:
 PromptInput = TextInput | TokenInput | ChatInput
 
 
-class Placement(enum.StrEnum):
-    """Where a request's prefill and decode run."""
-
-    AUTO = "auto"
-    """The router chooses."""
-    COLOCATED = "colocated"
-    """On one worker."""
-    DISAGGREGATED = "disaggregated"
-    """On different workers."""
-
-
 @dataclass(frozen=True, slots=True)
 class GenerationInput:
     """One generation, as its caller asks for it.
@@ -58,4 +47,4 @@ class GenerationInput:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     model: str = ""
     request_id: str = ""
-    placement: Placement = Placement.AUTO
+    placement: Placement = Placement.ANY

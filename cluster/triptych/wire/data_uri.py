@@ -22,9 +22,7 @@ def parse_data_uri(uri: str, *, field: str = "image") -> bytes:
     header, comma, payload = uri.partition(",")
     scheme, colon, media = header.partition(":")
     if not comma or not colon or scheme.lower() != "data":
-        raise InvalidArgument(
-            f"{field} must be a data URI, data:image/png;base64,..., got {uri!r:.60}", field=field
-        )
+        raise InvalidArgument(f"{field} must be a data URI, data:image/png;base64,..., got {uri!r:.60}", field=field)
     media_type, *parameters = media.lower().split(";")
     if media_type not in MEDIA_TYPES:
         known = ", ".join(sorted(MEDIA_TYPES))

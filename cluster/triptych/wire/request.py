@@ -3,7 +3,8 @@
 from typing import Final, assert_never
 
 from triptych.core.errors import InvalidArgument
-from triptych.core.inputs import ChatInput, GenerationInput, Placement, TextInput, TokenInput
+from triptych.core.inputs import ChatInput, GenerationInput, TextInput, TokenInput
+from triptych.core.plan import Placement
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.wire.prompt import chat_to_proto, prompt_from_proto
 from triptych.wire.sampling import sampling_from_proto, sampling_to_proto
@@ -11,7 +12,7 @@ from triptych.wire.sampling import sampling_from_proto, sampling_to_proto
 MAX_REQUEST_ID: Final = 128
 
 _TO_PROTO: Final = {
-    Placement.AUTO: pb.PLACEMENT_UNSPECIFIED,
+    Placement.ANY: pb.PLACEMENT_UNSPECIFIED,
     Placement.COLOCATED: pb.PLACEMENT_COLOCATED,
     Placement.DISAGGREGATED: pb.PLACEMENT_DISAGGREGATED,
 }
