@@ -1,0 +1,33 @@
+"""Kernels: every op writes into tensors given by its caller.
+
+The torch reference of each op defines what it computes and runs on any device; other backends register behind the
+same signature (`dispatch`). Shapes: T rows of a step, H hidden size, Hq query heads, Hkv key/value heads, D head
+size, N pages of B tokens.
+"""
+
+from triptych.kernels.activation import gelu, quick_gelu, silu_mul
+from triptych.kernels.attention import attention, paged_attention
+from triptych.kernels.batch import AttentionBatch
+from triptych.kernels.dispatch import Op
+from triptych.kernels.embedding import embedding
+from triptych.kernels.kv_cache import store_kv
+from triptych.kernels.linear import linear
+from triptych.kernels.norm import add_rms_norm, layer_norm, rms_norm
+from triptych.kernels.rope import rope
+
+__all__ = [
+    "AttentionBatch",
+    "Op",
+    "add_rms_norm",
+    "attention",
+    "embedding",
+    "gelu",
+    "layer_norm",
+    "linear",
+    "paged_attention",
+    "quick_gelu",
+    "rms_norm",
+    "rope",
+    "silu_mul",
+    "store_kv",
+]

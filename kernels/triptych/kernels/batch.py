@@ -1,0 +1,70 @@
+"""What attention must know about a step: which rows belong to which sequence, and where its tokens lie."""
+
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class SequenceSpan:
+    """One sequence of a batch, as plain numbers.
+
+    Attributes:
+        start: First query row.
+        stop: One past the last query row.
+        kv_length: Tokens in the cache, this step's included.
+        blocks: [ceil(kv_length / B)] int64, the pages that hold them, on the device of the cache.
+    """
+
+    start: int
+    stop: int
+    kv_length: int
+    blocks: Tensor
+    _mask: Tensor | None = field(default=None, init=False, repr=False)
+
+    def mask(self, like: Tensor) -> Tensor:
+        """[queries, kv_length] of the type of `like`: 0 where a query may look, −inf at later tokens.
+
+        Built once and kept, because every layer of a step asks for it.
+        """
+        if self._mask is None:
+            queries = self.stop - self.start
+            hidden = torch.full((queries, self.kv_length), -torch.inf, dtype=like.dtype, device=like.device)
+            self._mask = hidden.triu_(self.kv_length - queries + 1)
+        return self._mask
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionBatch:
+    """The sequences of one step; CPU tensors.
+
+    Sequence s has the query rows query_start[s] … query_start[s+1] − 1. They are its newest tokens: the last of them
+    is token kv_lengths[s] − 1. One row is a decode step, more are a chunk of a prompt.
+
+    Attributes:
+        query_start: [S + 1] int32, rising from 0 to the number of rows T.
+        kv_lengths: [S] int32, tokens in the cache, this step's included.
+        block_tables: [S, M] int32, pages in order of the tokens; entries past the length are not read.
+    """
+
+    query_start: Tensor
+    kv_lengths: Tensor
+    block_tables: Tensor
+    _spans: dict[tuple[int, torch.device], tuple[SequenceSpan, ...]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def spans(self, block_size: int, device: torch.device) -> tuple[SequenceSpan, ...]:
+        """The same as numbers and index tensors on `device`; built by the first layer that asks, then kept."""
+        key = (block_size, device)
+        if key not in self._spans:
+            bounds = cast("list[int]", self.query_start.tolist())
+            lengths = cast("list[int]", self.kv_lengths.tolist())
+            tables = self.block_tables.to(device=device, dtype=torch.int64)
+            self._spans[key] = tuple(
+                SequenceSpan(start, stop, length, table[: -(-length // block_size)])
+                for start, stop, length, table in zip(bounds, bounds[1:], lengths, tables, strict=True)
+            )
+        return self._spans[key]
