@@ -1,1 +1,1 @@
-"""Everything that decides: plain synchronous Python on frozen data, with no clock, socket, thread or random source."""
+"""Everything that decides: synchronous Python on frozen data, without clock, socket, thread or random source."""

@@ -4,8 +4,9 @@
        │ no images  ╰──────▶ (colocated: no reservation) ──▲   │
        ╰────────────────────────────────────────────────────   ╰─▶ Ended at any moment: failure, cancel, deadline
 
-The router owns the record; workers only ever answer. Every worker that may hold something is a *holder* from the moment
-a command is sent to it, and is sent exactly one Free. An ended record lives on until each holder has acknowledged.
+The router owns the record; workers only ever answer. Every worker that may hold something is a *holder* from the
+moment a command is sent to it, and is sent exactly one Free. An ended record lives on until each holder has
+acknowledged.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import assert_never
 
 from triptych.core import events as ev
 from triptych.core.errors import TriptychError, Unavailable
-from triptych.core.generation import FinishReason
+from triptych.core.generation import FinishReason, OperationKey
 from triptych.core.plan import Plan
 
 
@@ -76,9 +77,8 @@ class Record:
         early_kv: The decode worker had all KV before the first token arrived.
     """
 
-    request_id: str
+    key: OperationKey
     state: State = Queued()
-    epoch: int = 0
     holders: frozenset[str] = frozenset()
     freeing: frozenset[str] = frozenset()
     early_kv: bool = False

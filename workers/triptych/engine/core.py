@@ -1,6 +1,5 @@
 """The engine without its model's text: sequences in, tokens out, one step at a time."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,6 @@ from triptych.engine.blocks import BlockPool
 from triptych.engine.plan import StepPlan
 from triptych.engine.runner import ModelRunner
 from triptych.engine.scheduler import Emitted, Scheduler, SchedulerOptions
-from triptych.engine.sequence import Sequence
 from triptych.models.decoder import Decoder
 
 
@@ -21,6 +19,14 @@ class StepOutcome:
 
     plan: StepPlan
     emitted: tuple[Emitted, ...]
+
+
+class StepFailed(Exception):
+    """The computation of a step raised; the sequences of `plan` are as they were before it."""
+
+    def __init__(self, plan: StepPlan) -> None:
+        super().__init__(f"a step of {plan.tokens} tokens failed")
+        self.plan = plan
 
 
 class EngineCore:
@@ -55,20 +61,21 @@ class EngineCore:
         return min(self.capacity, prompt_length + max_tokens) if max_tokens else self.capacity
 
     def step(self) -> StepOutcome | None:
-        """Runs one step; None when there is nothing to compute."""
+        """Runs one step; None when there is nothing to compute.
+
+        Raises:
+            StepFailed: with the plan, from the error of the computation.
+        """
         plan = self.scheduler.schedule()
         if not plan.chunks:
             return None
-        result = self._runner.execute(plan)
+        try:
+            result = self._runner.execute(plan)
+        except Exception as error:
+            raise StepFailed(plan) from error
         self.steps += 1
         self.computed_tokens += plan.tokens
         return StepOutcome(plan, tuple(self.scheduler.commit(plan, result)))
-
-    def expired(self, now: float) -> Iterator[Sequence]:
-        """Unfinished sequences whose deadline has passed."""
-        for sequence in self.scheduler.sequences():
-            if sequence.deadline is not None and sequence.deadline <= now and sequence.finish_reason is None:
-                yield sequence
 
 
 def kv_blocks(decoder: Decoder, block_size: int, dtype: torch.dtype, memory: int) -> int:

@@ -11,7 +11,7 @@ from triptych.core.errors import InvalidArgument, PromptTooLong
 from triptych.core.prompt import ChatMessage, ImagePart, Prompt
 from triptych.engine.sequence import Media
 from triptych.models.files import ModelFiles
-from triptych.models.images import ImagePreprocessor
+from triptych.models.preprocess import ImagePreprocessor
 from triptych.models.spec import ModelSpec
 from triptych.models.text import TextProcessor
 from triptych.models.vision import VisionEncoder

@@ -44,7 +44,6 @@ class Sequence:
         limit: Length at which generation ends.
         computed: Leading tokens whose KV is in the cache.
         blocks: Block ids; token i lies in blocks[i // block_size].
-        deadline: Monotonic seconds after which nobody wants the answer; None means never.
     """
 
     key: OperationKey
@@ -55,7 +54,6 @@ class Sequence:
     limit: int
     goal: Goal = Goal.ANSWER
     media: tuple[Media, ...] = ()
-    deadline: float | None = None
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None

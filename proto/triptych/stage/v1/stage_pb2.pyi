@@ -680,7 +680,9 @@ class TokenDelta(_message.Message):
     finish_reason: _sampling_pb2.FinishReason.ValueType
     """Set with the request's last token. The blocks stay held until Free."""
     @_builtins.property
-    def key(self) -> Global___OperationKey: ...
+    def key(self) -> Global___OperationKey:
+        """Unset inside PrefillDone, which has the key."""
+
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property

@@ -1,0 +1,6 @@
+"""The router's one clock."""
+
+import time
+
+now = time.monotonic
+"""Monotonic seconds."""

@@ -1,0 +1,197 @@
+"""Carries the decisions of the core out: events of the workers in, commands and answers out.
+
+Everything here runs on the router's event loop, so that a step and its actions are one piece.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, assert_never
+
+from triptych.core import events as ev
+from triptych.core.errors import AlreadyExists, Cancelled, NotFound, ResourceExhausted, TriptychError
+from triptych.core.generation import OperationKey
+from triptych.core.load import load_of
+from triptych.core.plan import Plan, RoutingPolicy, plan
+from triptych.core.request import Ended, Record, step
+from triptych.models.detokenize import IncrementalDetokenizer
+from triptych.router import commands
+from triptych.router.call import Admitted, Call
+from triptych.router.fleet import FleetDirectory
+from triptych.router.translate import core_event, keyed_messages
+from triptych.stage.v1 import stage_pb2 as pb
+
+
+class Outbound(Protocol):
+    """The way to the workers."""
+
+    def send(self, worker_id: str, command: pb.ConnectRequest) -> None:
+        """Queues a command; one for a worker that is gone is dropped, its loss being an event of its own."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the router started."""
+
+    finished: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    refused: int = 0
+    generated_tokens: int = 0
+
+
+class Dispatcher:
+    """Owns every running request.
+
+    Args:
+        fleet: The known workers.
+        outbound: The way to them.
+        policy: Limits of the routing rule.
+        max_running: Requests that may run at once.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        fleet: FleetDirectory,
+        outbound: Outbound,
+        policy: RoutingPolicy,
+        max_running: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.counters = Counters()
+        self.max_running = max_running
+        self._fleet = fleet
+        self._outbound = outbound
+        self._policy = policy
+        self._clock = clock
+        self._running: dict[str, Call] = {}
+        self._calls: dict[OperationKey, Call] = {}  # running ones, and ended ones that a worker still holds
+        self._epochs = itertools.count(1)
+
+    @property
+    def running(self) -> int:
+        """Requests whose client waits."""
+        return len(self._running)
+
+    @property
+    def awaiting_free(self) -> int:
+        """Ended requests of which a worker has not acknowledged Free."""
+        return len(self._calls) - len(self._running)
+
+    def submit(self, request: Admitted, detokenizer: IncrementalDetokenizer, now: float) -> Call:
+        """Starts a request.
+
+        Raises:
+            AlreadyExists: a running request has that id.
+            ResourceExhausted: the router or every suitable worker is full.
+            Unavailable: no suitable worker is there.
+        """
+        if request.request_id in self._running:
+            raise AlreadyExists(f"a request with id {request.request_id!r} is running", field="request_id")
+        chosen = self._choose(request)
+        if isinstance(chosen, TriptychError):
+            self.counters.refused += 1
+            raise chosen
+        key = OperationKey(request.request_id, next(self._epochs))
+        call = Call(request, Record(key), detokenizer, now)
+        call.plan = chosen
+        call.timeline.dispatched(self._clock())
+        self._running[request.request_id] = self._calls[key] = call
+        self._apply(call, ev.Dispatched(chosen))
+        return call
+
+    def abandon(self, call: Call, error: TriptychError) -> None:
+        """Nobody waits for this call any more; nothing happens when it has ended."""
+        self._apply(call, ev.Abandoned(error))
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a running request for an operator.
+
+        Raises:
+            NotFound: no such request runs.
+        """
+        call = self._running.get(request_id)
+        if call is None:
+            raise NotFound(f"no running request has the id {request_id!r}", field="request_id", request_id=request_id)
+        self.abandon(call, Cancelled("cancelled by an operator"))
+
+    def lose(self, worker_id: str) -> None:
+        """A worker is gone."""
+        self._fleet.disconnect(worker_id)
+        for call in list(self._calls.values()):
+            self._apply(call, ev.WorkerLost(worker_id))
+
+    def receive(self, worker_id: str, event: pb.ConnectResponse) -> None:
+        """An event of a worker; one of an older attempt is ignored."""
+        if event.HasField("load_report"):
+            self._fleet.reports[worker_id] = event.load_report
+        for message in keyed_messages(event):
+            key = OperationKey(message.key.request_id, message.key.epoch)
+            if call := self._calls.get(key):
+                self._apply(call, core_event(message, call, worker_id, self._clock()))
+
+    def _choose(self, request: Admitted) -> Plan | TriptychError:
+        if len(self._running) >= self.max_running:
+            return ResourceExhausted(
+                f"{self.max_running} requests are running, which is the limit (router.max_running_requests)",
+                retry_after=self._policy.retry_after,
+            )
+        return plan(request.demand, self._fleet.snapshot(), self._policy)
+
+    def _apply(self, call: Call, event: ev.Event) -> None:
+        record, actions = step(call.record, event)
+        changed = record.state is not call.record.state
+        call.record = record
+        if changed:
+            load = load_of(record, call.request.demand)
+            self._fleet.rebook(call.load, load)
+            call.load = load
+        for action in actions:
+            self._perform(call, action)
+        if isinstance(record.state, Ended):
+            self._retire(call)
+        elif call.detokenizer.stopped:
+            self._apply(call, ev.StopTextFound())
+
+    def _retire(self, call: Call) -> None:
+        if self._running.get(call.request.request_id) is call:
+            del self._running[call.request.request_id]
+        if call.record.closed:
+            self._calls.pop(call.record.key, None)
+
+    def _perform(self, call: Call, action: ev.Action) -> None:
+        match action:
+            case ev.SendEncode(worker, indices):
+                self._outbound.send(worker, commands.encode(call, indices, self._timeout_ms(call)))
+            case ev.SendReserve(worker):
+                call.timeline.sent("reserve", self._clock())
+                self._outbound.send(worker, commands.reserve(call, self._timeout_ms(call)))
+            case ev.SendPrefill(worker, with_ticket):
+                self._outbound.send(worker, commands.prefill(call, self._timeout_ms(call), with_ticket=with_ticket))
+            case ev.SendDecode(worker):
+                self._outbound.send(worker, commands.decode(call))
+            case ev.SendFree(worker):
+                self._outbound.send(worker, commands.free(call))
+            case ev.Deliver(tokens):
+                self.counters.generated_tokens += len(tokens)
+                call.deliver(tokens)
+            case ev.End(outcome):
+                self._count(outcome)
+                call.end(outcome, self._clock())
+            case unknown:
+                assert_never(unknown)
+
+    def _count(self, outcome: object) -> None:
+        match outcome:
+            case Cancelled():
+                self.counters.cancelled += 1
+            case TriptychError():
+                self.counters.failed += 1
+            case _:
+                self.counters.finished += 1
+
+    def _timeout_ms(self, call: Call) -> int:
+        if call.request.deadline is None:
+            return 0
+        return max(1, round((call.request.deadline - self._clock()) * 1000))

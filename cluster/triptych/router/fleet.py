@@ -1,0 +1,86 @@
+"""The workers that a router knows: where they are, what they reported, and what was dispatched to them."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from triptych.core.fleet import Fleet, Stage, Worker
+from triptych.core.load import Load
+from triptych.stage.v1 import stage_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAddress:
+    """Where the controller has placed a worker.
+
+    Attributes:
+        address: "host:port" of its StageService; empty while it is being started.
+        pid: Its process.
+        restarts: How often it has been started again.
+    """
+
+    worker_id: str
+    role: Stage
+    address: str
+    pid: int = 0
+    restarts: int = 0
+
+
+STAGES = {
+    pb.STAGE_ENCODE: Stage.ENCODE,
+    pb.STAGE_PREFILL: Stage.PREFILL,
+    pb.STAGE_DECODE: Stage.DECODE,
+}
+
+
+class FleetDirectory:
+    """Answers "who can be sent work now" with a frozen snapshot."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, WorkerAddress] = {}
+        self.welcomes: dict[str, pb.Welcome] = {}
+        self.reports: dict[str, pb.LoadReport] = {}
+        self._loads: dict[str, Load] = {}
+
+    def connect(self, welcome: pb.Welcome) -> None:
+        """A worker has opened its stream."""
+        self.welcomes[welcome.worker_id] = welcome
+        self.reports[welcome.worker_id] = pb.LoadReport()
+
+    def disconnect(self, worker_id: str) -> None:
+        """A worker's stream has ended."""
+        self.welcomes.pop(worker_id, None)
+        self.reports.pop(worker_id, None)
+
+    def rebook(self, before: Mapping[str, Load], after: Mapping[str, Load]) -> None:
+        """A request's load changes from `before` to `after`."""
+        for worker in before.keys() | after.keys():
+            load = self._loads.get(worker, Load()) - before.get(worker, Load()) + after.get(worker, Load())
+            if load == Load():
+                self._loads.pop(worker, None)
+            else:
+                self._loads[worker] = load
+
+    def snapshot(self) -> Fleet:
+        """Connected workers and their dispatched load."""
+        return Fleet(tuple(self._worker(welcome) for welcome in self.welcomes.values()))
+
+    def ready(self) -> bool:
+        """Whether every worker that the controller has placed is connected."""
+        return bool(self.addresses) and self.addresses.keys() <= self.welcomes.keys()
+
+    def layout(self) -> str:
+        """The roles of all placed workers, such as "1E1P1D"."""
+        roles = Counter(address.role for address in self.addresses.values())
+        return "".join(f"{roles[stage]}{stage[0].upper()}" for stage in Stage if roles[stage])
+
+    def _worker(self, welcome: pb.Welcome) -> Worker:
+        load = self._loads.get(welcome.worker_id, Load())
+        return Worker(
+            worker_id=welcome.worker_id,
+            role=STAGES[welcome.role],
+            stages=frozenset(STAGES[stage] for stage in welcome.stages),
+            requests=load.requests,
+            tokens=load.tokens,
+            images=load.images,
+        )

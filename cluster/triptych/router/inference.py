@@ -1,0 +1,133 @@
+"""InferenceService over the dispatcher."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from triptych.core.errors import Cancelled, DeadlineExceeded
+from triptych.core.generation import GeneratedToken
+from triptych.inference.v1 import inference_pb2 as pb
+from triptych.inference.v1 import inference_pb2_grpc, sampling_pb2
+from triptych.models.detokenize import IncrementalDetokenizer
+from triptych.router.call import Call, Finished, Piece
+from triptych.router.clock import now
+from triptych.router.dispatch import Dispatcher
+from triptych.router.guard import guarded
+from triptych.router.intake import Intake
+from triptych.wire.generation import finish_reason_to_proto, logprobs_to_proto, timeline_to_proto, usage_to_proto
+from triptych.wire.prompt import prompt_from_proto
+from triptych.wire.request import generation_from_proto
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
+    """What clients call.
+
+    Args:
+        intake: Checks and tokenizes.
+        dispatcher: Runs requests.
+    """
+
+    def __init__(self, intake: Intake, dispatcher: Dispatcher) -> None:
+        self._intake = intake
+        self._dispatcher = dispatcher
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        """Collects the stream into one answer."""
+        async with guarded(context):
+            text: list[str] = []
+            tokens: list[GeneratedToken] = []
+            async with self._call(request.input, context) as call:
+                async for output in call.outputs():
+                    match output:
+                        case Piece(piece, new):
+                            text.append(piece)
+                            tokens += new
+                        case Finished(reason, usage, timeline):
+                            return pb.GenerateResponse(
+                                request_id=call.request.request_id,
+                                model=self._intake.model,
+                                text="".join(text),
+                                token_ids=[token.token_id for token in tokens],
+                                finish_reason=finish_reason_to_proto(reason),
+                                logprobs=_logprobs(tokens),
+                                usage=usage_to_proto(usage),
+                                timeline=timeline_to_proto(timeline),
+                            )
+        raise AssertionError("a call ended without an end")
+
+    async def GenerateStream(
+        self, request: pb.GenerateStreamRequest, context: Context
+    ) -> AsyncIterator[pb.GenerateStreamResponse]:
+        """Sends pieces as they come; the stream's end, however it comes about, ends the call."""
+        async with guarded(context), self._call(request.input, context) as call:
+            model = self._intake.model
+            async for output in call.outputs():
+                message = _stream_message(call.request.request_id, output)
+                message.model, model = model, ""
+                yield message
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        """Text or chat to token ids."""
+        async with guarded(context):
+            self._intake.require_model(request.model)
+            prompt = await self._intake.tokenize(prompt_from_proto(request))
+            return pb.TokenizeResponse(token_ids=prompt.token_ids)
+
+    async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
+        """Token ids to text."""
+        async with guarded(context):
+            self._intake.require_model(request.model)
+            return pb.DetokenizeResponse(text=self._intake.text.decode(request.token_ids))
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        """The one model that is served."""
+        spec = self._intake.spec
+        model = pb.Model(
+            name=self._intake.model,
+            context_length=self._intake.limits.context_length,
+            accepts_images=spec.vision is not None,
+            vocabulary_size=spec.decoder.vocab_size,
+        )
+        return pb.ListModelsResponse(models=[model])
+
+    @contextlib.asynccontextmanager
+    async def _call(self, request: pb.GenerationInput, context: Context) -> AsyncIterator[Call]:
+        """A submitted call, abandoned when the client is not there to hear its end."""
+        accepted = now()
+        remaining = context.time_remaining()
+        deadline = None if remaining is None else accepted + remaining
+        admitted = await self._intake.admit(generation_from_proto(request), deadline)
+        detokenizer = IncrementalDetokenizer(self._intake.text, admitted.sampling.stop)
+        call = self._dispatcher.submit(admitted, detokenizer, accepted)
+        try:
+            yield call
+        finally:
+            expired = deadline is not None and now() >= deadline
+            error = DeadlineExceeded("the deadline passed") if expired else Cancelled("the client went away")
+            self._dispatcher.abandon(call, error)
+
+
+def _stream_message(request_id: str, output: Piece | Finished) -> pb.GenerateStreamResponse:
+    match output:
+        case Piece(text, tokens):
+            return pb.GenerateStreamResponse(
+                request_id=request_id,
+                text=text,
+                token_ids=[token.token_id for token in tokens],
+                logprobs=_logprobs(tokens),
+            )
+        case Finished(reason, usage, timeline):
+            return pb.GenerateStreamResponse(
+                request_id=request_id,
+                finish_reason=finish_reason_to_proto(reason),
+                usage=usage_to_proto(usage),
+                timeline=timeline_to_proto(timeline),
+            )
+
+
+def _logprobs(tokens: tuple[GeneratedToken, ...] | list[GeneratedToken]) -> list[sampling_pb2.PositionLogprobs]:
+    return logprobs_to_proto(token.logprobs for token in tokens if token.logprobs is not None)

@@ -1,0 +1,106 @@
+"""The one stream between this router and one worker: commands out, events in, reopened while the worker is placed."""
+
+import asyncio
+import contextlib
+import logging
+from typing import Protocol
+
+import grpc
+
+from triptych.stage.v1 import stage_pb2 as pb
+from triptych.stage.v1 import stage_pb2_grpc
+from triptych.wire.limits import MESSAGE_LIMITS
+
+HEARTBEAT_SECONDS = 2.0
+RECONNECT_SECONDS = 0.2
+
+logger = logging.getLogger(__name__)
+
+
+class LinkListener(Protocol):
+    """Hears what happens on a link."""
+
+    def connected(self, welcome: pb.Welcome) -> None:
+        """The worker has introduced itself."""
+
+    def received(self, worker_id: str, event: pb.ConnectResponse) -> None:
+        """An event arrived."""
+
+    def lost(self, worker_id: str) -> None:
+        """The stream ended; whatever the worker held for this router is gone."""
+
+
+class WorkerLink:
+    """Keeps a stream to one worker open.
+
+    Args:
+        worker_id: Whom to expect at the address.
+        address: "host:port".
+        router_id: How this router names itself.
+        listener: Hears the events.
+    """
+
+    def __init__(self, worker_id: str, address: str, router_id: str, listener: LinkListener) -> None:
+        self.worker_id = worker_id
+        self.address = address
+        self._router_id = router_id
+        self._listener = listener
+        self._outbox: asyncio.Queue[pb.ConnectRequest] = asyncio.Queue()
+        self._connected = False
+        self._task = asyncio.create_task(self._run(), name=f"link to {worker_id}")
+
+    def send(self, command: pb.ConnectRequest) -> None:
+        """Queues a command; dropped while there is no stream, since the worker holds nothing then."""
+        if self._connected:
+            self._outbox.put_nowait(command)
+
+    async def close(self) -> None:
+        """Ends the stream."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _run(self) -> None:
+        options = (*MESSAGE_LIMITS, ("grpc.use_local_subchannel_pool", 1))
+        async with grpc.aio.insecure_channel(self.address, options=options) as channel:
+            stub = stage_pb2_grpc.StageServiceStub(channel)
+            while True:
+                try:
+                    await self._stream(stub)
+                except grpc.RpcError as error:
+                    logger.info("stream to %s ended: %s", self.worker_id, error.code())
+                finally:
+                    self._drop()
+                await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _stream(self, stub: "stage_pb2_grpc.StageServiceAsyncStub") -> None:
+        call = stub.Connect()
+        await call.write(pb.ConnectRequest(hello=pb.Hello(router_id=self._router_id)))
+        first = await call.read()
+        if not isinstance(first, pb.ConnectResponse) or first.welcome.worker_id != self.worker_id:
+            call.cancel()
+            return
+        self._outbox = asyncio.Queue()
+        self._connected = True
+        self._listener.connected(first.welcome)
+        writer = asyncio.create_task(self._write(call), name=f"writer to {self.worker_id}")
+        try:
+            while isinstance(event := await call.read(), pb.ConnectResponse):
+                self._listener.received(self.worker_id, event)
+        finally:
+            writer.cancel()
+            call.cancel()
+
+    async def _write(self, call: "grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]") -> None:
+        heartbeat = pb.ConnectRequest(heartbeat=pb.Heartbeat())
+        while True:
+            try:
+                command = await asyncio.wait_for(self._outbox.get(), HEARTBEAT_SECONDS)
+            except TimeoutError:
+                command = heartbeat
+            await call.write(command)
+
+    def _drop(self) -> None:
+        if self._connected:
+            self._connected = False
+            self._listener.lost(self.worker_id)
