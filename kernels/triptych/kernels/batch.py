@@ -1,6 +1,7 @@
 """What attention must know about a step: which rows belong to which sequence, and where its tokens lie."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -65,6 +66,6 @@ class AttentionBatch:
             tables = self.block_tables.to(device=device, dtype=torch.int64)
             self._spans[key] = tuple(
                 SequenceSpan(start, stop, length, table[: -(-length // block_size)])
-                for start, stop, length, table in zip(bounds, bounds[1:], lengths, tables, strict=True)
+                for (start, stop), length, table in zip(pairwise(bounds), lengths, tables, strict=True)
             )
         return self._spans[key]

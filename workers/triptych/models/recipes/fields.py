@@ -1,0 +1,102 @@
+"""Typed reads of a Hugging Face config dict."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from triptych.core.errors import InvalidArgument, Unimplemented
+
+_Text = TypeVar("_Text", bound=str)
+
+
+class Fields:
+    """One section of a config.
+
+    Getters take the default that transformers uses when a config leaves the field out, None where there is none. They
+    raise InvalidArgument or Unimplemented, naming the field, what it may be and what it is.
+
+    Args:
+        values: The section.
+        path: Its name with a trailing dot; empty for the whole.
+    """
+
+    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
+        self._values = values
+        self._path = path
+
+    def has(self, name: str) -> bool:
+        """Whether the field is there and not null."""
+        return self._values.get(name) is not None
+
+    def section(self, name: str) -> "Fields":
+        """A nested dict; empty when it is left out."""
+        value = self._values.get(name) or {}
+        if not isinstance(value, Mapping):
+            raise self._invalid(name, "an object", value)
+        return Fields(value, f"{self._path}{name}.")
+
+    def count(self, name: str, default: int | None) -> int:
+        """A positive integer."""
+        value = self._get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise self._invalid(name, "a positive integer", value)
+        return value
+
+    def integer(self, name: str, default: int) -> int:
+        """Any integer."""
+        value = self._get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self._invalid(name, "an integer", value)
+        return value
+
+    def positive(self, name: str, default: float | None) -> float:
+        """A finite number above zero."""
+        value = self._get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise self._invalid(name, "a positive number", value)
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self._get(name, default)
+        if not isinstance(value, bool):
+            raise self._invalid(name, "true or false", value)
+        return value
+
+    def choice(self, name: str, default: str, supported: tuple[_Text, ...]) -> _Text:
+        """One of the values that this version has."""
+        value = self._get(name, default)
+        for known in supported:
+            if value == known:
+                return known
+        raise self.unsupported(name, value, " or ".join(supported))
+
+    def token_ids(self, name: str) -> tuple[int, ...]:
+        """One id, several, or none."""
+        value = self._values.get(name)
+        ids = [] if value is None else value if isinstance(value, list) else [value]
+        if any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in ids):
+            raise self._invalid(name, "a token id or a list of them", value)
+        return tuple(ids)
+
+    def refuse(self, name: str, neutral: object) -> None:
+        """Refuses a setting unless it is absent, null or `neutral`."""
+        value = self._values.get(name)
+        if value is not None and value != neutral:
+            raise self.unsupported(name, value, repr(neutral) if neutral is not None else "none")
+
+    def unsupported(self, name: str, value: object, supported: str) -> Unimplemented:
+        """The error for a value that means something, but nothing that this version does."""
+        return Unimplemented(
+            f"config: {self._path}{name} {value!r:.60} is not supported; supported: {supported}",
+            field=self._path + name,
+        )
+
+    def _get(self, name: str, default: object) -> object:
+        value = self._values.get(name)
+        return default if value is None else value
+
+    def _invalid(self, name: str, wanted: str, value: object) -> InvalidArgument:
+        return InvalidArgument(
+            f"config: {self._path}{name} must be {wanted}, got {value!r:.60}", field=self._path + name
+        )
