@@ -8,41 +8,33 @@ import hashlib
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
 
-import torch
+import gguf.quants
+import numpy as np
+import numpy.typing as npt
+from gguf.constants import GGMLQuantizationType
 
-from triptych.core.errors import TriptychError
+from triptych.core.errors import InvalidArgument, TriptychError
 from triptych.models.cache import build_file, cache_directory, file_key, require_space
-from triptych.models.mapping import Extent
+from triptych.models.extent import Extent
 from triptych.models.progress import Advance, Progress
-from triptych.models.safetensors_header import layout, read_header
-from triptych.models.sources import DTYPES, Source
+from triptych.models.safetensors_header import plan_file, read_header
+from triptych.models.sources import FloatArray, Source
 
 _VERSION = 1  # of the meaning of converted values
-_CHUNK = 32 << 20  # bytes of float32 held at a time
-_STORED = {dtype: name for name, dtype in DTYPES.items()}
+_CHUNK = 4 << 20  # elements held at a time
 
 
-def convert(source: Source, names: Sequence[str], dtype: torch.dtype, progress: Progress) -> dict[str, Extent]:
-    """Returns where the tensors lie in `dtype`, converting them if nobody did before.
+def convert(source: Source, names: Sequence[str], dtype: str, progress: Progress) -> dict[str, Extent]:
+    """Returns where the tensors lie as `dtype` (F32, F16 or BF16), converting them if nobody did before.
 
     Raises:
         ResourceExhausted: the cache disk has no room.
-        Unimplemented: a tensor is stored in a way that is not read.
+        InvalidArgument: a value is too large for F16.
+        Unimplemented: a tensor is packed in a way that is not read.
     """
     target = _target(source.path, names, dtype)
-    shapes = source.shapes
-    start, placed = layout((name, _STORED[dtype], shapes[name]) for name in names)
-    size = len(start) + sum(stored.nbytes for stored in placed.values())
-
-    def write(partial: Path) -> None:
-        _drop_outdated(target)
-        require_space(target.parent, size, f"Converting {source.path.name} to {_STORED[dtype]}")
-        with progress.task(f"Converting {source.path.name}", size) as advance, partial.open("wb") as file:
-            advance(file.write(start))
-            for name in placed:
-                _copy(source, name, shapes[name], dtype, file, advance)
+    _, placed = plan_file(target, dtype, {name: source.shapes[name] for name in names})
 
     def intact(path: Path) -> bool:
         try:
@@ -50,26 +42,50 @@ def convert(source: Source, names: Sequence[str], dtype: torch.dtype, progress: 
         except TriptychError:
             return False
 
+    def write(partial: Path) -> None:
+        _drop_outdated(target)
+        size = sum(extent.nbytes for extent in placed.values())
+        require_space(target.parent, size, f"Converting {source.path.name} to {dtype}")
+        with progress.task(f"Converting {source.path.name} to {dtype}", size) as advance:
+            write_tensors(partial, source, names, dtype, advance)
+
     build_file(target, write, intact=intact)
-    return {name: Extent(target, stored.offset, stored.shape, dtype) for name, stored in placed.items()}
+    return placed
 
 
-def _copy(
-    source: Source, name: str, shape: tuple[int, ...], dtype: torch.dtype, file: BinaryIO, advance: Advance
-) -> None:
-    """Writes one tensor, a few rows at a time, so that memory stays bounded whatever its size."""
-    step = max(1, _CHUNK // (4 * max(1, prod(shape[1:]))))
-    for first in range(0, shape[0], step):
-        rows = source.read(name, first, min(first + step, shape[0]))
-        plain = rows.to(dtype).contiguous().view(-1).view(torch.uint8)
-        advance(file.write(plain.numpy().data))
+def write_tensors(path: Path, source: Source, names: Sequence[str], dtype: str, advance: Advance) -> None:
+    """Writes a safetensors file of these tensors, a few rows at a time: memory stays bounded whatever their size."""
+    head, placed = plan_file(path, dtype, {name: source.shapes[name] for name in names})
+    with path.open("wb") as file:
+        file.write(head)
+        for name, extent in placed.items():
+            rows = extent.shape[0] if extent.shape else 1
+            step = max(1, _CHUNK // max(1, prod(extent.shape[1:])))
+            for start in range(0, rows, step):
+                values = source.read(name, start, min(start + step, rows))
+                advance(file.write(_encoded(values, dtype, f"{source.path}: tensor {name}").data))
 
 
-def _target(path: Path, names: Sequence[str], dtype: torch.dtype) -> Path:
+def _encoded(values: FloatArray, dtype: str, what: str) -> npt.NDArray[np.generic]:
+    """The values as little-endian `dtype`, rounded to nearest even, as torch rounds."""
+    if dtype == "BF16":
+        # C-contiguous bytes; quantize() keeps NaN a NaN where plain rounding of the bits would not.
+        plain = np.ascontiguousarray(values, dtype=np.float32).reshape(1, -1)
+        return np.asarray(gguf.quants.quantize(plain, GGMLQuantizationType.BF16))
+    try:
+        with np.errstate(over="raise"):
+            return np.ascontiguousarray(values, dtype={"F16": "<f2", "F32": "<f4"}[dtype])
+    except FloatingPointError:
+        raise InvalidArgument(
+            f"{what} holds {np.abs(values).max():g}, more than {dtype} can; use bfloat16 or float32", field="dtype"
+        ) from None
+
+
+def _target(path: Path, names: Sequence[str], dtype: str) -> Path:
     place = hashlib.blake2b(str(path.resolve()).encode(), digest_size=6).hexdigest()
     content = hashlib.blake2b("\0".join((str(_VERSION), *sorted(names))).encode(), digest_size=6).hexdigest()
-    folder = cache_directory() / "weights" / f"{path.stem}-{place}"
-    return folder / f"{file_key(path)}-{_STORED[dtype].lower()}-{content}.safetensors"
+    folder = cache_directory() / "weights" / f"{path.parent.name}-{path.stem}-{place}"
+    return folder / f"{file_key(path)}-{dtype.lower()}-{content}.safetensors"
 
 
 def _drop_outdated(target: Path) -> None:

@@ -1,19 +1,21 @@
 """Where tensors come from: one file of weights, seen as Hugging Face names."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from triptych.core.errors import Unimplemented
-from triptych.models.mapping import Extent, map_file, view
+from triptych.models.extent import Extent
 from triptych.models.safetensors_header import read_header
 
-DTYPES: Mapping[str, torch.dtype] = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
-    "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
-}  # fmt: skip
+FloatArray = npt.NDArray[np.floating[Any]]
+
+_FLOATS: Mapping[str, str] = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
+_INTEGERS = frozenset({"BOOL", "U8", "I8", "I16", "I32", "I64"})
 
 
 class Source(Protocol):
@@ -27,17 +29,20 @@ class Source(Protocol):
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Every tensor of the file, by its Hugging Face name."""
 
-    def extent(self, name: str, dtype: torch.dtype) -> Extent | None:
-        """Where the tensor lies ready for use in that dtype; None when it has to be converted.
+    def extent(self, name: str, dtype: str) -> Extent | None:
+        """Where the tensor lies ready for use as `dtype`; None when it has to be converted.
 
-        Tensors of integers and booleans are always used as they are.
-        """
-
-    def read(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows [start, stop) of the first dimension, in a floating dtype of at least the stored precision.
+        Integers and booleans are always used as they are.
 
         Raises:
-            Unimplemented: stored in a way that is not read.
+            Unimplemented: of an element type that is not read.
+        """
+
+    def read(self, name: str, start: int, stop: int) -> FloatArray:
+        """Rows [start, stop) of the first dimension, in at least the stored precision.
+
+        Raises:
+            Unimplemented: packed in a way that is not read.
         """
 
 
@@ -46,30 +51,25 @@ class SafetensorsSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._stored = read_header(path)
-        self._mapped: torch.Tensor | None = None
+        self._extents = read_header(path)
+        self.shapes = {name: extent.shape for name, extent in self._extents.items()}
 
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Every tensor of the file."""
-        return {name: stored.shape for name, stored in self._stored.items()}
+    def extent(self, name: str, dtype: str) -> Extent | None:
+        """Where the tensor lies, if it is stored as `dtype` or holds integers."""
+        own = self._extents[name]
+        whole = own.dtype in _INTEGERS and own.aligned
+        if not whole and own.dtype not in _FLOATS:
+            raise Unimplemented(f"{self.path}: tensor {name} is {own.dtype} at byte {own.offset}, which is not read")
+        return own if whole or (own.dtype == dtype and own.aligned) else None
 
-    def extent(self, name: str, dtype: torch.dtype) -> Extent | None:
-        """Where the tensor lies, if it is stored in `dtype` or holds integers."""
-        own = self._own_extent(name)
-        wanted = own.dtype == dtype or not own.dtype.is_floating_point
-        return own if wanted and own.aligned else None
+    def read(self, name: str, start: int, stop: int) -> FloatArray:
+        """Rows [start, stop); bfloat16 comes widened to float32, which is exact."""
+        extent = self._extents[name]
+        count = extent.shape[0] if extent.shape else 1
+        raw = self._bytes[extent.offset : extent.offset + extent.nbytes].reshape(count, -1)
+        rows: FloatArray = raw[start:stop].view(_FLOATS[extent.dtype]).reshape(stop - start, *extent.shape[1:])
+        return (rows.astype(np.uint32) << 16).view(np.float32) if extent.dtype == "BF16" else rows
 
-    def read(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows [start, stop) as they are stored."""
-        if self._mapped is None:
-            self._mapped = map_file(self.path)
-        return view(self._mapped, self._own_extent(name).rows(start, stop))
-
-    def _own_extent(self, name: str) -> Extent:
-        stored = self._stored[name]
-        if stored.dtype not in DTYPES:
-            raise Unimplemented(
-                f"{self.path}: tensor {name} is stored as {stored.dtype}, which is not read", field="model"
-            )
-        return Extent(self.path, stored.offset, stored.shape, DTYPES[stored.dtype])
+    @cached_property
+    def _bytes(self) -> npt.NDArray[np.uint8]:
+        return np.memmap(self.path, mode="r")

@@ -8,13 +8,14 @@ import torch
 from triptych.core.errors import DataLoss, InvalidArgument, NotFound
 from triptych.models.config import read_json
 from triptych.models.conversion import convert
+from triptych.models.extent import Extent
 from triptych.models.files import INDEX, WEIGHTS, ModelFiles
 from triptych.models.gguf_source import GgufSource
-from triptych.models.mapping import Extent, map_file, view
+from triptych.models.mapping import map_file, view
 from triptych.models.progress import SILENT, Progress
 from triptych.models.sources import SafetensorsSource, Source
 
-_SERVED = (torch.float32, torch.float16, torch.bfloat16)
+_SERVED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 class Weights:
@@ -89,10 +90,10 @@ def open_weights(
     extents: dict[str, Extent] = {}
     opened: list[Path] = []
     for source, names in _sources(files, prefixes):
-        ready = {name: source.extent(name, dtype) for name in names}
+        ready = {name: source.extent(name, _SERVED[dtype]) for name in names}
         rest = [name for name, extent in ready.items() if extent is None]
         extents |= {name: extent for name, extent in ready.items() if extent is not None}
-        extents |= convert(source, rest, dtype, progress) if rest else {}
+        extents |= convert(source, rest, _SERVED[dtype], progress) if rest else {}
         opened.append(source.path)
     paths = dict.fromkeys((*opened, *(extent.path for extent in extents.values())))
     return Weights(extents, files.path, tuple(paths))
