@@ -1,0 +1,38 @@
+"""transformers' tokenizer and chat template from a folder, without torch."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from triptych.core.errors import DataLoss, NotFound
+from triptych.models.config import read_json
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Reads tokenizer.json and its settings.
+
+    AutoTokenizer would import torch; where a folder holds tokenizer.json, the class it picks reads the same file.
+
+    Raises:
+        NotFound: the folder has no tokenizer.json.
+        DataLoss: it cannot be parsed.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise NotFound(f"{folder} has no tokenizer.json", field="model")
+    try:
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # tokenizers reports a damaged file as a bare Exception
+        raise DataLoss(f"the tokenizer in {folder} cannot be read: {error}", field="model") from error
+    return tokenizer
+
+
+def read_chat_template(tokenizer: PreTrainedTokenizerFast, folder: Path) -> str | None:
+    """The tokenizer's own template (the one named "default" among several), or what older processors keep apart."""
+    template: Any = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    apart = folder / "chat_template.json"
+    if template is None and apart.is_file():
+        template = read_json(apart).get("chat_template")
+    return template if isinstance(template, str) else None

@@ -1,0 +1,152 @@
+"""Text to token ids and back, for one model. No torch: the router loads this too."""
+
+from collections.abc import Sequence
+from typing import Self
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from triptych.core.errors import FailedPrecondition, InvalidArgument, PromptTooLong
+from triptych.core.prompt import ChatMessage, Prompt, TextPart
+from triptych.models.chat import ChatTemplate, ImageTokens
+from triptych.models.files import ModelFiles
+from triptych.models.hf_tokenizer import read_chat_template, read_tokenizer
+from triptych.models.spec import ModelSpec
+from triptych.models.token_stream import TokenStream, stream_factory
+from triptych.models.tokenizer import tokenizer_folder
+
+
+class TextProcessor:
+    """The tokenizer and the chat template of a model. May be used from several threads at once.
+
+    Args:
+        tokenizer: transformers' wrapper of the model's tokenizer.json.
+        template: The chat template; None for a model that has none.
+        spec: Bounds of the ids and of the context, and the size of an image.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, template: str | None, spec: ModelSpec) -> None:
+        self._backend: Tokenizer = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._image = _image_tokens(spec)
+        self._chat = ChatTemplate(tokenizer, template, self._image) if template else None
+        self._vocab_size = spec.decoder.vocab_size
+        self._longest_text = spec.context_length * max(map(len, self._backend.get_vocab()))
+        self._new_stream = stream_factory(self._backend)
+
+    @classmethod
+    def load(cls, files: ModelFiles, spec: ModelSpec) -> Self:
+        """Reads the tokenizer of a model.
+
+        Raises:
+            NotFound: there is no tokenizer.json.
+            DataLoss: it, or a file beside it, is damaged.
+        """
+        folder = tokenizer_folder(files)
+        tokenizer = read_tokenizer(folder)
+        return cls(tokenizer, read_chat_template(tokenizer, folder), spec)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text, exactly as transformers' tokenizer gives them.
+
+        Special tokens that the model wants around its input are added, and those that the text spells are taken as
+        such: plain text is raw input. Only a chat keeps a caller's text and the model's special tokens apart.
+
+        Raises:
+            InvalidArgument: the text is empty or holds half a surrogate pair.
+            PromptTooLong: the context could not hold the text even if every token were the longest there is.
+        """
+        self._require_readable([text])
+        token_ids: list[int] = self._backend.encode(text).ids
+        if not token_ids:
+            raise InvalidArgument("the prompt is empty", field="text")
+        return self._require_ids(token_ids, "text")
+
+    def text(self, text: str) -> Prompt:
+        """A prompt of plain text; see `encode`.
+
+        Raises:
+            InvalidArgument: also when the text spells an image token, which needs an image.
+        """
+        return self._without_images(self.encode(text), "text")
+
+    def token_ids(self, token_ids: Sequence[int]) -> Prompt:
+        """A prompt of ready token ids.
+
+        Raises:
+            InvalidArgument: there are none, one lies outside the vocabulary, or one is an image token.
+        """
+        if not token_ids:
+            raise InvalidArgument("the prompt is empty: token_ids holds nothing", field="token_ids")
+        return self._without_images(self._require_ids(token_ids, "token_ids"), "token_ids")
+
+    def chat(self, messages: Sequence[ChatMessage]) -> Prompt:
+        """A conversation up to where the assistant's next turn begins.
+
+        Raises:
+            FailedPrecondition: the model has no chat template, or reads no images.
+            InvalidArgument: see `ChatTemplate.apply`.
+            PromptTooLong: see `encode`.
+        """
+        if self._chat is None:
+            raise FailedPrecondition("the model has no chat template; send the prompt as text", field="chat")
+        self._require_readable([part.text for m in messages for part in m.parts if isinstance(part, TextPart)])
+        prompt = self._chat.apply(messages)
+        self._require_ids(prompt.token_ids, "chat")
+        return prompt
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of token ids; bytes that are not UTF-8 become U+FFFD.
+
+        Raises:
+            InvalidArgument: an id lies outside the vocabulary.
+        """
+        ids = self._require_ids(token_ids, "token_ids")
+        text: str = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        return text
+
+    def open_stream(self) -> TokenStream:
+        """A decoder for the tokens of one sequence as they come."""
+        return self._new_stream()
+
+    def _require_readable(self, texts: Sequence[str]) -> None:
+        characters = sum(map(len, texts))
+        if characters > self._longest_text:
+            raise PromptTooLong(
+                f"a prompt may have at most {self._longest_text} characters, got {characters}: "
+                "no tokens make it fit the context",
+                field="prompt",
+            )
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidArgument(
+                    f"the prompt is not Unicode text: half a surrogate pair at character {error.start}",
+                    field="prompt",
+                ) from error
+
+    def _require_ids(self, token_ids: Sequence[int], field: str) -> list[int]:
+        for place, token_id in enumerate(token_ids):
+            if not 0 <= token_id < self._vocab_size:
+                raise InvalidArgument(
+                    f"{field}[{place}] must be in [0, {self._vocab_size - 1}], got {token_id}",
+                    field=f"{field}[{place}]",
+                )
+        return list(token_ids)
+
+    def _without_images(self, token_ids: list[int], field: str) -> Prompt:
+        if self._image is not None and self._image.token_id in token_ids:
+            place = token_ids.index(self._image.token_id)
+            raise InvalidArgument(
+                f"{field} holds the image token {self._image.token_id} at place {place}; send images in a chat",
+                field=field,
+            )
+        return Prompt(tuple(token_ids))
+
+
+def _image_tokens(spec: ModelSpec) -> ImageTokens | None:
+    if spec.vision is None or spec.image_token_id is None:
+        return None
+    return ImageTokens(spec.image_token_id, spec.vision.tokens_per_image)
