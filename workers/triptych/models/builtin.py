@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from triptych.core.errors import NotFound
+from triptych.models import digits
 from triptych.models.cache import cache_directory
 from triptych.models.files import ModelFiles
 from triptych.models.progress import Progress
@@ -27,8 +28,15 @@ def smollm2(progress: Progress) -> ModelFiles:
     return ModelFiles(f"{SCHEME}smollm2", path, "gguf")
 
 
+def smollm2_digits(progress: Progress) -> ModelFiles:
+    """SmolLM2-135M-Instruct with an eye for handwritten digits, in LLaVA form."""
+    folder = cache_directory() / "builtin" / "smollm2-digits"
+    return ModelFiles(f"{SCHEME}smollm2-digits", digits.assemble(folder, smollm2(progress), progress), "safetensors")
+
+
 _FETCH: Mapping[str, Callable[[Progress], ModelFiles]] = {
     f"{SCHEME}smollm2": smollm2,
+    f"{SCHEME}smollm2-digits": smollm2_digits,
 }
 NAMES = tuple(_FETCH)
 
