@@ -1,1 +1,84 @@
+"""The SDK: `Client` and `AsyncClient`, frozen results, and one hierarchy of errors.
 
+::
+
+    from triptych.client import Client
+
+    with Client("127.0.0.1:50051") as client, client.stream("Once upon a time", max_tokens=64) as stream:
+        for chunk in stream:
+            print(chunk.text, end="", flush=True)
+        print(stream.result().usage)
+"""
+
+from triptych.client.asynchronous import AsyncClient
+from triptych.client.cluster import ClusterStatus, RouterStatus, WorkerLoad, WorkerStatus
+from triptych.client.prompts import ImageSource, MessageLike, PromptLike, load_image, user_message
+from triptych.client.requests import GenerateOptions
+from triptych.client.results import Generation, ModelInfo, TextChunk
+from triptych.client.stream import AsyncTextStream, TextStream
+from triptych.client.sync import Client
+from triptych.core.errors import (
+    AlreadyExists,
+    Cancelled,
+    DataLoss,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PromptTooLong,
+    ResourceExhausted,
+    TriptychError,
+    Unavailable,
+    Unimplemented,
+)
+from triptych.core.fleet import Stage
+from triptych.core.generation import FinishReason, PositionLogprobs, TokenLogprob
+from triptych.core.plan import Placement
+from triptych.core.prompt import ChatMessage, ImagePart, TextPart
+from triptych.core.sampling import SamplingParams
+from triptych.core.usage import Span, Usage
+
+__all__ = [
+    "AlreadyExists",
+    "AsyncClient",
+    "AsyncTextStream",
+    "Cancelled",
+    "ChatMessage",
+    "Client",
+    "ClusterStatus",
+    "DataLoss",
+    "DeadlineExceeded",
+    "FailedPrecondition",
+    "FinishReason",
+    "GenerateOptions",
+    "Generation",
+    "ImagePart",
+    "ImageSource",
+    "Internal",
+    "InvalidArgument",
+    "MessageLike",
+    "ModelInfo",
+    "NotFound",
+    "Placement",
+    "PositionLogprobs",
+    "PromptLike",
+    "PromptTooLong",
+    "ResourceExhausted",
+    "RouterStatus",
+    "SamplingParams",
+    "Span",
+    "Stage",
+    "TextChunk",
+    "TextPart",
+    "TextStream",
+    "TokenLogprob",
+    "TriptychError",
+    "Unavailable",
+    "Unimplemented",
+    "Usage",
+    "WorkerLoad",
+    "WorkerStatus",
+    "load_image",
+    "user_message",
+]

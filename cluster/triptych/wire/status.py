@@ -13,6 +13,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
+
 from triptych.core.errors import PromptTooLong, TriptychError, error_class
 from triptych.wire.transport import transport_error
 

@@ -4,6 +4,7 @@ import re
 from typing import Final
 
 import grpc
+
 from triptych.core.errors import (
     Cancelled,
     DeadlineExceeded,

@@ -1,0 +1,145 @@
+"""The asyncio client."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from types import TracebackType
+from typing import Final, Self, TypeVar, Unpack
+
+import grpc
+from google.protobuf.message import Message
+from grpc import aio
+
+from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
+from triptych.client.cluster import ClusterStatus, cluster_from_proto
+from triptych.client.prompts import ImageSource, MessageLike, PromptLike
+from triptych.client.requests import GenerateOptions, chat_prompt, generation_request, tokenize_request
+from triptych.client.results import Generation, ModelInfo, generation_from_proto, models_from_proto
+from triptych.client.settings import CHANNEL_OPTIONS, Settings
+from triptych.client.stream import AsyncTextStream, own_task_is_cancelled
+from triptych.core.errors import Cancelled, FailedPrecondition
+from triptych.inference.v1 import inference_pb2, inference_pb2_grpc
+from triptych.wire.status import error_from_rpc
+
+Q = TypeVar("Q", bound=Message)
+R = TypeVar("R", bound=Message)
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same arguments, methods, results and errors.
+
+    It belongs to the event loop that makes its first call. Cancelling a task that awaits a call ends the request::
+
+        async with AsyncClient() as client, client.stream("Once upon a time", max_tokens=32) as stream:
+            async for chunk in stream:
+                print(chunk.text, end="", flush=True)
+    """
+
+    def __init__(self, address: str | None = None, *, timeout: float | None = None) -> None:
+        self._settings: Final = Settings.read(address, timeout)
+        self._closed = False
+
+    @property
+    def address(self) -> str:
+        """Where the cluster is."""
+        return self._settings.address
+
+    async def generate(self, prompt: PromptLike, **options: Unpack[GenerateOptions]) -> Generation:
+        """The whole answer to a text, token ids or a conversation."""
+        body = generation_request(prompt, options)
+        request = inference_pb2.GenerateRequest(input=body)
+        response = await self._call(self._inference.Generate, request, options.get("timeout"), body.request_id)
+        return generation_from_proto(response)
+
+    async def chat(
+        self,
+        messages: str | Sequence[MessageLike],
+        *,
+        images: Iterable[ImageSource] = (),
+        **options: Unpack[GenerateOptions],
+    ) -> Generation:
+        """The whole answer to a conversation, or to one user's turn with images."""
+        return await self.generate(chat_prompt(messages, images), **options)
+
+    def stream(self, prompt: PromptLike, **options: Unpack[GenerateOptions]) -> AsyncTextStream:
+        """The answer piece by piece."""
+        self._check_open()
+        body = generation_request(prompt, options)
+        request = inference_pb2.GenerateStreamRequest(input=body)
+        call = self._inference.GenerateStream(request, timeout=self._settings.deadline(options.get("timeout")))
+        return AsyncTextStream(call, self.address, body.request_id)
+
+    async def tokenize(self, prompt: str | Sequence[MessageLike], *, model: str = "") -> tuple[int, ...]:
+        """Token ids of a text or a conversation, as a generation would see them."""
+        return tuple((await self._call(self._inference.Tokenize, tokenize_request(prompt, model))).token_ids)
+
+    async def detokenize(self, token_ids: Sequence[int], *, model: str = "") -> str:
+        """The text of token ids."""
+        request = inference_pb2.DetokenizeRequest(model=model, token_ids=token_ids)
+        return (await self._call(self._inference.Detokenize, request)).text
+
+    async def models(self) -> tuple[ModelInfo, ...]:
+        """The models that the cluster serves."""
+        return models_from_proto(await self._call(self._inference.ListModels, inference_pb2.ListModelsRequest()))
+
+    async def status(self) -> ClusterStatus:
+        """Workers, queues, KV use and counters at this moment."""
+        request = admin_pb2.GetClusterStatusRequest()
+        return cluster_from_proto(await self._call(self._admin.GetClusterStatus, request))
+
+    async def cancel(self, request_id: str) -> None:
+        """Ends a running request, whoever started it.
+
+        Raises:
+            NotFound: no such request runs.
+        """
+        request = admin_pb2.CancelGenerationRequest(request_id=request_id)
+        await self._call(self._admin.CancelGeneration, request, request_id=request_id)
+
+    async def close(self) -> None:
+        """Ends every call and the connection."""
+        self._closed = True
+        if "_channel" in self.__dict__:
+            await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @cached_property
+    def _channel(self) -> aio.Channel:
+        # A channel binds itself to the loop that runs when it is made, which need not run yet when the client is.
+        return aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+
+    @cached_property
+    def _inference(self) -> "inference_pb2_grpc.InferenceServiceAsyncStub":
+        return inference_pb2_grpc.InferenceServiceStub(self._channel)
+
+    @cached_property
+    def _admin(self) -> "admin_pb2_grpc.AdminServiceAsyncStub":
+        return admin_pb2_grpc.AdminServiceStub(self._channel)
+
+    async def _call(
+        self,
+        method: "aio.UnaryUnaryMultiCallable[Q, R]",
+        request: Q,
+        timeout: float | None = None,  # noqa: ASYNC109 - a gRPC deadline, which the server sees
+        request_id: str = "",
+    ) -> R:
+        self._check_open()
+        try:
+            return await method(request, timeout=self._settings.deadline(timeout))
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, address=self.address, request_id=request_id) from error
+        except asyncio.CancelledError:
+            if own_task_is_cancelled():
+                raise
+            raise Cancelled("the client was closed", request_id=request_id) from None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise FailedPrecondition("this client is closed")

@@ -1,0 +1,126 @@
+"""The state of a cluster, as its router and controller report it."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from triptych.admin.v1 import admin_pb2 as pb
+from triptych.core.fleet import Stage
+from triptych.stage.v1 import stage_pb2
+
+Health = Literal["starting", "healthy", "lost", "unknown"]
+
+_STAGES: Final = {
+    stage_pb2.STAGE_ENCODE: Stage.ENCODE,
+    stage_pb2.STAGE_PREFILL: Stage.PREFILL,
+    stage_pb2.STAGE_DECODE: Stage.DECODE,
+}
+_HEALTH: Final[dict[pb.WorkerHealth.ValueType, Health]] = {
+    pb.WORKER_HEALTH_STARTING: "starting",
+    pb.WORKER_HEALTH_HEALTHY: "healthy",
+    pb.WORKER_HEALTH_LOST: "lost",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLoad:
+    """What a worker holds now, and has done since it started. Queues and blocks are counts, sizes are bytes."""
+
+    running_requests: int
+    queued_requests: int
+    queued_tokens: int
+    queued_images: int
+    held_blocks: int
+    free_blocks: int
+    held_embeddings: int
+    held_embedding_bytes: int
+    steps: int
+    step_messages: int
+    generated_tokens: int
+    prefilled_tokens: int
+    encoded_images: int
+    resident_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """One stage worker.
+
+    Attributes:
+        incarnation: Changes whenever the process is started again.
+        role: What the router sends it; None before it has been given one.
+        stages: What it is able to do.
+        total_blocks: KV blocks of `block_size` tokens each; 0 for an encode worker.
+    """
+
+    worker_id: str
+    incarnation: str
+    role: Stage | None
+    stages: tuple[Stage, ...]
+    health: Health
+    address: str
+    pid: int
+    restarts: int
+    total_blocks: int
+    block_size: int
+    load: WorkerLoad
+
+
+@dataclass(frozen=True, slots=True)
+class RouterStatus:
+    """The router's own counters; `awaiting_free` are ended requests that a worker has not let go of yet."""
+
+    running_requests: int
+    max_running_requests: int
+    finished_requests: int
+    failed_requests: int
+    cancelled_requests: int
+    refused_requests: int
+    generated_tokens: int
+    awaiting_free: int
+    uptime_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """Everything at one moment; `layout` is written like "1E1P1D"."""
+
+    model: str
+    layout: str
+    ready: bool
+    workers: tuple[WorkerStatus, ...]
+    router: RouterStatus
+
+
+def cluster_from_proto(message: pb.GetClusterStatusResponse) -> ClusterStatus:
+    """The status that an AdminService sent."""
+    return ClusterStatus(
+        model=message.model,
+        layout=message.layout,
+        ready=message.ready,
+        workers=tuple(_worker(worker) for worker in message.workers),
+        router=_router(message.router),
+    )
+
+
+def _worker(message: pb.WorkerStatus) -> WorkerStatus:
+    return WorkerStatus(
+        worker_id=message.worker_id,
+        incarnation=message.incarnation,
+        role=_STAGES.get(message.role),
+        stages=tuple(_STAGES[stage] for stage in message.stages if stage in _STAGES),
+        health=_HEALTH.get(message.health, "unknown"),
+        address=message.address,
+        pid=message.pid,
+        restarts=message.restarts,
+        total_blocks=message.total_blocks,
+        block_size=message.block_size,
+        load=_load(message.load),
+    )
+
+
+def _load(message: stage_pb2.LoadReport) -> WorkerLoad:
+    return WorkerLoad(**{name: getattr(message, name) for name in WorkerLoad.__dataclass_fields__})
+
+
+def _router(message: pb.RouterStatus) -> RouterStatus:
+    return RouterStatus(**{name: getattr(message, name) for name in RouterStatus.__dataclass_fields__})

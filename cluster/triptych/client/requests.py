@@ -1,0 +1,119 @@
+"""Requests as callers write them, made into messages: pure functions that both clients share."""
+
+from collections.abc import Iterable, Sequence
+from typing import TypedDict, Unpack, assert_never
+
+from triptych.client.prompts import ImageSource, MessageLike, PromptLike, to_prompt, user_message
+from triptych.core.errors import InvalidArgument
+from triptych.core.inputs import ChatInput, GenerationInput, TextInput, TokenInput
+from triptych.core.plan import Placement
+from triptych.core.sampling import SamplingParams
+from triptych.inference.v1 import inference_pb2 as pb
+from triptych.wire.prompt import chat_to_proto
+from triptych.wire.request import generation_to_proto
+
+
+class ScalarOptions(TypedDict, total=False):
+    """The fields of `SamplingParams` that hold one value."""
+
+    max_tokens: int | None
+    ignore_eos: bool
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    seed: int | None
+    logprobs: int | None
+
+
+class SamplingOptions(ScalarOptions, total=False):
+    """The fields of `SamplingParams`, as keywords."""
+
+    stop: str | Sequence[str]
+    stop_token_ids: Sequence[int]
+
+
+class GenerateOptions(SamplingOptions, total=False):
+    """The keywords of `generate`, `chat` and `stream`.
+
+    Attributes:
+        sampling: All sampling parameters at once, in place of the keywords of `SamplingOptions`.
+        model: Name of the model; by default the one that is served.
+        request_id: The caller's id, unique among running requests; by default the server chooses.
+        placement: Which stages may serve it; by default the router chooses.
+        timeout: Seconds until the deadline; by default the client's.
+    """
+
+    sampling: SamplingParams
+    model: str
+    request_id: str
+    placement: Placement
+    timeout: float
+
+
+def generation_request(prompt: PromptLike, options: GenerateOptions) -> pb.GenerationInput:
+    """The message for one generation; `options["timeout"]` is the transport's and left alone.
+
+    Raises:
+        InvalidArgument: the prompt or a sampling parameter is wrong, or sampling is given twice.
+        TypeError: there is no such keyword.
+    """
+    return _generation_request(prompt, **options)
+
+
+def chat_prompt(messages: str | Sequence[MessageLike], images: Iterable[ImageSource]) -> Sequence[MessageLike]:
+    """A conversation; a bare text is one user's turn with the images.
+
+    Raises:
+        InvalidArgument: images beside whole messages, which hold their own.
+    """
+    images = tuple(images)
+    if isinstance(messages, str):
+        return [user_message(messages, images=images)]
+    if images:
+        raise InvalidArgument("images go with a text; in messages they are content parts", field="images")
+    return messages
+
+
+def tokenize_request(prompt: str | Sequence[MessageLike], model: str) -> pb.TokenizeRequest:
+    """The message that asks for token ids.
+
+    Raises:
+        InvalidArgument: the prompt is neither a text nor messages.
+    """
+    match to_prompt(prompt):
+        case TextInput(text):
+            return pb.TokenizeRequest(model=model, text=text)
+        case ChatInput(messages):
+            return pb.TokenizeRequest(model=model, chat=chat_to_proto(messages))
+        case TokenInput():
+            raise InvalidArgument("the prompt is token ids already", field="prompt")
+        case unknown:
+            assert_never(unknown)
+
+
+def _generation_request(
+    prompt: PromptLike,
+    *,
+    sampling: SamplingParams | None = None,
+    model: str = "",
+    request_id: str = "",
+    placement: Placement = Placement.ANY,
+    timeout: float | None = None,
+    **fields: Unpack[SamplingOptions],
+) -> pb.GenerationInput:
+    if sampling is not None and fields:
+        given = ", ".join(sorted(fields))
+        raise InvalidArgument(f"give sampling or its fields as keywords, not both: {given}", field="sampling")
+    sampling = sampling or _sampling(**fields)
+    return generation_to_proto(GenerationInput(to_prompt(prompt), sampling, model, request_id, placement))
+
+
+def _sampling(
+    *, stop: str | Sequence[str] = (), stop_token_ids: Sequence[int] = (), **scalars: Unpack[ScalarOptions]
+) -> SamplingParams:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    return SamplingParams(stop=stops, stop_token_ids=tuple(stop_token_ids), **scalars)

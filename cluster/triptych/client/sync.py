@@ -1,0 +1,133 @@
+"""The blocking client."""
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Final, Self, TypeVar, Unpack
+
+import grpc
+from google.protobuf.message import Message
+
+from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
+from triptych.client.cluster import ClusterStatus, cluster_from_proto
+from triptych.client.prompts import ImageSource, MessageLike, PromptLike
+from triptych.client.requests import GenerateOptions, chat_prompt, generation_request, tokenize_request
+from triptych.client.results import Generation, ModelInfo, generation_from_proto, models_from_proto
+from triptych.client.settings import CHANNEL_OPTIONS, Settings
+from triptych.client.stream import TextStream
+from triptych.core.errors import FailedPrecondition
+from triptych.inference.v1 import inference_pb2, inference_pb2_grpc
+from triptych.wire.status import error_from_rpc
+
+Q = TypeVar("Q", bound=Message)
+R = TypeVar("R", bound=Message)
+
+
+class Client:
+    """Talks to a cluster. Every failure is raised as a `TriptychError`.
+
+    Safe to share between threads. Keywords of `generate`, `chat` and `stream` are those of `GenerateOptions`::
+
+        with Client() as client:
+            print(client.chat("What digit is this?", images=["seven.png"], max_tokens=4).text)
+
+    Args:
+        address: "HOST:PORT"; by default TRIPTYCH_ADDRESS, then 127.0.0.1:50051.
+        timeout: Seconds until the deadline of a call; by default TRIPTYCH_TIMEOUT, then none.
+    """
+
+    def __init__(self, address: str | None = None, *, timeout: float | None = None) -> None:
+        self._settings: Final = Settings.read(address, timeout)
+        self._channel: Final = grpc.insecure_channel(self._settings.address, options=CHANNEL_OPTIONS)
+        self._inference: Final = inference_pb2_grpc.InferenceServiceStub(self._channel)
+        self._admin: Final = admin_pb2_grpc.AdminServiceStub(self._channel)
+        self._closed = False
+
+    @property
+    def address(self) -> str:
+        """Where the cluster is."""
+        return self._settings.address
+
+    def generate(self, prompt: PromptLike, **options: Unpack[GenerateOptions]) -> Generation:
+        """The whole answer to a text, token ids or a conversation."""
+        body = generation_request(prompt, options)
+        request = inference_pb2.GenerateRequest(input=body)
+        response = self._call(self._inference.Generate, request, options.get("timeout"), body.request_id)
+        return generation_from_proto(response)
+
+    def chat(
+        self,
+        messages: str | Sequence[MessageLike],
+        *,
+        images: Iterable[ImageSource] = (),
+        **options: Unpack[GenerateOptions],
+    ) -> Generation:
+        """The whole answer to a conversation, or to one user's turn with images."""
+        return self.generate(chat_prompt(messages, images), **options)
+
+    def stream(self, prompt: PromptLike, **options: Unpack[GenerateOptions]) -> TextStream:
+        """The answer piece by piece."""
+        self._check_open()
+        body = generation_request(prompt, options)
+        request = inference_pb2.GenerateStreamRequest(input=body)
+        call = self._inference.GenerateStream(request, timeout=self._settings.deadline(options.get("timeout")))
+        return TextStream(call, self.address, body.request_id)
+
+    def tokenize(self, prompt: str | Sequence[MessageLike], *, model: str = "") -> tuple[int, ...]:
+        """Token ids of a text or a conversation, as a generation would see them."""
+        return tuple(self._call(self._inference.Tokenize, tokenize_request(prompt, model)).token_ids)
+
+    def detokenize(self, token_ids: Sequence[int], *, model: str = "") -> str:
+        """The text of token ids."""
+        request = inference_pb2.DetokenizeRequest(model=model, token_ids=token_ids)
+        return self._call(self._inference.Detokenize, request).text
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """The models that the cluster serves."""
+        return models_from_proto(self._call(self._inference.ListModels, inference_pb2.ListModelsRequest()))
+
+    def status(self) -> ClusterStatus:
+        """Workers, queues, KV use and counters at this moment."""
+        return cluster_from_proto(self._call(self._admin.GetClusterStatus, admin_pb2.GetClusterStatusRequest()))
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a running request, whoever started it.
+
+        Raises:
+            NotFound: no such request runs.
+        """
+        request = admin_pb2.CancelGenerationRequest(request_id=request_id)
+        self._call(self._admin.CancelGeneration, request, request_id=request_id)
+
+    def close(self) -> None:
+        """Ends every call and the connection."""
+        self._closed = True
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(
+        self,
+        method: "grpc.UnaryUnaryMultiCallable[Q, R]",
+        request: Q,
+        timeout: float | None = None,
+        request_id: str = "",
+    ) -> R:
+        self._check_open()
+        future = method.future(request, timeout=self._settings.deadline(timeout))
+        try:
+            return future.result()
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, address=self.address, request_id=request_id) from error
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise FailedPrecondition("this client is closed")
