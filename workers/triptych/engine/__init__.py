@@ -1,4 +1,6 @@
-"""The engine: scheduler, paged KV cache, step loop and sampler. Each step is three calls::
+"""The engine: scheduler, paged KV cache, step loop and sampler.
+
+Each step is three calls::
 
 plan   = scheduler.schedule()          which tokens of which sequences, in which blocks: pure
 result = runner.execute(plan)          one varlen batch through the model, then sampling: tensors

@@ -32,5 +32,5 @@ def choose_dtype(name: str, config: dict[str, Any], device: str = "cpu") -> torc
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """ "float32" or "bfloat16"."""
+    """Its name as options and wire messages spell it: float32 or bfloat16."""
     return str(dtype).removeprefix("torch.")

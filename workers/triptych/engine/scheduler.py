@@ -119,7 +119,7 @@ class Scheduler:
             )
 
     def reserve(self, sequence: Sequence) -> bool:
-        """Takes blocks for all tokens of a sequence whose KV will be written from outside; False when there are none."""
+        """Takes blocks for a sequence whose KV will be written from outside; False when there are not enough."""
         blocks = self.pool.allocate(blocks_for(len(sequence.token_ids), self.block_size))
         if blocks is None:
             return False

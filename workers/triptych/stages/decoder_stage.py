@@ -1,0 +1,142 @@
+"""The control of a decoder worker: commands and transfer results in, steps, tokens and events out.
+
+Everything here runs on the compute thread, between two steps.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import assert_never
+
+from triptych.core.errors import DeadlineExceeded, Internal
+from triptych.engine.core import EngineCore, StepFailed, StepOutcome
+from triptych.engine.scheduler import Emitted
+from triptych.stage.v1 import stage_pb2 as pb
+from triptych.stages import events
+from triptych.stages.desk import JobDesk
+from triptych.stages.messages import (
+    ChunkSent,
+    Command,
+    Fenced,
+    KvComplete,
+    KvFailed,
+    MediaPulled,
+    Message,
+    SessionEnded,
+)
+from triptych.stages.movers import Movers
+from triptych.stages.prefills import Prefills
+from triptych.stages.reservations import Identity, Reservations
+from triptych.stages.session import Session
+
+logger = logging.getLogger(__name__)
+
+
+class DecoderStage:
+    """Prefills, decodes, or both: the router decides by what it sends.
+
+    Args:
+        core: The engine.
+        movers: Transfers that run beside it.
+        identity: Goes into tickets.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, core: EngineCore, movers: Movers, identity: Identity, clock: Callable[[], float]) -> None:
+        self.core = core
+        self.desk = JobDesk(core, movers)
+        self.reservations = Reservations(self.desk, identity)
+        self.prefills = Prefills(self.desk)
+        self.step_messages = 0
+        self.generated_tokens = 0
+        self.prefilled_tokens = 0
+        self._movers = movers
+        self._clock = clock
+
+    def handle(self, message: Message) -> None:
+        """Takes one message."""
+        by_key = self.desk.jobs.by_key
+        match message:
+            case Command():
+                self._command(message)
+            case SessionEnded(session):
+                self.desk.drop_session(session)
+            case MediaPulled(key, media, seconds):
+                if job := by_key.get(key):
+                    self.prefills.pulled(job, media, seconds)
+            case ChunkSent(key, error):
+                if error and (job := by_key.get(key)):
+                    self.desk.fail(job, error)
+            case KvComplete(ticket_id, size, seconds):
+                self.reservations.kv_arrived(ticket_id, size, seconds)
+            case KvFailed(ticket_id, error):
+                self.reservations.kv_failed(ticket_id, error)
+            case Fenced(key):
+                self.desk.release(by_key[key])
+            case unknown:
+                assert_never(unknown)
+
+    def turn(self) -> bool:
+        """Reserves what can be reserved, then runs one step; False when there was nothing to compute."""
+        started = self._clock()
+        self._expire(started)
+        self.reservations.open_waiting()
+        try:
+            outcome = self.core.step()
+        except StepFailed as failure:
+            logger.exception("a step failed")
+            error = Internal(f"the worker failed to compute: {failure.__cause__}")
+            for chunk in failure.plan.chunks:
+                self.desk.fail(self.desk.jobs.by_key[chunk.sequence.key], error)
+            return True
+        if outcome is None:
+            return False
+        self._publish(outcome, started)
+        return True
+
+    def _command(self, command: Command) -> None:
+        request = command.request
+        match request.WhichOneof("command"):
+            case "prefill":
+                self.prefills.start(command, request.prefill)
+            case "reserve":
+                self.reservations.request(command, request.reserve)
+            case "decode":
+                self.reservations.decode(request.decode)
+            case "free":
+                self.desk.free(command.session, request.free.key)
+            case "heartbeat":
+                self._movers.receiver.renew(command.session.router_id)
+
+    def _publish(self, outcome: StepOutcome, started: float) -> None:
+        jobs = self.desk.jobs.by_key
+        for chunk in outcome.plan.chunks:
+            job = jobs[chunk.sequence.key]
+            job.times.first_step = job.times.first_step or started
+            if chunk.length > 1:
+                self.prefilled_tokens += chunk.length
+            if job.outgoing:
+                self.prefills.push_blocks(job, job.outgoing, chunk.sequence)
+        self._send_tokens(outcome.emitted)
+        for sequence in self.core.scheduler.stalled():
+            self.prefills.pull(jobs[sequence.key])
+
+    def _send_tokens(self, emitted: tuple[Emitted, ...]) -> None:
+        """One message per step and router, besides the answers to Prefill."""
+        now = self._clock()
+        deltas: dict[Session, list[pb.TokenDelta]] = {}
+        for item in emitted:
+            job = self.desk.jobs.by_key[item.sequence.key]
+            self.generated_tokens += 1
+            if job.awaits_first_token:
+                job.awaits_first_token = False
+                job.session.send(events.prefill_done(job, item, now))
+            else:
+                deltas.setdefault(job.session, []).append(events.token_delta(item, job.proto_key()))
+        for session, batch in deltas.items():
+            self.step_messages += 1
+            session.send(events.step_tokens(batch))
+
+    def _expire(self, now: float) -> None:
+        for job in list(self.desk.jobs.by_key.values()):
+            if job.deadline is not None and job.deadline <= now:
+                self.desk.fail(job, DeadlineExceeded("the deadline passed"))

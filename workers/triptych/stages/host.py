@@ -1,0 +1,91 @@
+"""One worker in this process: its panel behind a gRPC server on an event loop of its own."""
+
+import asyncio
+import threading
+from concurrent.futures import Future
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+
+from triptych.stage.v1 import stage_pb2 as pb
+from triptych.stage.v1 import stage_pb2_grpc
+from triptych.stages.build import build_panel
+from triptych.stages.panel import WorkerPanel
+from triptych.stages.service import StageServicer
+from triptych.stages.settings import StageSettings
+from triptych.wire.limits import MESSAGE_LIMITS
+
+REPORT_SECONDS = 0.1  # how often a changed load is reported
+REFRESH_REPORTS = 20  # and an unchanged one
+
+
+class StageHost:
+    """Runs a worker until `stop`.
+
+    Args:
+        settings: What to run.
+
+    Raises:
+        TriptychError: the model or the settings are at fault.
+    """
+
+    def __init__(self, settings: StageSettings) -> None:
+        self.panel: WorkerPanel = build_panel(settings)
+        self._host = settings.host
+        self._servicer = StageServicer(self.panel)
+        self._loop = asyncio.new_event_loop()
+        self._stopping: asyncio.Event = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name=f"grpc {settings.worker_id}", daemon=True)
+        self._address: Future[str] = Future()
+
+    def start(self) -> str:
+        """Begins to serve; returns "host:port"."""
+        self.panel.start()
+        self._thread.start()
+        return self._address.result()
+
+    def stop(self) -> None:
+        """Closes every stream and ends all threads."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+        self.panel.stop()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        except Exception as error:
+            if not self._address.done():
+                self._address.set_exception(error)
+            raise
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        server = grpc.aio.server(options=(*MESSAGE_LIMITS, ("grpc.so_reuseport", 0)))
+        stage_pb2_grpc.add_StageServiceServicer_to_server(self._servicer, server)
+        health = HealthServicer()
+        await health.set("", health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        port = server.add_insecure_port(f"{self._host}:0")
+        await server.start()
+        reports = asyncio.create_task(self._report())
+        self._address.set_result(f"{self._host}:{port}")
+        await self._stopping.wait()
+        reports.cancel()
+        await server.stop(0)
+
+    async def _report(self) -> None:
+        """Tells every router of a changed load soon, and of an unchanged one now and then."""
+        last, age = pb.LoadReport(), 0
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            report = self.panel.report()
+            age += 1
+            report.resident_bytes >>= 20  # memory that changes by less than a MiB is no news
+            report.resident_bytes <<= 20
+            if report != last or age >= REFRESH_REPORTS:
+                last, age = report, 0
+                for session in self._servicer.sessions:
+                    session.send(pb.ConnectResponse(load_report=report))

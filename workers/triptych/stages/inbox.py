@@ -1,0 +1,75 @@
+"""The compute thread of a decoder worker: messages between steps, steps while there is work."""
+
+import logging
+import queue
+import threading
+
+from triptych.stages.decoder_stage import DecoderStage
+from triptych.stages.messages import Message
+
+IDLE_SECONDS = 0.25  # how late an idle worker may notice a deadline
+
+logger = logging.getLogger(__name__)
+
+
+class Inbox:
+    """Where other threads leave messages."""
+
+    def __init__(self) -> None:
+        self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+
+    def post(self, message: Message) -> None:
+        """Leaves a message; from any thread."""
+        self._messages.put(message)
+
+    def close(self) -> None:
+        """Ends the thread after the messages before."""
+        self._messages.put(None)
+
+    def take(self, timeout: float | None) -> list[Message | None]:
+        """Everything that is there; waits up to `timeout` seconds for the first, not at all for None."""
+        taken: list[Message | None] = []
+        try:
+            taken.append(self._messages.get(timeout=timeout) if timeout else self._messages.get_nowait())
+            while True:
+                taken.append(self._messages.get_nowait())
+        except queue.Empty:
+            return taken
+
+
+class ComputeThread:
+    """Drives a stage.
+
+    Args:
+        stage: Touched by this thread only.
+        inbox: Where its messages come from.
+    """
+
+    def __init__(self, stage: DecoderStage, inbox: Inbox) -> None:
+        self._stage = stage
+        self._inbox = inbox
+        self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends after the current step; idempotent."""
+        self._inbox.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        busy = False
+        while True:
+            for message in self._inbox.take(None if busy else IDLE_SECONDS):
+                if message is None:
+                    return
+                self._handle(message)
+            busy = self._stage.turn()
+
+    def _handle(self, message: Message) -> None:
+        try:
+            self._stage.handle(message)
+        except Exception:  # one bad message must not take the worker down with it
+            logger.exception("a message of kind %s could not be handled", type(message).__name__)

@@ -1,0 +1,141 @@
+"""One worker's parts, put together: what it can do, what it reports, how it starts and stops."""
+
+from dataclasses import dataclass
+
+import psutil
+
+from triptych.core.fleet import Stage
+from triptych.stage.v1 import stage_pb2 as pb
+from triptych.stages import events
+from triptych.stages.decoder_stage import DecoderStage
+from triptych.stages.encode_stage import EncodeStage
+from triptych.stages.inbox import ComputeThread, Inbox
+from triptych.stages.messages import Command, SessionEnded
+from triptych.stages.movers import Movers
+from triptych.stages.reservations import Identity
+from triptych.stages.session import Session
+from triptych.transfer import TransferServer
+
+STAGE_TO_PROTO = {
+    Stage.ENCODE: pb.STAGE_ENCODE,
+    Stage.PREFILL: pb.STAGE_PREFILL,
+    Stage.DECODE: pb.STAGE_DECODE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """The part of a worker that runs the language model."""
+
+    stage: DecoderStage
+    inbox: Inbox
+    thread: ComputeThread
+    movers: Movers
+
+
+class WorkerPanel:
+    """A worker that encodes, decodes, or does both.
+
+    Args:
+        identity: Who it is.
+        role: What the router will send it.
+        model: Name of the model.
+        transfers: Its transfer server.
+        encoding: The vision part, if it has one.
+        decoding: The language part, if it has one.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        role: Stage,
+        model: str,
+        transfers: TransferServer,
+        encoding: EncodeStage | None,
+        decoding: Decoding | None,
+    ) -> None:
+        self.encoding = encoding
+        self.decoding = decoding
+        self._identity = identity
+        self._role = role
+        self._model = model
+        self._transfers = transfers
+        self._process = psutil.Process()
+
+    def start(self) -> None:
+        """Begins to compute."""
+        if self.encoding:
+            self.encoding.start()
+        if self.decoding:
+            self.decoding.thread.start()
+
+    def stop(self) -> None:
+        """Ends computing, then moving."""
+        if self.encoding:
+            self.encoding.stop()
+        if self.decoding:
+            self.decoding.thread.stop()
+            self.decoding.movers.close()
+        self._transfers.shutdown()
+        if self.encoding:
+            self.encoding.store.close()
+
+    def welcome(self) -> pb.Welcome:
+        """How the worker introduces itself."""
+        stages = [pb.STAGE_ENCODE] if self.encoding else []
+        stages += [pb.STAGE_PREFILL, pb.STAGE_DECODE] if self.decoding else []
+        pool = self.decoding.stage.core.scheduler if self.decoding else None
+        return pb.Welcome(
+            worker_id=self._identity.worker_id,
+            incarnation=self._identity.incarnation,
+            stages=stages,
+            role=STAGE_TO_PROTO[self._role],
+            model=self._model,
+            block_size=pool.block_size if pool else 0,
+            total_blocks=pool.pool.count if pool else 0,
+        )
+
+    def handle(self, command: Command) -> None:
+        """Hands a command to the part that it is for."""
+        request = command.request
+        if self.encoding and request.HasField("encode"):
+            self.encoding.encode(command)
+        elif self.encoding and request.HasField("free"):
+            self.encoding.free(request.free.key)
+        if self.decoding:
+            self.decoding.inbox.post(command)
+        elif request.HasField("free"):
+            command.session.send(events.freed(request.free.key))
+
+    def drop_session(self, session: Session) -> None:
+        """A router is gone."""
+        if self.encoding:
+            self.encoding.drop_session(session)
+        if self.decoding:
+            self.decoding.inbox.post(SessionEnded(session))
+
+    def report(self) -> pb.LoadReport:
+        """The worker's state now; read without a lock, so that one number may be a step ahead of another."""
+        report = pb.LoadReport(resident_bytes=self._process.memory_info().rss)
+        if encoding := self.encoding:
+            report.running_requests += encoding.running
+            report.queued_images = encoding.queued
+            report.held_embeddings = encoding.store.held_count
+            report.held_embedding_bytes = encoding.store.held_bytes
+            report.encoded_images = encoding.encoded_images
+        if self.decoding:
+            _add_decoding(report, self.decoding.stage)
+        return report
+
+
+def _add_decoding(report: pb.LoadReport, stage: DecoderStage) -> None:
+    scheduler = stage.core.scheduler
+    report.running_requests += len(stage.desk.jobs.by_key)
+    report.queued_requests = scheduler.waiting + stage.reservations.waiting
+    report.queued_tokens = scheduler.waiting_tokens
+    report.held_blocks = scheduler.pool.held_count
+    report.free_blocks = scheduler.pool.free_count
+    report.steps = stage.core.steps
+    report.step_messages = stage.step_messages
+    report.generated_tokens = stage.generated_tokens
+    report.prefilled_tokens = stage.prefilled_tokens

@@ -1,0 +1,50 @@
+"""Everything a stage worker has to be told; plain data, so that it can be sent to another process."""
+
+from dataclasses import dataclass
+
+from triptych.core.fleet import Stage
+from triptych.models.files import ModelFiles
+
+
+@dataclass(frozen=True, slots=True)
+class StageSettings:
+    """One worker.
+
+    Attributes:
+        worker_id: Its name in the cluster.
+        role: What the router will send it.
+        files: The model.
+        encodes: Whether it holds the vision tower.
+        dtype: auto, float32 or bfloat16.
+        context_length: Tokens of prompt and answer; None means the model's own.
+        block_size: Tokens per KV block.
+        kv_cache_bytes: Memory of the KV pool.
+        embedding_cache_bytes: Memory of the embeddings that an encode worker keeps.
+        max_batch_tokens: Rows of one step.
+        max_running: Sequences of one step.
+        threads: Threads of the computation.
+        transfer_backend: auto, shared_memory or tcp.
+        lease_seconds: How long a reservation lives without a heartbeat of its router.
+        host: Address to listen on and to be reached at.
+    """
+
+    worker_id: str
+    role: Stage
+    files: ModelFiles
+    encodes: bool = False
+    dtype: str = "auto"
+    context_length: int | None = None
+    block_size: int = 16
+    kv_cache_bytes: int = 512 << 20
+    embedding_cache_bytes: int = 256 << 20
+    max_batch_tokens: int = 512
+    max_running: int = 64
+    threads: int = 1
+    transfer_backend: str = "auto"
+    lease_seconds: float = 30.0
+    host: str = "127.0.0.1"
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it holds the language model; an encode worker never opens it."""
+        return self.role is not Stage.ENCODE
