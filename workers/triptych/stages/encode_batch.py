@@ -12,7 +12,8 @@ from triptych.engine.dtypes import dtype_name
 from triptych.engine.prompts import Eyes
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.messages import Command
-from triptych.transfer import Bytes, Holder
+from triptych.transfer import Holder
+from triptych.transfer.segment import Bytes
 
 
 @dataclass(frozen=True, eq=False, slots=True)
