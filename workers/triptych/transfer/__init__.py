@@ -24,9 +24,10 @@ Threads and blocking sockets, no event loop: copies, checksums and socket calls 
 """
 
 from triptych.transfer.backend import Timeouts, TransferBackend
-from triptych.transfer.channel import SendResult
-from triptych.transfer.embeddings import Embedding, EmbeddingStore, Holder
+from triptych.transfer.embeddings import Embedding, EmbeddingStore
+from triptych.transfer.holdings import Holder
 from triptych.transfer.host import host_id
+from triptych.transfer.link import SendResult
 from triptych.transfer.pages import PoolGeometry
 from triptych.transfer.pull import EmbeddingHandle, pull
 from triptych.transfer.receiver import KvReceiver

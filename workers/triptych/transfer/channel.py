@@ -1,55 +1,21 @@
-"""One destination of a sender: a queue, a thread, and a connection that is opened when there is something to send."""
+"""One destination of a sender: a queue, a thread, and a link that is opened when there is something to send."""
 
+import copy
+import logging
 import threading
-import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 
-from triptych.core.errors import Cancelled, DataLoss, TriptychError, Unavailable, error_class
-from triptych.transfer.backend import Timeouts, TransferBackend
-from triptych.transfer.connection import Connection
-from triptych.transfer.frames import Ack, Chunk, Frame, Hello, Nak, Refusal, Welcome
+from triptych.core.errors import Cancelled, Internal, TriptychError, Unavailable
+from triptych.transfer.backend import Timeouts
+from triptych.transfer.frames import Hello
+from triptych.transfer.link import Job, Link
 from triptych.transfer.pages import Pages
-from triptych.transfer.reservation import MAX_MISMATCHES
-from triptych.transfer.runs import Run, block_count
 from triptych.transfer.stats import TransferCounts, TransferStats
 
+_log = logging.getLogger(__name__)
+# A chunk outlives this many lost connections.
 _MAX_LOSSES = 1
-
-
-@dataclass(frozen=True, slots=True)
-class SendResult:
-    """A chunk that arrived.
-
-    Attributes:
-        ticket_id: Its ticket.
-        blocks: Blocks in the chunk.
-        bytes: Bytes of their pages.
-        seconds: From the chunk's turn on the connection to the acknowledgement.
-        backend: How it went.
-    """
-
-    ticket_id: str
-    blocks: int
-    bytes: int
-    seconds: float
-    backend: TransferBackend
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """A chunk to send. `checksum` is computed once, so that pages that change afterwards are noticed."""
-
-    ticket_id: str
-    first: int
-    runs: tuple[Run, ...]
-    last: bool
-    future: "Future[SendResult]" = field(default_factory=Future)
-    checksum: int | None = None
-    losses: int = 0
-    cancelled: bool = False
 
 
 class Channel:
@@ -77,10 +43,14 @@ class Channel:
         self._queue: deque[Job] = deque()
         self._flying: Job | None = None
         self._retired = False
-        self._connection: Connection | None = None
-        self._backend = TransferBackend.TCP
+        self._link: Link | None = None
         self._thread = threading.Thread(target=self._run, name=f"transfer-send-{address}", daemon=True)
         self._thread.start()
+
+    @property
+    def retired(self) -> bool:
+        """Whether the channel takes no more jobs."""
+        return self._retired
 
     def put(self, job: Job) -> bool:
         """Queues a job; False when the channel has retired."""
@@ -111,8 +81,10 @@ class Channel:
             if flying is not None:
                 flying.cancelled = True
         _fail(dropped, Cancelled(reason))
+        if flying is None:
+            return
         with self._changed:
-            if not self._changed.wait_for(lambda: self._flying is not flying or flying is None, self._timeouts.fence):
+            if not self._changed.wait_for(lambda: self._flying is not flying, self._timeouts.fence):
                 self._cut()
                 self._changed.wait_for(lambda: self._flying is not flying)
 
@@ -125,15 +97,14 @@ class Channel:
     def _run(self) -> None:
         while self._wait_for_work():
             try:
-                connection = self._connected()
+                link = self._linked()
+                job = self._take()
+                if job is not None:
+                    self._deliver(link, job)
             except TriptychError as error:
-                self._disconnect()
+                self._unlink()
                 _fail(self._drop(lambda job: True), error)
-                continue
-            job = self._take()
-            if job is not None:
-                self._deliver(connection, job)
-        self._disconnect()
+        self._unlink()
 
     def _wait_for_work(self) -> bool:
         with self._changed:
@@ -146,22 +117,26 @@ class Channel:
             self._flying = self._queue.popleft() if self._queue else None
             return self._flying
 
-    def _deliver(self, connection: Connection, job: Job) -> None:
+    def _deliver(self, link: Link, job: Job) -> None:
         try:
-            result = self._exchange(connection, job)
+            result = link.transfer(job)
         except Unavailable as error:
-            self._disconnect()
+            self._unlink()
             _fail(self._lost(job), Cancelled(error.message) if job.cancelled else error)
         except TriptychError as error:
-            # Later chunks of the ticket would be out of order.
             self._land()
-            _fail([job, *self._drop(lambda other: other.ticket_id == job.ticket_id)], error)
+            _fail([job, *self._behind(job)], error)
+        except Exception as error:
+            _log.exception("sending a KV chunk failed")
+            self._unlink()
+            self._land()
+            _fail([job, *self._behind(job)], Internal(f"sending a KV chunk failed: {error}"))
         else:
             self._land()
             job.future.set_result(result)
 
     def _lost(self, job: Job) -> list[Job]:
-        """The jobs that fail because the connection was lost under `job`."""
+        """The jobs that fail because the connection was lost under `job`; the others wait for a new one."""
         with self._changed:
             self._land()
             if job.cancelled or self._retired:
@@ -173,74 +148,39 @@ class Channel:
             self._stats.add(TransferCounts(reconnects=1))
             return []
 
+    def _behind(self, job: Job) -> list[Job]:
+        """Later chunks of the ticket, which would be out of order."""
+        return self._drop(lambda other: other.ticket_id == job.ticket_id)
+
     def _land(self) -> None:
         with self._changed:
             self._flying = None
             self._changed.notify_all()
 
-    def _exchange(self, connection: Connection, job: Job) -> SendResult:
-        started = time.monotonic()
-        if job.checksum is None:
-            job.checksum = self._pages.checksum(job.runs)
-        chunk = Chunk(job.ticket_id, job.first, job.runs, job.last, job.checksum)
-        over_tcp = self._backend is TransferBackend.TCP
-        payload = self._pages.pieces(job.runs) if over_tcp else []
-        for _ in range(1 + MAX_MISMATCHES):
-            if job.cancelled:
-                raise Cancelled(f"the transfer of ticket {job.ticket_id} was cancelled")
-            calls = connection.send(chunk, payload)
-            self._stats.add(TransferCounts(messages=calls if over_tcp else 0))
-            if _acknowledged(connection.receive().frame, chunk):
-                blocks = block_count(job.runs)
-                size = blocks * self._pages.geometry.block_bytes
-                self._stats.add(TransferCounts(chunks=1, bytes=size))
-                return SendResult(job.ticket_id, blocks, size, time.monotonic() - started, self._backend)
-            self._stats.add(TransferCounts(mismatches=1))
-        raise DataLoss(f"blocks from {job.first} on of ticket {job.ticket_id} kept arriving with a wrong checksum")
-
-    def _connected(self) -> Connection:
-        if self._connection is not None:
-            return self._connection
-        connection = Connection.open(self._address, self._timeouts)
+    def _linked(self) -> Link:
+        if self._link is not None:
+            return self._link
+        link = Link(self._address, self._pages, self._timeouts, self._stats)
         with self._changed:
-            self._connection = connection
+            self._link = link
             if self._retired:
                 raise Cancelled("the KV sender was shut down")
-        connection.send(self._hello)
-        match connection.receive().frame:
-            case Welcome(backend):
-                self._backend = backend
-                return connection
-            case Refusal(code, message):
-                raise error_class(code)(message)
-            case answer:
-                raise Unavailable(f"the transfer server answered Hello with {type(answer).__name__}")
+        link.greet(self._hello)
+        return link
 
-    def _disconnect(self) -> None:
+    def _unlink(self) -> None:
         with self._changed:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None
+            if self._link is not None:
+                self._link.close()
+            self._link = None
 
     def _cut(self) -> None:
         with self._changed:
-            if self._connection is not None:
-                self._connection.cut()
+            if self._link is not None:
+                self._link.cut()
 
 
-def _acknowledged(answer: Frame, chunk: Chunk) -> bool:
-    """Whether the chunk arrived whole; False asks for another try."""
-    match answer:
-        case Ack(ticket_id, first) if (ticket_id, first) == (chunk.ticket_id, chunk.first):
-            return True
-        case Nak(ticket_id, first) if (ticket_id, first) == (chunk.ticket_id, chunk.first):
-            return False
-        case Refusal(code, message):
-            raise error_class(code)(message)
-        case _:
-            raise Unavailable(f"the transfer server answered a chunk with {type(answer).__name__}")
-
-
-def _fail(jobs: list[Job], error: TriptychError) -> None:
+def _fail(jobs: Iterable[Job], error: TriptychError) -> None:
+    # Each its own copy: whoever gets one may write a request id into it.
     for job in jobs:
-        job.future.set_exception(error)
+        job.future.set_exception(copy.copy(error))

@@ -14,7 +14,7 @@ from typing import cast
 
 from triptych.core.errors import InvalidArgument
 from triptych.transfer.backend import TransferBackend
-from triptych.transfer.frames import Ack, Chunk, Fetch, Found, Frame, Hello, Nak, Refusal, Welcome
+from triptych.transfer.frames import MAX_TEXT, Ack, Chunk, Fetch, Found, Frame, Hello, Nak, Refusal, Welcome
 from triptych.transfer.pages import PoolGeometry
 from triptych.transfer.runs import Run
 from triptych.transfer.segment import SegmentRef
@@ -25,7 +25,6 @@ _VERSION = 1
 HEADER_BYTES = _HEADER.size
 MAX_BODY_BYTES = 1 << 20
 MAX_PAYLOAD_BYTES = 1 << 40
-_MAX_TEXT = 4096
 _KINDS: tuple[type[Frame], ...] = (Hello, Welcome, Chunk, Ack, Nak, Refusal, Fetch, Found)
 
 
@@ -95,8 +94,8 @@ class _Fields:
 
     def text(self, name: str) -> str:
         value = self._values.get(name)
-        if not isinstance(value, str) or len(value) > _MAX_TEXT:
-            raise ValueError(f"{name} must be a text of at most {_MAX_TEXT} characters")
+        if not isinstance(value, str) or len(value) > MAX_TEXT:
+            raise ValueError(f"{name} must be a text of at most {MAX_TEXT} characters")
         return value
 
     def count(self, name: str) -> int:

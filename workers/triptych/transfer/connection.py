@@ -31,8 +31,8 @@ class Connection:
     The kernel keeps the time (SO_RCVTIMEO, SO_SNDTIMEO), so that one system call moves a whole payload.
 
     Raises:
-        Unavailable: From every method that talks: the peer closed, stalled or cannot be reached.
-        InvalidArgument: From the receiving methods: the peer does not speak the protocol.
+        Unavailable: From every method that talks: the peer cannot be reached, closed, stalls, or does not speak the
+            protocol.
     """
 
     def __init__(self, peer: socket.socket, timeouts: Timeouts) -> None:
@@ -51,11 +51,9 @@ class Connection:
     def open(cls, address: str, timeouts: Timeouts) -> "Connection":
         """Connects to `host:port`."""
         host, _, port = address.rpartition(":")
-        if not host or not port.isascii() or not port.isdigit():
-            raise InvalidArgument(f"a transfer address is host:port, got {address!r}", field="endpoint.address")
         try:
             return cls(socket.create_connection((host.strip("[]"), int(port)), timeouts.connect), timeouts)
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, ValueError) as error:
             raise Unavailable(f"cannot reach the transfer server {address}: {error}") from error
 
     def send(self, frame: Frame, payload: Sequence[memoryview] = ()) -> int:
@@ -67,10 +65,13 @@ class Connection:
         """The next frame, due within the stall limit."""
         header = bytearray(HEADER_BYTES)
         self.receive_into([memoryview(header)])
-        checked = decode_header(header)
-        body = bytearray(checked.body_bytes)
-        self.receive_into([memoryview(body)])
-        return Message(decode_body(checked.kind, body), checked.payload_bytes)
+        try:
+            checked = decode_header(header)
+            body = bytearray(checked.body_bytes)
+            self.receive_into([memoryview(body)])
+            return Message(decode_body(checked.kind, body), checked.payload_bytes)
+        except InvalidArgument as error:
+            raise Unavailable(f"the transfer peer does not speak the protocol: {error}") from error
 
     def wait(self) -> bool:
         """Blocks until the peer sends something (True) or closes (False), however long that takes."""

@@ -1,27 +1,19 @@
 """The encode side of an embedding transfer: a content-addressed cache whose entries wait for their readers."""
 
 import threading
-from collections import OrderedDict
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import xxhash
 
-from triptych.core.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, TriptychError
+from triptych.core.errors import FailedPrecondition, InvalidArgument, NotFound, TriptychError
 from triptych.transfer.backend import TransferBackend, agree
 from triptych.transfer.connection import Connection
 from triptych.transfer.frames import Fetch, Found, Frame, Refusal
+from triptych.transfer.holdings import Holder, Holdings
 from triptych.transfer.host import host_id
 from triptych.transfer.segment import Bytes, SharedSegment
 from triptych.transfer.stats import TransferCounts, TransferStats
-
-
-class Holder(NamedTuple):
-    """Who needs an embedding: one attempt of one generation."""
-
-    request_id: str
-    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +31,11 @@ class Embedding:
     checksum: int
 
 
-@dataclass(slots=True)
-class _Entry:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stored:
     embedding: Embedding
     array: Bytes
     segment: SharedSegment | None
-    holders: set[Holder] = field(default_factory=set)
 
 
 class EmbeddingStore:
@@ -71,46 +62,42 @@ class EmbeddingStore:
         backend: TransferBackend = TransferBackend.AUTO,
     ) -> None:
         self.incarnation = incarnation
-        self._budget_bytes = budget_bytes
-        self._max_entries = max_entries
         self._backend = backend
         self._shared = backend is not TransferBackend.TCP and SharedSegment.available()
         self._lock = threading.Lock()
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._holdings = Holdings(budget_bytes, max_entries)
+        self._stored: dict[str, _Stored] = {}
         self._stats = TransferStats()
 
     @property
     def counts(self) -> TransferCounts:
-        """What readers in other processes asked for so far."""
+        """What readers on other connections asked for so far."""
         return self._stats.counts
 
     @property
     def held_count(self) -> int:
         """Entries that somebody holds."""
         with self._lock:
-            return sum(1 for entry in self._entries.values() if entry.holders)
+            return len(self._holdings.held_sizes)
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the entries that somebody holds."""
         with self._lock:
-            return sum(entry.embedding.size for entry in self._entries.values() if entry.holders)
+            return sum(self._holdings.held_sizes)
 
     @property
     def stored_bytes(self) -> int:
         """Bytes of all entries."""
-        with self._lock:
-            return self._stored_bytes()
+        return self._holdings.stored_bytes
 
     def hold(self, content_hash: str, holder: Holder) -> Embedding | None:
         """Holds an entry for `holder`; None when there is no such entry. Idempotent."""
         with self._lock:
-            entry = self._entries.get(content_hash)
-            if entry is None:
+            if content_hash not in self._holdings:
                 return None
-            self._entries.move_to_end(content_hash)
-            entry.holders.add(holder)
-            return entry.embedding
+            self._holdings.hold(content_hash, holder)
+            return self._stored[content_hash].embedding
 
     def put(self, content_hash: str, data: Bytes, holder: Holder) -> Embedding:
         """Copies an embedding in and holds it; an entry that is there already is kept as it is.
@@ -127,21 +114,16 @@ class EmbeddingStore:
         if data.size == 0:
             raise InvalidArgument("an embedding has at least one byte", field="data")
         with self._lock:
-            if content_hash not in self._entries:
-                self._make_room(data.size)
-                self._entries[content_hash] = self._stored(content_hash, data)
-            self._entries.move_to_end(content_hash)
-            entry = self._entries[content_hash]
-            entry.holders.add(holder)
-            return entry.embedding
+            if content_hash in self._holdings:
+                self._holdings.hold(content_hash, holder)
+            else:
+                self._add(content_hash, data, holder)
+            return self._stored[content_hash].embedding
 
     def release(self, holder: Holder) -> int:
         """Gives back everything that `holder` holds; how many entries that were. Idempotent."""
         with self._lock:
-            mine = [entry for entry in self._entries.values() if holder in entry.holders]
-            for entry in mine:
-                entry.holders.remove(holder)
-            return len(mine)
+            return self._holdings.release(holder)
 
     def read(self, incarnation: str, content_hash: str) -> Bytes:
         """The stored bytes, read-only uint8 [size].
@@ -155,8 +137,9 @@ class EmbeddingStore:
     def close(self) -> None:
         """Drops every entry; idempotent."""
         with self._lock:
-            while self._entries:
-                self._evict(next(iter(self._entries)))
+            for content_hash in tuple(self._stored):
+                self._forget(content_hash)
+            self._holdings = Holdings(0, 0)
 
     def serve(self, connection: Connection, first: Frame) -> None:
         """Answers one reader until it closes."""
@@ -171,55 +154,49 @@ class EmbeddingStore:
 
     def _answer(self, connection: Connection, fetch: Fetch) -> None:
         try:
-            entry = self._find(fetch.incarnation, fetch.content_hash)
-            shareable = entry.segment is not None and fetch.host_id == host_id()
+            stored = self._find(fetch.incarnation, fetch.content_hash)
+            shareable = stored.segment is not None and fetch.host_id == host_id()
             backend = agree(self._backend, fetch.backend, shareable=shareable)[0]
         except TriptychError as error:
-            connection.send(Refusal(error.code, error.message))
+            connection.send(Refusal.of(error))
             return
-        embedding = entry.embedding
-        counts = TransferCounts(chunks=1, bytes=embedding.size)
-        if entry.segment is not None and backend is TransferBackend.SHARED_MEMORY:
-            connection.send(Found(embedding.size, embedding.checksum, entry.segment.ref))
+        size, checksum = stored.embedding.size, stored.embedding.checksum
+        if stored.segment is not None and backend is TransferBackend.SHARED_MEMORY:
+            connection.send(Found(size, checksum, stored.segment.ref))
+            self._stats.add(TransferCounts(chunks=1, bytes=size))
         else:
-            found = Found(embedding.size, embedding.checksum, None)
-            counts += TransferCounts(messages=connection.send(found, [entry.array.data]))
-        self._stats.add(counts)
+            calls = connection.send(Found(size, checksum, None), [stored.array.data])
+            self._stats.add(TransferCounts(chunks=1, bytes=size, messages=calls))
 
-    def _find(self, incarnation: str, content_hash: str) -> _Entry:
+    def _find(self, incarnation: str, content_hash: str) -> _Stored:
         if incarnation != self.incarnation:
             raise FailedPrecondition(
                 f"the embedding was made by worker incarnation {incarnation}; this is {self.incarnation}",
                 field="incarnation",
             )
-        with self._lock:
-            entry = self._entries.get(content_hash)
-        if entry is None:
+        stored = self._stored.get(content_hash)
+        if stored is None:
             raise NotFound(f"no embedding of {content_hash} is stored", field="content_hash")
-        return entry
+        return stored
 
-    def _stored(self, content_hash: str, data: Bytes) -> _Entry:
+    def _add(self, content_hash: str, data: Bytes, holder: Holder) -> None:
         segment = SharedSegment.create(data.size) if self._shared else None
         array = np.empty(data.size, dtype=np.uint8) if segment is None else segment.array
+        try:
+            evicted = self._holdings.add(content_hash, data.size, holder)
+        except TriptychError:
+            if segment is not None:
+                segment.close()
+            raise
+        for old in evicted:
+            self._forget(old)
         np.copyto(array, data)
         array.flags.writeable = False
-        return _Entry(Embedding(content_hash, data.size, xxhash.xxh3_64_intdigest(array.data)), array, segment)
+        embedding = Embedding(content_hash, data.size, xxhash.xxh3_64_intdigest(array.data))
+        self._stored[content_hash] = _Stored(embedding, array, segment)
 
-    def _make_room(self, size: int) -> None:
-        free = [key for key, entry in self._entries.items() if not entry.holders]
-        while self._stored_bytes() + size > self._budget_bytes or len(self._entries) >= self._max_entries:
-            if not free:
-                raise ResourceExhausted(
-                    f"an embedding of {size} bytes does not fit: {len(self._entries)} of {self._max_entries} entries "
-                    f"and {self._stored_bytes()} of {self._budget_bytes} bytes are held"
-                )
-            self._evict(free.pop(0))
-
-    def _evict(self, content_hash: str) -> None:
+    def _forget(self, content_hash: str) -> None:
         # A reader that is being served keeps the array, and with it the memory, until it is done.
-        entry = self._entries.pop(content_hash)
-        if entry.segment is not None:
-            entry.segment.close()
-
-    def _stored_bytes(self) -> int:
-        return sum(entry.embedding.size for entry in self._entries.values())
+        segment = self._stored.pop(content_hash).segment
+        if segment is not None:
+            segment.close()

@@ -1,11 +1,16 @@
 """What two transfer peers say to each other. Pure data; `codec` turns it into bytes."""
 
 from dataclasses import dataclass
+from typing import Self
 
+from triptych.core.errors import TriptychError
 from triptych.transfer.backend import TransferBackend
 from triptych.transfer.pages import PoolGeometry
 from triptych.transfer.runs import Run
 from triptych.transfer.segment import SegmentRef
+
+# Characters of one text field.
+MAX_TEXT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,11 @@ class Refusal:
 
     code: int
     message: str
+
+    @classmethod
+    def of(cls, error: TriptychError) -> Self:
+        """The error as it travels; a very long message is cut."""
+        return cls(error.code, error.message[:MAX_TEXT])
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,11 @@ class Pages:
         self.geometry = geometry
         self._array = array.reshape(geometry.layers, geometry.blocks, geometry.page_bytes)
 
+    @property
+    def writable(self) -> bool:
+        """Whether pages may be written."""
+        return self._array.flags.writeable
+
     def pieces(self, runs: Sequence[Run]) -> list[memoryview]:
         """Contiguous memory in (layer, run) order: one piece per layer and run."""
         flat = self._array.data.cast("B")

@@ -58,6 +58,8 @@ class KvReceiver:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pages = Pages(pool, geometry)
+        if not self._pages.writable:
+            raise InvalidArgument("the pool of a KV receiver must be writable", field="pool")
         self._on_complete = on_complete
         self._on_failed = on_failed
         self._backend = backend
@@ -142,7 +144,7 @@ class KvReceiver:
             block_ids = self._gate.enter(chunk, connection)
         except TriptychError as error:
             connection.drain(payload_bytes)
-            return Refusal(error.code, error.message)
+            return Refusal.of(error)
         if not block_ids:
             connection.drain(payload_bytes)
             return Ack(chunk.ticket_id, chunk.first)
@@ -173,7 +175,7 @@ class KvReceiver:
             case Lost():
                 error = DataLoss(f"blocks from {chunk.first} on of ticket {chunk.ticket_id} kept a wrong checksum")
                 self._fail(chunk.ticket_id, error)
-                return Refusal(error.code, error.message)
+                return Refusal.of(error)
             case Closed():
                 return Refusal(FailedPrecondition.code, f"ticket {chunk.ticket_id} was closed during the transfer")
 

@@ -6,9 +6,10 @@ from concurrent.futures import Future
 
 from triptych.core.errors import FailedPrecondition, InvalidArgument, TriptychError
 from triptych.transfer.backend import Timeouts, TransferBackend
-from triptych.transfer.channel import Channel, Job, SendResult
+from triptych.transfer.channel import Channel
 from triptych.transfer.frames import Hello
 from triptych.transfer.host import host_id
+from triptych.transfer.link import Job, SendResult
 from triptych.transfer.pages import Pages, PoolGeometry
 from triptych.transfer.runs import runs_of
 from triptych.transfer.segment import Bytes, SharedSegment
@@ -86,6 +87,7 @@ class KvSender:
                     endpoint.address, self._pages, self._hello, self._timeouts, self._idle_s, self._stats
                 )
                 channel.put(job)
+                self._channels = {address: open_ for address, open_ in self._channels.items() if not open_.retired}
                 self._channels[endpoint.address] = channel
         return job.future
 

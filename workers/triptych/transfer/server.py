@@ -76,7 +76,7 @@ class TransferServer:
         self._max_connections = max_connections
         self._lock = threading.Lock()
         self._serving: dict[Connection, threading.Thread] = {}
-        self._stopped = False
+        self._stopped = threading.Event()
         try:
             self._listener = socket.create_server((host, port), family=_family(host))
         except (OSError, OverflowError) as error:
@@ -95,7 +95,7 @@ class TransferServer:
 
     def shutdown(self) -> None:
         """Cuts every connection and waits for the threads; idempotent."""
-        self._stopped = True
+        self._stopped.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._acceptor.join()
@@ -108,22 +108,26 @@ class TransferServer:
             thread.join()
 
     def _accept(self) -> None:
-        while not self._stopped:
+        while not self._stopped.is_set():
             try:
                 peer, _ = self._listener.accept()
-                connection = Connection(peer, self._timeouts)
-            except OSError:
+                self._admit(Connection(peer, self._timeouts))
+            except TimeoutError:
                 continue
-            with self._lock:
-                if len(self._serving) < self._max_connections:
-                    thread = threading.Thread(
-                        target=self._serve, args=(connection,), name=f"transfer-serve-{peer.fileno()}", daemon=True
-                    )
-                    self._serving[connection] = thread
-                    thread.start()
-                    continue
-            self._refuse(connection, ResourceExhausted(f"all {self._max_connections} transfer connections are taken"))
-            connection.close()
+            except (OSError, RuntimeError) as error:
+                # Out of descriptors or threads: there will be some again.
+                if not self._stopped.wait(_POLL_S):
+                    _log.warning("cannot accept a transfer connection: %s", error)
+
+    def _admit(self, connection: Connection) -> None:
+        with self._lock:
+            if len(self._serving) < self._max_connections:
+                thread = threading.Thread(target=self._serve, args=(connection,), name="transfer-serve", daemon=True)
+                thread.start()
+                self._serving[connection] = thread
+                return
+        self._refuse(connection, ResourceExhausted(f"all {self._max_connections} transfer connections are taken"))
+        connection.close()
 
     def _serve(self, connection: Connection) -> None:
         try:
@@ -145,7 +149,7 @@ class TransferServer:
     @staticmethod
     def _refuse(connection: Connection, error: TriptychError) -> None:
         with contextlib.suppress(TriptychError):
-            connection.send(Refusal(error.code, error.message))
+            connection.send(Refusal.of(error))
 
 
 def _family(host: str) -> socket.AddressFamily:
