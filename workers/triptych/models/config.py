@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from triptych.core.errors import DataLoss, NotFound
-from triptych.models.files import CONFIG, ModelFiles
+from triptych.core.errors import DataLoss
+from triptych.models.files import CONFIG, ModelFiles, reading
 from triptych.models.gguf_config import config_from_gguf
 from triptych.models.gguf_header import read_header
 
@@ -35,17 +35,19 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-        NotFound: there is no such file.
+        NotFound, FailedPrecondition: there is no such file, or it may not be read.
         DataLoss: not UTF-8, not JSON (with the line), or not an object.
     """
+    with reading(path):
+        raw = path.read_bytes()
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise NotFound(f"{path} does not exist", field="model") from None
+        value = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataLoss(f"{path} is not UTF-8 text (byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise DataLoss(f"{path}, line {error.lineno}: {error.msg}") from None
+    except RecursionError:
+        raise DataLoss(f"{path} is nested too deeply") from None
     if not isinstance(value, dict):
         raise DataLoss(f"{path} must hold a JSON object, got {type(value).__name__}")
     return value

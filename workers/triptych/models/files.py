@@ -1,10 +1,12 @@
 """Where a model's files lie, and in which of the two formats."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from triptych.core.errors import InvalidArgument, NotFound, Unimplemented
+from triptych.core.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -26,6 +28,25 @@ class ModelFiles:
     format: Literal["safetensors", "gguf"]
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Says in our terms why a file of a model cannot be opened.
+
+    Raises:
+        NotFound: there is no such file.
+        FailedPrecondition: this user may not read it.
+        DataLoss: it is a folder.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise NotFound(f"{path} does not exist", field="model") from None
+    except PermissionError:
+        raise FailedPrecondition(f"{path} may not be read by this user", field="model") from None
+    except IsADirectoryError:
+        raise DataLoss(f"{path} is a folder, expected a file") from None
+
+
 def local_files(name: str, path: Path) -> ModelFiles:
     """Recognises a folder or a `.gguf` file, without opening the weights.
 
@@ -34,7 +55,7 @@ def local_files(name: str, path: Path) -> ModelFiles:
         InvalidArgument: the path is some other file, or a folder with several GGUF files to choose from.
         Unimplemented: the weights are in a format other than safetensors and GGUF.
     """
-    path = path.expanduser().absolute()
+    path = path.absolute()
     if path.is_dir():
         return _folder(name, path)
     if not path.exists():

@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 from triptych.core.errors import DataLoss, Unimplemented
 from triptych.models.gguf_header import GgufHeader
+from triptych.models.gguf_rope import rope_parameters
 
 _Kind = TypeVar("_Kind", int, float, str)
 
@@ -35,7 +36,7 @@ def config_from_gguf(header: GgufHeader) -> dict[str, Any]:
         "head_dim": _get(header, "llama.attention.key_length", int, hidden // heads),
         "hidden_act": "silu",
         "rms_norm_eps": _need(header, "llama.attention.layer_norm_rms_epsilon", float),
-        "rope_parameters": _rope(header),
+        "rope_parameters": rope_parameters(header, _get(header, "llama.rope.freq_base", float, 10000.0)),
         "max_position_embeddings": _need(header, "llama.context_length", int),
         "attention_bias": "blk.0.attn_q.bias" in header.tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in header.tensors,
@@ -58,10 +59,6 @@ def _vocabulary(header: GgufHeader) -> int:
     return embedding.shape[0]
 
 
-def _rope(header: GgufHeader) -> dict[str, Any]:
-    return {"rope_type": "default", "rope_theta": _get(header, "llama.rope.freq_base", float, 10000.0)}
-
-
 def _ends(header: GgufHeader) -> int | list[int] | None:
     """The end of the text, and the end of a turn where a chat model has one of its own."""
     named = (header.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eos", "eot"))
@@ -75,6 +72,8 @@ def _need(header: GgufHeader, key: str, kind: type[_Kind]) -> _Kind:
         raise DataLoss(f"{header.path} has no metadata {key}")
     if not isinstance(value, kind) or isinstance(value, bool):
         raise Unimplemented(f"{header.path}: metadata {key} must be one {kind.__name__}, got {value!r:.60}")
+    if kind is not str and value <= 0:  # type: ignore[operator]
+        raise DataLoss(f"{header.path}: metadata {key} must be positive, got {value}")
     return value
 
 

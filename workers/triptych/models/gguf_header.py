@@ -13,7 +13,8 @@ from pathlib import Path
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from triptych.core.errors import DataLoss, NotFound, Unimplemented
+from triptych.core.errors import DataLoss, Unimplemented
+from triptych.models.files import reading
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -67,17 +68,15 @@ def read_header(path: Path) -> GgufHeader:
     """Reads and checks the header.
 
     Raises:
-        NotFound: there is no such file.
+        NotFound, FailedPrecondition: there is no such file, or it may not be read.
         DataLoss: the file is cut short, is not GGUF, or contradicts itself.
         Unimplemented: another version, byte order, tensor type, or one part of a split model.
     """
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+    with reading(path), path.open("rb") as file:
+        if not path.stat().st_size:
+            raise DataLoss(f"{path} is empty")
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
             return _Reader(path, data).header()
-    except FileNotFoundError:
-        raise NotFound(f"{path} does not exist", field="model") from None
-    except ValueError as error:  # an empty file cannot be mapped
-        raise DataLoss(f"{path} is not a readable GGUF file: {error}") from error
 
 
 class _Reader:

@@ -8,7 +8,7 @@ import gguf.quants
 import numpy as np
 import numpy.typing as npt
 
-from triptych.core.errors import Unimplemented
+from triptych.core.errors import DataLoss, Unimplemented
 from triptych.models.extent import ITEM_BYTES, Extent
 from triptych.models.gguf_config import config_from_gguf
 from triptych.models.gguf_header import GgufTensor, read_header
@@ -63,6 +63,8 @@ class GgufSource:
         tensor = self._stored[name]
         packed = self._bytes[tensor.offset : tensor.offset + tensor.nbytes].reshape(tensor.shape[0], -1)
         heads = self._interleaved_heads(tensor)
+        if heads and len(packed) % (2 * heads):
+            raise DataLoss(f"{self.path}: tensor {tensor.name} has {len(packed)} rows for {heads} heads of even size")
         # Rows are packed one by one, so that reordering before unpacking is exact, and cheaper.
         rows = packed[_hugging_face_order(len(packed), heads)[start:stop]] if heads else packed[start:stop]
         try:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from triptych.core.errors import NotFound
+from triptych.core.errors import FailedPrecondition, NotFound
 from triptych.models import builtin, hub
 from triptych.models.files import ModelFiles, local_files
 from triptych.models.progress import SILENT, Progress
@@ -27,13 +27,23 @@ def resolve(model: str, *, progress: Progress = SILENT) -> ModelFiles:
     """
     if model.startswith(builtin.SCHEME):
         return builtin.fetch(model, progress)
-    path = Path(model).expanduser()
-    if model and path.exists():
+    path = _existing(model)
+    if path is not None:
         return local_files(model, path)
-    if _HUB_ID.fullmatch(model) and path.suffix.lower() != ".gguf":
+    if _HUB_ID.fullmatch(model) and not model.lower().endswith(".gguf"):
         return hub.fetch(model, progress)
     raise NotFound(
-        f"there is no model {model!r}: give a folder, a .gguf file, a hub id such as org/name, or one of "
+        f"there is no model {model!r:.200}: give a folder, a .gguf file, a hub id such as org/name, or one of "
         f"{', '.join(builtin.NAMES)}",
         field="model",
     )
+
+
+def _existing(model: str) -> Path | None:
+    try:
+        path = Path(model).expanduser()
+        return path if model and path.exists() else None
+    except PermissionError as error:
+        raise FailedPrecondition(f"{error.filename} may not be read by this user", field="model") from None
+    except (OSError, ValueError, RuntimeError):  # too long, or no such home: nothing that could be a path
+        return None

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from triptych.core.errors import DataLoss, NotFound, Unimplemented
+from triptych.core.errors import DataLoss, Unimplemented
 from triptych.models.extent import ITEM_BYTES, Extent
+from triptych.models.files import reading
 
 _LENGTH = struct.Struct("<Q")
 _MAX_HEADER = 100_000_000  # the format's own limit
@@ -18,17 +19,14 @@ def read_header(path: Path) -> dict[str, Extent]:
     """Reads and checks the header: every tensor in it lies within the file.
 
     Raises:
-        NotFound: there is no such file.
+        NotFound, FailedPrecondition: there is no such file, or it may not be read.
         DataLoss: the file is cut short, or its header is broken.
         Unimplemented: an element type that is not known.
     """
-    try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            length = _header_length(path, file.read(_LENGTH.size), size)
-            header = _parse(path, file.read(length))
-    except FileNotFoundError:
-        raise NotFound(f"{path} does not exist", field="model") from None
+    with reading(path), path.open("rb") as file:
+        size = path.stat().st_size
+        length = _header_length(path, file.read(_LENGTH.size), size)
+        header = _parse(path, file.read(length))
     start = _LENGTH.size + length
     return {name: _extent(path, name, entry, start, size) for name, entry in header.items() if name != "__metadata__"}
 
