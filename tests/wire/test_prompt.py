@@ -1,0 +1,111 @@
+import base64
+import random
+
+import pytest
+
+from triptych.core.errors import InvalidArgument
+from triptych.core.inputs import ChatInput, GenerationInput, TextInput, TokenInput
+from triptych.core.plan import Placement
+from triptych.core.prompt import ChatMessage, ImagePart, TextPart
+from triptych.core.sampling import SamplingParams
+from triptych.inference.v1 import inference_pb2 as pb
+from triptych.wire.data_uri import parse_data_uri
+from triptych.wire.prompt import chat_from_proto, chat_to_proto, prompt_from_proto
+from triptych.wire.request import MAX_REQUEST_ID, generation_from_proto, generation_to_proto
+
+CONVERSATION = (
+    ChatMessage("system", (TextPart("Be short."),)),
+    ChatMessage("user", (ImagePart(b"\x89PNG"), TextPart("What is it?"), ImagePart(b"GIF8"))),
+    ChatMessage("assistant", ()),
+)
+
+
+@pytest.mark.parametrize("prompt", [TextInput("é"), TokenInput((0, 2**31 - 1)), ChatInput(CONVERSATION)])
+@pytest.mark.parametrize("placement", list(Placement))
+def test_a_request_survives_the_wire(prompt: TextInput | TokenInput | ChatInput, placement: Placement) -> None:
+    request = GenerationInput(prompt, SamplingParams(max_tokens=3), "model", "id", placement)
+    raw = generation_to_proto(request).SerializeToString()
+    assert generation_from_proto(pb.GenerationInput.FromString(raw)) == request
+
+
+def test_a_data_uri_and_its_bytes_are_the_same_image() -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    data = random.Random(seed).randbytes(1000)
+    uri = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    part = pb.ContentPart(image=pb.Image(data_uri=uri))
+    chat = pb.Chat(messages=[pb.ChatMessage(role="user", parts=[part])])
+    assert chat_from_proto(chat) == (ChatMessage("user", (ImagePart(data),)),)
+    assert chat_from_proto(chat_to_proto(chat_from_proto(chat))) == chat_from_proto(chat)
+    assert parse_data_uri(uri.replace("data:image/png", "DATA:IMAGE/PNG")) == data
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("", "must be a data URI"),
+        ("http://host/x.png", "must be a data URI"),
+        ("data:image/png;base64", "must be a data URI"),
+        ("date:image/png;base64,AAAA", "must be a data URI"),
+        ("data:,AAAA", "must be one of image/bmp"),
+        ("data:text/plain;base64,AAAA", "must be one of .*'text/plain'"),
+        ("data:image/svg+xml;base64,AAAA", "must be one of"),
+        ("data:image/png,AAAA", "must be base64 encoded"),
+        ("data:image/png;charset=utf-8;base64,AAAA", "must be base64 encoded"),
+        ("data:image/png;base64,AAA", "broken base64"),
+        ("data:image/png;base64,AA AA", "broken base64"),
+        ("data:image/png;base64,AA-_", "broken base64"),
+        ("data:image/png;base64,ÄÄÄÄ", "broken base64"),
+        ("data:image/png;base64,", "holds no data"),
+    ],
+)
+def test_a_data_uri_is_read_strictly(uri: str, message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message) as caught:
+        parse_data_uri(uri, field="here")
+    assert caught.value.field == "here"
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (pb.GenerationInput(), "prompt"),
+        (pb.GenerationInput(text=""), "text"),
+        (pb.GenerationInput(token_ids=pb.TokenIds()), "token_ids"),
+        (pb.GenerationInput(chat=pb.Chat()), "chat"),
+        (pb.TokenizeRequest(), "prompt"),
+        (pb.GenerationInput(chat=pb.Chat(messages=[pb.ChatMessage(role="tool")])), "chat.messages[0].role"),
+        (
+            pb.GenerationInput(chat=pb.Chat(messages=[pb.ChatMessage(role="user", parts=[pb.ContentPart()])])),
+            "chat.messages[0].parts[0]",
+        ),
+        (
+            pb.GenerationInput(
+                chat=pb.Chat(
+                    messages=[
+                        pb.ChatMessage(role="user", parts=[pb.ContentPart(image=pb.Image(data_uri="http://x"))])
+                    ]
+                )
+            ),
+            "chat.messages[0].parts[0].image.data_uri",
+        ),
+    ],
+)
+def test_a_wrong_prompt_is_refused_by_name(message: pb.GenerationInput | pb.TokenizeRequest, field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        prompt_from_proto(message)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("request_id", ["x" * (MAX_REQUEST_ID + 1), "two\nlines"])
+def test_a_request_id_is_short_and_printable(request_id: str) -> None:
+    with pytest.raises(InvalidArgument, match=str(MAX_REQUEST_ID)) as caught:
+        generation_from_proto(pb.GenerationInput(text="x", request_id=request_id))
+    assert caught.value.field == "request_id"
+
+
+def test_an_unknown_placement_is_refused() -> None:
+    message = pb.GenerationInput(text="x")
+    message.placement = 9  # type: ignore[assignment]
+    with pytest.raises(InvalidArgument) as caught:
+        generation_from_proto(message)
+    assert caught.value.field == "placement"
