@@ -1,0 +1,51 @@
+"""What a cluster is to be: one frozen tree of settings, read once at the edge (`load_spec`)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from triptych.config.choices import LayoutText, OrAuto
+from triptych.config.sections import (
+    KvCacheSpec,
+    RaySpec,
+    RouterSpec,
+    SchedulerSpec,
+    Section,
+    StagesSpec,
+    TransferSpec,
+)
+
+
+class ClusterSpec(Section):
+    """A cluster that serves one model."""
+
+    model: str = Field(min_length=1)
+    """A folder in Hugging Face layout, a .gguf file, a hub id, or builtin:NAME."""
+    served_name: str | None = Field(default=None, min_length=1, max_length=256)
+    """Name that clients call the model by; without it, `model`."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Element type of the computation; `auto` is bfloat16 where the model and the machine have it."""
+    context_length: int | None = Field(default=None, ge=2)
+    """Tokens of prompt and answer together; without it, and at most, what the model was trained for."""
+    layout: Annotated[LayoutText | None, OrAuto()] = None
+    """Workers of each stage: 1E1P1D is one each of encode, prefill and decode, and E and P may be left out.
+    `auto` is 1D, and 1E1D for a model that reads images."""
+    stages: StagesSpec | None = None
+    """Instead of `layout`: the workers with their resources."""
+    kv_cache: KvCacheSpec = KvCacheSpec()
+    scheduler: SchedulerSpec = SchedulerSpec()
+    router: RouterSpec = RouterSpec()
+    transfer: TransferSpec = TransferSpec()
+    ray: RaySpec = RaySpec()
+
+    @field_validator("stages")
+    @classmethod
+    def _instead_of_layout(cls, stages: StagesSpec | None, info: ValidationInfo) -> StagesSpec | None:
+        if stages is not None and info.data.get("layout") is not None:
+            raise ValueError("cannot be given together with layout")
+        return stages
+
+    @property
+    def name(self) -> str:
+        """What clients call the model."""
+        return self.served_name or self.model
