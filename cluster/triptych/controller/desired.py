@@ -1,0 +1,88 @@
+"""What should run: the workers of a spec, decided without touching anything."""
+
+from dataclasses import dataclass
+
+from triptych.config.resources import StageResources
+from triptych.config.spec import ClusterSpec
+from triptych.core.errors import FailedPrecondition
+from triptych.core.fleet import Stage
+from triptych.models.files import ModelFiles
+from triptych.models.spec import DecoderSpec, ModelSpec
+from triptych.stages.settings import StageSettings
+
+PROCESS_BYTES = 450 << 20  # a Python process with torch and gRPC, measured
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredWorker:
+    """One worker and what Ray sets aside for it."""
+
+    settings: StageSettings
+    cpus: float
+    gpus: float
+
+
+def desired_workers(
+    spec: ClusterSpec,
+    files: ModelFiles,
+    model: ModelSpec,
+    stages: dict[Stage, StageResources],
+    machine_bytes: int,
+) -> tuple[DesiredWorker, ...]:
+    """Every worker of the cluster, by stage and number.
+
+    The decode workers of a vision-language model get the vision tower too when no encode worker is there.
+    """
+    sees_by_itself = model.vision is not None and not stages[Stage.ENCODE].replicas
+    return tuple(
+        DesiredWorker(
+            StageSettings(
+                worker_id=f"{stage}-{index}",
+                role=stage,
+                files=files,
+                encodes=stage is Stage.ENCODE or (stage is Stage.DECODE and sees_by_itself),
+                dtype=spec.dtype,
+                context_length=spec.context_length,
+                block_size=spec.kv_cache.block_size,
+                kv_cache_bytes=spec.kv_cache.memory_on(machine_bytes),
+                max_batch_tokens=spec.scheduler.max_batch_tokens,
+                max_running=spec.scheduler.max_running,
+                threads=resources.threads,
+                transfer_backend=spec.transfer.backend,
+                lease_seconds=spec.transfer.lease_seconds,
+            ),
+            resources.cpus,
+            resources.gpus,
+        )
+        for stage, resources in stages.items()
+        for index in range(resources.replicas)
+    )
+
+
+def require_memory(workers: tuple[DesiredWorker, ...], model: ModelSpec, itemsize: int, available: int) -> None:
+    """Refuses a cluster that cannot fit this machine; the workers share one mapping of the weights.
+
+    Raises:
+        FailedPrecondition: says what is needed, what is there and what to turn down.
+    """
+    caches = sum(w.settings.kv_cache_bytes for w in workers if w.settings.decodes)
+    weights = decoder_parameters(model.decoder) * itemsize
+    needed = caches + weights + len(workers) * PROCESS_BYTES
+    if needed > available:
+        raise FailedPrecondition(
+            f"{len(workers)} workers need about {needed >> 20} MiB ({caches >> 20} MiB of it KV cache, "
+            f"{weights >> 20} MiB weights); {available >> 20} MiB are available. "
+            "Lower kv_cache.memory or use fewer workers",
+            field="kv_cache.memory",
+        )
+
+
+def decoder_parameters(spec: DecoderSpec) -> int:
+    """Weights of the language model, norms aside."""
+    heads = 1 if spec.tied_head else 2
+    total = heads * spec.vocab_size * spec.hidden_size
+    for layer in spec.layers:
+        attention = layer.attention
+        width = attention.head_dim * (2 * attention.num_heads + 2 * attention.num_kv_heads)
+        total += spec.hidden_size * (width + 3 * layer.mlp.intermediate_size)
+    return total
