@@ -1,12 +1,17 @@
 """A decoder's receiver, a prefill worker's sender and what may stand between them."""
 
+import json
 import queue
 import secrets
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,3 +188,47 @@ def eventually() -> Callable[[Callable[[], bool]], None]:
             time.sleep(0.002)
 
     return wait
+
+
+class Peer:
+    """A process that runs one role of peer.py."""
+
+    def __init__(self, role: str, **arguments: object) -> None:
+        script = Path(__file__).with_name("peer.py")
+        self._process = subprocess.Popen(
+            [sys.executable, str(script), role, json.dumps(arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def hear(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, f"the process ended with {self._process.wait()}"
+        return json.loads(line)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def finish(self) -> int:
+        self._process.communicate()
+        return self._process.returncode
+
+
+@pytest.fixture
+def start_peer() -> Iterator[Callable[..., Peer]]:
+    peers: list[Peer] = []
+
+    def start(role: str, **arguments: object) -> Peer:
+        peers.append(Peer(role, **arguments))
+        return peers[-1]
+
+    yield start
+    for peer in peers:
+        peer.kill()

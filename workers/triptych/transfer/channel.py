@@ -22,6 +22,7 @@ class Channel:
     """Sends jobs to one address, one at a time and in order.
 
     Args:
+        first: Its first job.
         address: "host:port" of the transfer server.
         pages: The sender's pool.
         hello: What the sender says of itself.
@@ -31,7 +32,14 @@ class Channel:
     """
 
     def __init__(
-        self, address: str, pages: Pages, hello: Hello, timeouts: Timeouts, idle_s: float, stats: TransferStats
+        self,
+        first: Job,
+        address: str,
+        pages: Pages,
+        hello: Hello,
+        timeouts: Timeouts,
+        idle_s: float,
+        stats: TransferStats,
     ) -> None:
         self._address = address
         self._pages = pages
@@ -40,7 +48,7 @@ class Channel:
         self._idle_s = idle_s
         self._stats = stats
         self._changed = threading.Condition()
-        self._queue: deque[Job] = deque()
+        self._queue: deque[Job] = deque((first,))
         self._flying: Job | None = None
         self._retired = False
         self._link: Link | None = None

@@ -83,12 +83,7 @@ class KvSender:
                 return job.future
             channel = self._channels.get(endpoint.address)
             if channel is None or not channel.put(job):
-                channel = Channel(
-                    endpoint.address, self._pages, self._hello, self._timeouts, self._idle_s, self._stats
-                )
-                channel.put(job)
-                self._channels = {address: open_ for address, open_ in self._channels.items() if not open_.retired}
-                self._channels[endpoint.address] = channel
+                self._open_channel(endpoint.address, job)
         return job.future
 
     def cancel(self, ticket_id: str) -> None:
@@ -97,17 +92,23 @@ class KvSender:
         A chunk in flight may still arrive. One that stalls loses its connection after the fence limit; chunks of
         other tickets behind it then go over a new one.
         """
-        for channel in self._open_channels():
+        for channel in self._known_channels():
             channel.cancel(ticket_id)
 
     def shutdown(self) -> None:
         """Drops everything and joins the threads; idempotent."""
         with self._lock:
             self._stopped = True
-        for channel in self._open_channels():
+        for channel in self._known_channels():
             channel.shutdown()
 
-    def _open_channels(self) -> list[Channel]:
+    def _open_channel(self, address: str, first: Job) -> None:
+        self._channels = {known: channel for known, channel in self._channels.items() if not channel.retired}
+        self._channels[address] = Channel(
+            first, address, self._pages, self._hello, self._timeouts, self._idle_s, self._stats
+        )
+
+    def _known_channels(self) -> list[Channel]:
         with self._lock:
             return list(self._channels.values())
 

@@ -1,0 +1,244 @@
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from triptych.core.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from triptych.transfer import (
+    EmbeddingHandle,
+    EmbeddingStore,
+    Endpoint,
+    Holder,
+    SharedSegment,
+    TransferBackend,
+    TransferCounts,
+    TransferServer,
+    pull,
+)
+from triptych.transfer.frames import Fetch, Frame
+from triptych.transfer.segment import Bytes
+
+A, B = Holder("a", 0), Holder("b", 0)
+SIZE = 10_007
+
+
+class Encoder:
+    """A store behind a server."""
+
+    def __init__(self, backend: TransferBackend = TransferBackend.AUTO) -> None:
+        self.store = EmbeddingStore("here", 10 * SIZE, backend=backend)
+        self.server = TransferServer([self.store])
+
+    def put(self, key: str, data: Bytes, holder: Holder = A) -> EmbeddingHandle:
+        made = self.store.put(key, data, holder)
+        return EmbeddingHandle("here", key, self.server.endpoint, made.size, made.checksum)
+
+
+@pytest.fixture
+def start_encoder() -> Iterator[Callable[..., Encoder]]:
+    encoders: list[Encoder] = []
+
+    def start(backend: TransferBackend = TransferBackend.AUTO) -> Encoder:
+        encoders.append(Encoder(backend))
+        return encoders[-1]
+
+    yield start
+    for encoder in encoders:
+        encoder.server.shutdown()
+        encoder.store.close()
+
+
+@pytest.fixture
+def data(rng: np.random.Generator) -> Bytes:
+    return rng.integers(0, 256, SIZE, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("stored", [TransferBackend.AUTO, TransferBackend.TCP])
+def test_the_reader_gets_a_copy_of_its_own(
+    start_encoder: Callable[..., Encoder],
+    data: Bytes,
+    stored: TransferBackend,
+    eventually: Callable[[Callable[[], bool]], None],
+) -> None:
+    encoder = start_encoder(stored)
+    handle = encoder.put("hash", data)
+    copy = pull(handle)
+    assert (copy == data).all()
+    copy[:] = 0
+    assert (pull(handle) == data).all()
+    over_tcp = stored is TransferBackend.TCP or not SharedSegment.available()
+    expected = TransferCounts(chunks=2, bytes=2 * SIZE, messages=2 if over_tcp else 0)
+    eventually(lambda: encoder.store.counts == expected)
+
+
+def test_the_store_of_the_same_process_needs_no_connection(
+    start_encoder: Callable[..., Encoder], data: Bytes
+) -> None:
+    encoder = start_encoder()
+    handle = replace(encoder.put("hash", data), endpoint=Endpoint("127.0.0.1:9", "unreachable"))
+    copy = pull(handle, local=encoder.store)
+    assert (copy == data).all()
+    copy[:] = 0
+    assert (encoder.store.read("here", "hash") == data).all()
+    with pytest.raises(NotFound, match="no embedding of other"):
+        pull(replace(handle, content_hash="other"), local=encoder.store)
+    with pytest.raises(DataLoss):
+        pull(replace(handle, checksum=handle.checksum ^ 1), local=encoder.store)
+
+
+def test_entries_are_read_only_and_addressed_by_content(start_encoder: Callable[..., Encoder], data: Bytes) -> None:
+    store = start_encoder().store
+    made = store.put("hash", data, A)
+    assert store.put("hash", np.zeros(5, dtype=np.uint8), B) == made
+    assert store.hold("hash", B) == made
+    assert store.hold("other", B) is None
+    with pytest.raises(ValueError, match="read-only"):
+        store.read("here", "hash")[0] = 1
+    with pytest.raises(InvalidArgument, match="at least one byte"):
+        store.put("empty", data[:0], A)
+
+
+def test_held_entries_are_counted_until_their_holder_lets_go(data: Bytes) -> None:
+    store = EmbeddingStore("here", 10 * SIZE)
+    store.put("x", data, A)
+    store.put("y", data[:100], A)
+    store.hold("x", B)
+    assert (store.held_count, store.held_bytes, store.stored_bytes) == (2, SIZE + 100, SIZE + 100)
+    assert store.release(A) == 2
+    assert (store.held_count, store.held_bytes) == (1, SIZE)
+    assert store.release(B) == 1
+    assert store.release(B) == 0
+    assert (store.held_count, store.held_bytes, store.stored_bytes) == (0, 0, SIZE + 100)
+    store.close()
+
+
+def test_unheld_entries_go_when_room_is_needed(data: Bytes) -> None:
+    store = EmbeddingStore("here", 3 * SIZE)
+    for key in "xyz":
+        store.put(key, data, Holder(key, 0))
+    store.release(Holder("x", 0))
+    store.release(Holder("z", 0))
+    store.hold("x", A)
+    store.release(A)
+    store.put("w", data, A)
+    with pytest.raises(NotFound):
+        store.read("here", "z")
+    assert (store.read("here", "x") == data).all()
+    store.hold("x", B)
+    with pytest.raises(ResourceExhausted, match=f"an entry of {SIZE} bytes does not fit: 3 of 256 entries"):
+        store.put("v", data, A)
+    assert store.stored_bytes == 3 * SIZE
+    store.close()
+
+
+def test_a_reader_of_an_evicted_entry_keeps_its_view(data: Bytes) -> None:
+    store = EmbeddingStore("here", SIZE)
+    store.put("x", data, A)
+    view = store.read("here", "x")
+    store.release(A)
+    store.put("y", np.zeros(SIZE, dtype=np.uint8), A)
+    assert (view == data).all()
+    store.close()
+
+
+def test_another_incarnation_and_unknown_content_are_typed(
+    start_encoder: Callable[..., Encoder], data: Bytes, backend: TransferBackend
+) -> None:
+    handle = start_encoder().put("hash", data)
+    with pytest.raises(FailedPrecondition, match="made by worker incarnation before; this is here"):
+        pull(replace(handle, incarnation="before"), backend=backend)
+    with pytest.raises(NotFound, match="no embedding of other is stored"):
+        pull(replace(handle, content_hash="other"), backend=backend)
+
+
+def test_other_bytes_under_the_same_hash_are_data_loss(start_encoder: Callable[..., Encoder], data: Bytes) -> None:
+    handle = start_encoder().put("hash", data)
+    for stale in (replace(handle, checksum=handle.checksum ^ 1), replace(handle, size=5)):
+        with pytest.raises(DataLoss, match="was replaced"):
+            pull(stale)
+
+
+def _corrupting(store: EmbeddingStore, times: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Damages the stored bytes while they are being read, as often as asked."""
+    tries: list[int] = []
+    answer = EmbeddingStore._answer
+
+    def damaged(self: EmbeddingStore, connection: Any, fetch: Fetch) -> None:
+        stored = self._stored[fetch.content_hash]
+        tries.append(1)
+        stored.array.flags.writeable = True
+        stored.array[7] ^= len(tries) in (1, times + 1)
+        stored.array.flags.writeable = False
+        answer(self, connection, fetch)
+
+    monkeypatch.setattr(EmbeddingStore, "_answer", damaged)
+    return tries
+
+
+@pytest.mark.parametrize(("times", "arrives"), [(1, True), (2, True), (99, False)])
+def test_damage_is_tried_again_and_never_accepted(
+    start_encoder: Callable[..., Encoder],
+    data: Bytes,
+    backend: TransferBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    times: int,
+    arrives: bool,
+) -> None:
+    encoder = start_encoder()
+    handle = encoder.put("hash", data)
+    tries = _corrupting(encoder.store, times, monkeypatch)
+    if arrives:
+        assert (pull(handle, backend=backend) == data).all()
+    else:
+        with pytest.raises(DataLoss, match="kept arriving with a wrong checksum"):
+            pull(handle, backend=backend)
+    assert len(tries) == min(times + 1, 3)
+
+
+def test_an_attach_that_fails_falls_back_to_tcp_with_one_line(
+    start_encoder: Callable[..., Encoder],
+    data: Bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def attach(ref: object) -> SharedSegment:
+        raise FailedPrecondition("cannot attach")
+
+    monkeypatch.setattr(SharedSegment, "attach", attach)
+    handle = start_encoder().put("hash", data)
+    assert (pull(handle) == data).all()
+    assert len(caplog.records) == 1
+    with pytest.raises(FailedPrecondition, match="cannot attach"):
+        pull(handle, backend=TransferBackend.SHARED_MEMORY)
+
+
+def test_wishes_that_exclude_each_other_are_refused(start_encoder: Callable[..., Encoder], data: Bytes) -> None:
+    with pytest.raises(FailedPrecondition, match="one worker wants tcp, the other shared_memory"):
+        pull(start_encoder(TransferBackend.TCP).put("hash", data), backend=TransferBackend.SHARED_MEMORY)
+    with pytest.raises(FailedPrecondition, match="one worker wants shared_memory, the other tcp"):
+        pull(start_encoder(TransferBackend.SHARED_MEMORY).put("hash", data), backend=TransferBackend.TCP)
+
+
+def test_one_server_serves_pages_and_embeddings(bench: Any, data: Bytes) -> None:
+    decoder, store = bench.decoder(), EmbeddingStore("here", 10 * SIZE)
+    server = TransferServer([decoder.receiver, store])
+    made = store.put("hash", data, A)
+    decoder.receiver.open("t", "request", 0, [1], 1)
+    bench.sender(bench.pool()).send(server.endpoint, "t", 0, [1], True).result(10)
+    assert (pull(EmbeddingHandle("here", "hash", server.endpoint, made.size, made.checksum)) == data).all()
+    server.shutdown()
+    store.close()
+
+
+def test_a_proxy_in_between_sees_only_descriptors_with_shared_memory(
+    bench: Any, start_encoder: Callable[..., Encoder], data: Bytes
+) -> None:
+    seen: list[Frame] = []
+    encoder = start_encoder()
+    handle = encoder.put("hash", data)
+    endpoint = bench.proxy(handle.endpoint, lambda frame, payload: seen.append(frame))
+    assert (pull(replace(handle, endpoint=endpoint)) == data).all()
+    assert [type(frame) for frame in seen] == [Fetch]
+    assert encoder.store.counts.messages == 0
