@@ -63,11 +63,12 @@ def read_document(text: str) -> Document:
             document.value = _Reader(document, loader).read(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        document.problems.append(
-            Problem(_place(mark) if mark else None, error.problem or error.context or "not YAML")
-        )
+        text = ", ".join(part for part in (error.context, error.problem) if part)
+        document.problems.append(Problem(_place(mark) if mark else None, text))
     except yaml.YAMLError as error:
         document.problems.append(Problem(None, " ".join(str(error).split())))
+    except RecursionError:
+        document.problems.append(Problem(None, "is nested too deeply"))
     return document
 
 

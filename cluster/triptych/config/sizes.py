@@ -14,8 +14,8 @@ _UNITS: Final = {
     "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 }  # fmt: skip
-_SIZE: Final = re.compile(r"(\d{1,15}(?:\.\d{1,3})?) ?([A-Za-z]*)")
-_PATTERN: Final = r"^\d{1,15}(\.\d{1,3})? ?([KMGTkmgt]?[Ii]?[Bb])?$"
+_SIZE: Final = re.compile(r"(\d{1,18}(?:\.\d{1,3})?) ?([A-Za-z]*)")
+_PATTERN: Final = r"^\d{1,18}(\.\d{1,3})? ?([KMGTkmgt]?[Ii]?[Bb])?$"
 
 
 def parse_bytes(value: object) -> int:
