@@ -106,7 +106,7 @@ def test_an_image_that_is_not_there_is_named(server: FakeServer, run: Run) -> No
     [
         (("--temperature", "-1"), "error: sampling.temperature must be in [0, 100], got -1"),
         (("--temperature", "nan"), "error: sampling.temperature must be in [0, 100], got nan"),
-        (("--max-tokens", "0"), "error: sampling.max_tokens must be in [1,"),
+        (("--max-tokens", "0"), "error: sampling.max_tokens must be a whole number in [1,"),
         (("--model", "gpt-9"), "error: no model 'gpt-9' is served here; fake is"),
         (("--address", "nowhere"), "error: address must be HOST:PORT, got 'nowhere'"),
     ],

@@ -10,10 +10,13 @@ from triptych.client import (
     Client,
     DeadlineExceeded,
     FailedPrecondition,
+    GenerateOptions,
+    Generation,
     InvalidArgument,
     NotFound,
     PromptTooLong,
     ResourceExhausted,
+    TextStream,
     TriptychError,
     Unavailable,
 )
@@ -124,6 +127,27 @@ def test_an_error_arrives_as_it_was_raised(error: TriptychError, streaming: bool
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"max_tokens": 1.5}, "sampling.max_tokens"),
+        ({"seed": 2**64}, "sampling.seed"),
+        ({"top_k": True}, "sampling.top_k"),
+        ({"temperature": float("nan")}, "sampling.temperature"),
+        ({"stop": ["ok", "\ud800"]}, "sampling.stop[1]"),
+        ({"stop_token_ids": [-1]}, "sampling.stop_token_ids"),
+        ({"ignore_eos": "no"}, "sampling"),
+        ({"model": 3}, "model"),
+        ({"request_id": "x" * 129}, "request_id"),
+    ],
+)
+def test_a_wrong_option_is_refused_by_name(client: Client, options: GenerateOptions, field: str) -> None:
+    for call in (client.generate, client.stream, client.chat):
+        with pytest.raises(InvalidArgument) as caught:
+            result(call("Hi", **options))
+        assert caught.value.field == field
+
+
 def test_an_unknown_model_is_not_found(client: Client) -> None:
     with pytest.raises(NotFound, match="gpt-9") as caught:
         client.generate("Hi", model="gpt-9")
@@ -198,3 +222,7 @@ def _ruff_order(name: str) -> tuple[int, str]:
 
 def _image(data: bytes) -> triptych.client.ChatMessage:
     return triptych.client.user_message("?", images=[data])
+
+
+def result(answer: Generation | TextStream) -> Generation:
+    return answer.result() if isinstance(answer, TextStream) else answer

@@ -52,18 +52,18 @@ class SamplingParams:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         _within("temperature", self.temperature, 0.0, 100.0)
-        _within("top_k", self.top_k, 0, 2**31 - 1)
+        _whole("top_k", self.top_k, 0, 2**31 - 1)
         _within("top_p", self.top_p, 0.0, 1.0, open_low=True)
         _within("min_p", self.min_p, 0.0, 1.0)
         _within("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_low=True)
         _within("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         if self.max_tokens is not None:
-            _within("max_tokens", self.max_tokens, 1, 2**31 - 1)
+            _whole("max_tokens", self.max_tokens, 1, 2**31 - 1)
         if self.seed is not None:
-            _within("seed", self.seed, 0, 2**64 - 1)
+            _whole("seed", self.seed, 0, 2**64 - 1)
         if self.logprobs is not None:
-            _within("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+            _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         _check_stops(self.stop, self.stop_token_ids)
 
     @property
@@ -88,6 +88,14 @@ def _within(field: str, value: float, low: float, high: float, *, open_low: bool
         )
 
 
+def _whole(field: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidArgument(
+            f"sampling.{field} must be a whole number in [{low}, {high}], got {value!r:.60}",
+            field=f"sampling.{field}",
+        )
+
+
 def _check_stops(stop: tuple[str, ...], stop_token_ids: tuple[int, ...]) -> None:
     if len(stop) > MAX_STOPS or len(stop_token_ids) > MAX_STOPS:
         count = max(len(stop), len(stop_token_ids))
@@ -101,4 +109,4 @@ def _check_stops(stop: tuple[str, ...], stop_token_ids: tuple[int, ...]) -> None
                 field="sampling.stop",
             )
     for token_id in stop_token_ids:
-        _within("stop_token_ids", token_id, 0, 2**31 - 1)
+        _whole("stop_token_ids", token_id, 0, 2**31 - 1)

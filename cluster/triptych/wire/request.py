@@ -1,9 +1,11 @@
 """A generation request, and its wire form."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, assert_never
 
 from triptych.core.errors import InvalidArgument
-from triptych.core.inputs import ChatInput, GenerationInput, TextInput, TokenInput
+from triptych.core.inputs import ChatInput, GenerationInput, PromptInput, TextInput, TokenInput
 from triptych.core.plan import Placement
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.wire.prompt import chat_to_proto, prompt_from_proto
@@ -23,27 +25,17 @@ def generation_to_proto(request: GenerationInput) -> pb.GenerationInput:
     """The wire form of a request.
 
     Raises:
-        InvalidArgument: a text is not encodable as UTF-8, or a token id is out of the range of int32.
+        InvalidArgument: a text is not encodable as UTF-8, a number is out of its range, or a type is wrong.
     """
-    try:
-        message = pb.GenerationInput(
-            model=request.model,
-            request_id=request.request_id,
-            sampling=sampling_to_proto(request.sampling),
-            placement=_TO_PROTO[request.placement],
-        )
-        match request.prompt:
-            case TextInput(text):
-                message.text = text
-            case TokenInput(token_ids):
-                message.token_ids.ids.extend(token_ids)
-                message.token_ids.SetInParent()
-            case ChatInput(messages):
-                message.chat.CopyFrom(chat_to_proto(messages))
-            case unknown:
-                assert_never(unknown)
-    except (ValueError, TypeError) as error:
-        raise InvalidArgument(f"the request cannot be sent: {error}", field="prompt") from error
+    message = pb.GenerationInput(placement=_TO_PROTO[request.placement])
+    with _sending("sampling"):
+        message.sampling.CopyFrom(sampling_to_proto(request.sampling))
+    with _sending("model"):
+        message.model = request.model
+    with _sending("request_id"):
+        message.request_id = request.request_id
+    with _sending("prompt"):
+        _set_prompt(message, request.prompt)
     return message
 
 
@@ -68,3 +60,23 @@ def generation_from_proto(message: pb.GenerationInput) -> GenerationInput:
         request_id=message.request_id,
         placement=_FROM_PROTO[message.placement],
     )
+
+
+def _set_prompt(message: pb.GenerationInput, prompt: PromptInput) -> None:
+    match prompt:
+        case TextInput(text):
+            message.text = text
+        case TokenInput(token_ids):
+            message.token_ids.CopyFrom(pb.TokenIds(ids=token_ids))
+        case ChatInput(messages):
+            message.chat.CopyFrom(chat_to_proto(messages))
+        case unknown:
+            assert_never(unknown)
+
+
+@contextmanager
+def _sending(field: str) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"{field} cannot be sent: {error}", field=field) from error
