@@ -14,9 +14,10 @@ def silu_mul(gate: Tensor, up: Tensor, out: Tensor) -> None:
     Args:
         gate: [T, F].
         up: [T, F].
-        out: [T, F]; may be `gate` or `up`.
+        out: [T, F]; may be `gate`, not `up`.
     """
-    torch.mul(functional.silu(gate), up, out=out)
+    torch.ops.aten.silu.out(gate, out=out)
+    out.mul_(up)
 
 
 @Op

@@ -1,5 +1,6 @@
 """Normalisation over the last dimension. Statistics are taken in float32 whatever the tensors' type."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,7 +17,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
         eps: Added to the mean square.
         out: [T, H]; may be `x`.
     """
-    out.copy_(functional.rms_norm(x, weight.shape, weight, eps))
+    _normalise(x, weight, eps, out)
 
 
 @Op
@@ -31,7 +32,14 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: T
         out: [T, H]; may be `x`, not `residual`.
     """
     residual.add_(x)
-    out.copy_(functional.rms_norm(residual, weight.shape, weight, eps))
+    _normalise(residual, weight, eps, out)
+
+
+def _normalise(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    wide = x.to(torch.float32, copy=True)
+    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    scale = length.square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
+    out.copy_(wide.mul_(scale).mul_(weight))
 
 
 @Op

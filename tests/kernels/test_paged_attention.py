@@ -1,0 +1,116 @@
+"""The paged cache: what is stored where, and attention over it against dense float64 attention."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from triptych import kernels
+from triptych.kernels import AttentionBatch
+
+Poisoned = Callable[..., Tensor]
+Close = Callable[[Tensor, Tensor], None]
+
+# (tokens in the cache, queries): decode steps, whole prompts, and chunks whose borders are no block borders
+MIXED = [(1, 1), (17, 1), (16, 16), (33, 9), (70, 24), (48, 5), (40, 40), (50, 1), (3, 2)]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A pool that holds some sequences, and NaN everywhere else."""
+
+    q: Tensor
+    keys: list[Tensor]
+    values: list[Tensor]
+    kv: Tensor
+    batch: AttentionBatch
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [1, 3, 8, 9, 41])
+def test_store_kv_writes_the_slots_and_nothing_else(tokens: int, dtype: torch.dtype, poisoned: Poisoned) -> None:
+    k, v = torch.randn(2, tokens, 3, 10).to(dtype)
+    kv = poisoned(12, 2, 3, 5, 10, dtype=dtype)
+    slots = torch.randperm(60)[:tokens]
+    kernels.store_kv(k, v, slots, kv)
+    flat = kv.permute(1, 0, 3, 2, 4).reshape(2, 60, 3, 10)
+    assert torch.equal(flat[0, slots], k)
+    assert torch.equal(flat[1, slots], v)
+    untouched = torch.ones(60, dtype=torch.bool)
+    untouched[slots] = False
+    assert flat[:, untouched].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("heads", [(6, 2), (4, 4), (3, 1)], ids=lambda heads: f"{heads[0]}q{heads[1]}kv")
+@pytest.mark.parametrize("block_size", [16, 5])
+def test_a_mixed_batch_equals_dense_causal_attention(
+    block_size: int, heads: tuple[int, int], dtype: torch.dtype, poisoned: Poisoned, close: Close
+) -> None:
+    filled = fill(MIXED, *heads, block_size, dtype, poisoned)
+    out = poisoned(*filled.q.shape, dtype=dtype)
+    kernels.paged_attention(filled.q, filled.kv, filled.batch, 0.3, out)
+    starts = filled.batch.query_start.tolist()
+    for row, (length, queries) in enumerate(MIXED):
+        span = slice(starts[row], starts[row + 1])
+        expected = dense(filled.q[span], filled.keys[row], filled.values[row], length - queries, 0.3)
+        close(out[span], expected)
+
+
+def test_a_sequence_gets_the_same_bits_whatever_shares_its_batch(poisoned: Poisoned) -> None:
+    filled = fill(MIXED, 6, 2, 16, torch.bfloat16, poisoned)
+    together = poisoned(*filled.q.shape, dtype=torch.bfloat16)
+    kernels.paged_attention(filled.q, filled.kv, filled.batch, 0.3, together)
+    starts = filled.batch.query_start.tolist()
+    for row, (length, queries) in enumerate(MIXED):
+        span = slice(starts[row], starts[row + 1])
+        alone = poisoned(queries, 6, 8, dtype=torch.bfloat16)
+        single = AttentionBatch(
+            query_start=torch.tensor([0, queries], dtype=torch.int32),
+            kv_lengths=torch.tensor([length], dtype=torch.int32),
+            block_tables=filled.batch.block_tables[row : row + 1],
+        )
+        kernels.paged_attention(filled.q[span], filled.kv, single, 0.3, alone)
+        assert torch.equal(alone, together[span])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_sees_the_whole_image(dtype: torch.dtype, poisoned: Poisoned, close: Close) -> None:
+    q, k, v = torch.randn(3, 2, 17, 3, 10).to(dtype)
+    out = poisoned(2, 17, 3, 10, dtype=dtype)
+    kernels.attention(q, k, v, 0.3, out)
+    scores = torch.einsum("nqhd,nkhd->nhqk", q.double(), k.double()) * 0.3
+    close(out, torch.einsum("nhqk,nkhd->nqhd", scores.softmax(-1), v.double()))
+
+
+def fill(
+    lengths: list[tuple[int, int]], heads: int, kv_heads: int, block_size: int, dtype: torch.dtype, poisoned: Poisoned
+) -> Filled:
+    blocks = [-(-length // block_size) for length, _ in lengths]
+    kv = poisoned(sum(blocks) + 3, 2, kv_heads, block_size, 8, dtype=dtype)
+    free = torch.randperm(len(kv)).tolist()
+    keys, values = ([torch.randn(n, kv_heads, 8).to(dtype) for n, _ in lengths] for _ in range(2))
+    tables = torch.full((len(lengths), max(blocks) + 1), -1, dtype=torch.int32)
+    for row, count in enumerate(blocks):
+        pages, free = free[:count], free[count:]
+        tables[row, :count] = torch.tensor(pages)
+        token = torch.arange(lengths[row][0])
+        slots = torch.tensor(pages)[token // block_size] * block_size + token % block_size
+        kernels.store_kv(keys[row], values[row], slots, kv)
+    counts = torch.tensor([0, *(queries for _, queries in lengths)])
+    batch = AttentionBatch(
+        query_start=counts.cumsum(0).int(),
+        kv_lengths=torch.tensor([length for length, _ in lengths], dtype=torch.int32),
+        block_tables=tables,
+    )
+    return Filled(torch.randn(int(counts.sum()), heads, 8).to(dtype), keys, values, kv, batch)
+
+
+def dense(q: Tensor, keys: Tensor, values: Tensor, past: int, scale: float) -> Tensor:
+    group = q.shape[1] // keys.shape[1]
+    keys, values = (x.double().repeat_interleave(group, dim=1) for x in (keys, values))
+    scores = torch.einsum("qhd,khd->hqk", q.double(), keys) * scale
+    later = torch.arange(len(keys)) > past + torch.arange(len(q)).unsqueeze(1)
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(later, -torch.inf).softmax(-1), values)

@@ -1,0 +1,129 @@
+"""The Llama decoder against transformers, through the paged cache."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from triptych.core.errors import DataLoss
+from triptych.kernels import AttentionBatch
+from triptych.models.decoder import Decoder
+from triptych.models.files import ModelFiles
+from triptych.models.spec import read_spec
+from triptych.models.step import StepInput
+
+Config = Callable[..., LlamaConfig]
+Saved = Callable[..., ModelFiles]
+
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+VARIANTS: dict[str, dict[str, Any]] = {
+    "grouped": {},
+    "tied": {"tie_word_embeddings": True},
+    "biased": {"attention_bias": True, "mlp_bias": True},
+    "one_kv_head": {"num_key_value_heads": 1},
+    "all_kv_heads": {"num_key_value_heads": 6},
+    "wide_heads": {"head_dim": 12, "rope_parameters": {"rope_type": "default", "rope_theta": 1e5}},
+    "llama3_rope": {"rope_parameters": LLAMA3},
+}
+
+
+def load(files: ModelFiles, dtype: torch.dtype = torch.float32) -> Decoder:
+    return Decoder.load(files, read_spec(files), dtype)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_and_greedy_tokens_equal_transformers(
+    variant: str, llama_config: Config, saved: Saved, paged: Callable[..., Any]
+) -> None:
+    model: Any = LlamaForCausalLM(llama_config(**VARIANTS[variant]))
+    decoder = load(saved(model))
+    prompt = torch.randint(97, (70,))
+    with torch.no_grad():
+        expected = model(prompt.unsqueeze(0)).logits[0]
+        generated = model.generate(prompt.unsqueeze(0), max_new_tokens=32, min_new_tokens=32, do_sample=False)
+    sequence = paged(decoder)
+    logits = sequence.feed_chunks(prompt, 24)
+    assert (logits - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert greedy(sequence, logits, 32, model) == generated[0, 70:].tolist()
+
+
+def greedy(sequence: Any, logits: Tensor, count: int, model: Any) -> list[int]:
+    """Takes the likeliest token; like `generate` with min_new_tokens, never the end of the text."""
+    tokens = []
+    for _ in range(count):
+        logits[-1, model.generation_config.eos_token_id] = -torch.inf
+        tokens.append(int(logits[-1].argmax()))
+        logits = sequence.feed(torch.tensor(tokens[-1:]))
+    return tokens
+
+
+def test_a_mixed_batch_equals_its_sequences(llama_config: Config, saved: Saved, paged: Callable[..., Any]) -> None:
+    decoder = load(saved(LlamaForCausalLM(llama_config())))
+    prompts = [torch.randint(97, (n,)) for n in (1, 19, 40)]
+    expected = torch.stack([paged(decoder).feed_chunks(prompt, 24)[-1] for prompt in prompts])
+    kv = torch.full(decoder.kv_shape(10, 16), torch.nan)
+    tables = torch.tensor([[3, 0, 0], [7, 2, 0], [9, 1, 4]], dtype=torch.int32)
+    positions = torch.cat([torch.arange(len(prompt)) for prompt in prompts])
+    owner = torch.repeat_interleave(torch.arange(3), torch.tensor([1, 19, 40]))
+    batch = AttentionBatch(
+        query_start=torch.tensor([0, 1, 20, 60], dtype=torch.int32),
+        kv_lengths=torch.tensor([1, 19, 40], dtype=torch.int32),
+        block_tables=tables,
+    )
+    slots = tables[owner, positions // 16].long() * 16 + positions % 16
+    logits = decoder.forward(StepInput(torch.cat(prompts), positions, slots, batch, torch.tensor([0, 19, 59])), kv)
+    assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_no_logits_are_computed_when_none_are_wanted(llama_config: Config, saved: Saved) -> None:
+    decoder = load(saved(LlamaForCausalLM(llama_config())))
+    batch = AttentionBatch(*(torch.tensor(x, dtype=torch.int32) for x in ([0, 3], [3], [[0]])))
+    rows, none = torch.arange(3), torch.empty(0, dtype=torch.int64)
+    kv = torch.zeros(decoder.kv_shape(1, 16))
+    assert decoder.forward(StepInput(rows, rows, rows, batch, none), kv).shape == (0, 97)
+    assert kv[:, :, :, :, :3].abs().amin() > 0
+
+
+def test_logits_are_the_callers_to_change(llama_config: Config, saved: Saved, paged: Callable[..., Any]) -> None:
+    sequence = paged(load(saved(LlamaForCausalLM(llama_config()))))
+    first = sequence.feed(torch.tensor([5]))
+    kept = first.clone()
+    sequence.feed(torch.tensor([6]))
+    assert torch.equal(first, kept)
+    first.fill_(0)
+
+
+def test_bfloat16_stays_near_float32(llama_config: Config, saved: Saved, paged: Callable[..., Any]) -> None:
+    files = saved(LlamaForCausalLM(llama_config()).bfloat16())
+    prompt = torch.randint(97, (40,))
+    exact, rounded = (paged(load(files, dtype)).feed_chunks(prompt, 24) for dtype in (torch.float32, torch.bfloat16))
+    assert rounded.dtype == torch.float32
+    assert (rounded - exact).norm() <= 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("num_hidden_layers", 4, r"no tensor model\.layers\.3\.input_layernorm\.weight; expected shape \[48\]"),
+        ("vocab_size", 98, r"model\.embed_tokens\.weight must have shape \[98, 48\], found \[97, 48\]"),
+        ("attention_bias", True, r"no tensor model\.layers\.0\.self_attn\.q_proj\.bias; expected shape \[48\]"),
+        ("intermediate_size", 81, r"mlp\.gate_proj\.weight must have shape \[81, 48\], found \[80, 48\]"),
+    ],
+)
+def test_a_checkpoint_that_is_not_what_its_config_says_is_refused(
+    field: str, value: object, said: str, llama_config: Config, saved: Saved
+) -> None:
+    files = saved(LlamaForCausalLM(llama_config()))
+    config = LlamaConfig.from_pretrained(files.path)
+    setattr(config, field, value)
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(files.path)
+    with pytest.raises(DataLoss, match=said) as caught:
+        load(files)
+    assert str(files.path) in caught.value.message
