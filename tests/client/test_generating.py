@@ -179,9 +179,12 @@ def test_tokenize_and_detokenize(client: Client) -> None:
     assert client.detokenize([72, 195, 169]) == "Hé"
     with pytest.raises(InvalidArgument, match="token ids already"):
         client.tokenize([1, 2])  # type: ignore[list-item]
-    with pytest.raises(InvalidArgument) as caught:
-        client.detokenize([300])
-    assert caught.value.field == "token_ids"
+    for token_id in (300, 2**31):
+        with pytest.raises(InvalidArgument) as caught:
+            client.detokenize([token_id])
+        assert caught.value.field == "token_ids"
+    with pytest.raises(InvalidArgument, match="prompt cannot be sent"):
+        client.tokenize("\ud800")
 
 
 def test_models(client: Client) -> None:

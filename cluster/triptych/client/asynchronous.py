@@ -13,7 +13,13 @@ from grpc import aio
 from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
 from triptych.client.cluster import ClusterStatus, cluster_from_proto
 from triptych.client.prompts import ImageSource, MessageLike, PromptLike
-from triptych.client.requests import GenerateOptions, chat_prompt, generation_request, tokenize_request
+from triptych.client.requests import (
+    GenerateOptions,
+    chat_prompt,
+    detokenize_request,
+    generation_request,
+    tokenize_request,
+)
 from triptych.client.results import Generation, ModelInfo, generation_from_proto, models_from_proto
 from triptych.client.settings import CHANNEL_OPTIONS, Settings
 from triptych.client.stream import AsyncTextStream, own_task_is_cancelled
@@ -75,7 +81,7 @@ class AsyncClient:
 
     async def detokenize(self, token_ids: Sequence[int], *, model: str = "") -> str:
         """The text of token ids."""
-        request = inference_pb2.DetokenizeRequest(model=model, token_ids=token_ids)
+        request = detokenize_request(token_ids, model)
         return (await self._call(self._inference.Detokenize, request)).text
 
     async def models(self) -> tuple[ModelInfo, ...]:

@@ -10,7 +10,7 @@ from triptych.core.plan import Placement
 from triptych.core.sampling import SamplingParams
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.wire.prompt import chat_to_proto
-from triptych.wire.request import generation_to_proto
+from triptych.wire.request import generation_to_proto, sending
 
 
 class ScalarOptions(TypedDict, total=False):
@@ -84,15 +84,27 @@ def tokenize_request(prompt: str | Sequence[MessageLike], model: str) -> pb.Toke
     Raises:
         InvalidArgument: the prompt is neither a text nor messages.
     """
-    match to_prompt(prompt):
-        case TextInput(text):
-            return pb.TokenizeRequest(model=model, text=text)
-        case ChatInput(messages):
-            return pb.TokenizeRequest(model=model, chat=chat_to_proto(messages))
-        case TokenInput():
-            raise InvalidArgument("the prompt is token ids already", field="prompt")
-        case unknown:
-            assert_never(unknown)
+    form = to_prompt(prompt)
+    with sending("prompt"):
+        match form:
+            case TextInput(text):
+                return pb.TokenizeRequest(model=model, text=text)
+            case ChatInput(messages):
+                return pb.TokenizeRequest(model=model, chat=chat_to_proto(messages))
+            case TokenInput():
+                raise InvalidArgument("the prompt is token ids already", field="prompt")
+            case unknown:
+                assert_never(unknown)
+
+
+def detokenize_request(token_ids: Sequence[int], model: str) -> pb.DetokenizeRequest:
+    """The message that asks for text.
+
+    Raises:
+        InvalidArgument: a token id is not an int32.
+    """
+    with sending("token_ids"):
+        return pb.DetokenizeRequest(model=model, token_ids=token_ids)
 
 
 def _generation_request(

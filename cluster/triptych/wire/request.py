@@ -28,13 +28,13 @@ def generation_to_proto(request: GenerationInput) -> pb.GenerationInput:
         InvalidArgument: a text is not encodable as UTF-8, a number is out of its range, or a type is wrong.
     """
     message = pb.GenerationInput(placement=_TO_PROTO[request.placement])
-    with _sending("sampling"):
+    with sending("sampling"):
         message.sampling.CopyFrom(sampling_to_proto(request.sampling))
-    with _sending("model"):
+    with sending("model"):
         message.model = request.model
-    with _sending("request_id"):
+    with sending("request_id"):
         message.request_id = request.request_id
-    with _sending("prompt"):
+    with sending("prompt"):
         _set_prompt(message, request.prompt)
     return message
 
@@ -75,7 +75,8 @@ def _set_prompt(message: pb.GenerationInput, prompt: PromptInput) -> None:
 
 
 @contextmanager
-def _sending(field: str) -> Iterator[None]:
+def sending(field: str) -> Iterator[None]:
+    """Turns what protobuf raises for a value that a message cannot hold into an `InvalidArgument` for `field`."""
     try:
         yield
     except (TypeError, ValueError) as error:
