@@ -214,6 +214,18 @@ def test_an_attach_that_fails_falls_back_to_tcp_with_one_line(
         pull(handle, backend=TransferBackend.SHARED_MEMORY)
 
 
+def test_a_system_without_memfd_uses_tcp(
+    start_encoder: Callable[..., Encoder], data: Bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SharedSegment, "available", lambda: False)
+    handle = start_encoder().put("hash", data)
+    assert (pull(handle) == data).all()
+    with pytest.raises(FailedPrecondition, match="cannot share memory"):
+        pull(handle, backend=TransferBackend.SHARED_MEMORY)
+    with pytest.raises(FailedPrecondition, match="no memfd"):
+        SharedSegment.create(1)
+
+
 def test_wishes_that_exclude_each_other_are_refused(start_encoder: Callable[..., Encoder], data: Bytes) -> None:
     with pytest.raises(FailedPrecondition, match="one worker wants tcp, the other shared_memory"):
         pull(start_encoder(TransferBackend.TCP).put("hash", data), backend=TransferBackend.SHARED_MEMORY)

@@ -172,6 +172,16 @@ def test_a_server_on_every_interface_must_say_where_it_is() -> None:
     server.shutdown()
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+def test_ipv6_addresses_work(bench: Any) -> None:
+    decoder = bench.decoder()
+    server = TransferServer([decoder.receiver], host="::1")
+    decoder.receiver.open("t", "request", 0, [1], 1)
+    assert server.endpoint.address.startswith("[::1]:")
+    bench.sender(bench.pool()).send(server.endpoint, "t", 0, [1], True).result(10)
+    server.shutdown()
+
+
 def test_shutdown_leaves_no_thread(bench: Any) -> None:
     before = set(threading.enumerate())
     decoder, sender = bench.decoder(), bench.sender(bench.pool())

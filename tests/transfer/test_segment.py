@@ -35,6 +35,8 @@ def test_another_process_reads_what_the_owner_wrote(rng: np.random.Generator, st
 def test_a_segment_of_another_process_is_mapped_not_copied(start_peer: Callable[..., Any]) -> None:
     owner = start_peer("own", size=5000, seed=3)
     segment = SharedSegment.attach(SegmentRef(**owner.hear()))
+    assert segment.ref.host_id == host_id()
+    assert segment.ref.pid == owner.pid
     assert (segment.array == np.random.default_rng(3).integers(0, 256, 5000, dtype=np.uint8)).all()
     with pytest.raises(ValueError, match="read-only"):
         segment.array[0] = 1

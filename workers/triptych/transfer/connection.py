@@ -14,7 +14,8 @@ from triptych.transfer.frames import Frame
 # Pieces per system call; the limit of Linux and macOS (IOV_MAX).
 MAX_PIECES = 1024
 _DRAIN_BYTES = 1 << 18
-_KEEPALIVE_S = 30
+# A host that vanished is noticed after a minute: 30 s of silence, then three probes.
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,9 @@ class Connection:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_KEEPIDLE"):
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_S)
+        for name, value in _KEEPALIVE.items():
+            if hasattr(socket, name):
+                peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._socket = peer
         self._stall = timeouts.stall
 
