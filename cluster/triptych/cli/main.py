@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from triptych.cli.chat import chat
+from triptych.cli.demo.command import demo
 from triptych.cli.report import report_defect, report_error
+from triptych.cli.serve import serve
 from triptych.cli.status import status
 from triptych.core.errors import TriptychError
 
@@ -19,8 +21,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(serve)
 app.command()(chat)
 app.command()(status)
+app.command()(demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from triptych.config.resources import resolve_stages
 from triptych.config.spec import ClusterSpec
 from triptych.controller.controller import Controller
 from triptych.controller.desired import desired_workers, require_memory
-from triptych.controller.ray_runtime import RayRuntime
+from triptych.controller.ray_runtime import RayRuntime, Runtime
 from triptych.core.plan import RoutingPolicy
 from triptych.models.files import ModelFiles
 from triptych.models.progress import SILENT, Progress
@@ -40,7 +40,11 @@ class RunningCluster:
 
 @contextlib.asynccontextmanager
 async def run_cluster(
-    spec: ClusterSpec, *, progress: Progress = SILENT, on_ready: Callable[[str], None] = lambda worker_id: None
+    spec: ClusterSpec,
+    *,
+    progress: Progress = SILENT,
+    on_ready: Callable[[str], None] = lambda worker_id: None,
+    make_runtime: Callable[[str | None, float], Runtime] = RayRuntime,
 ) -> AsyncIterator[RunningCluster]:
     """Runs a cluster while the context is open.
 
@@ -48,6 +52,7 @@ async def run_cluster(
         spec: What to run.
         progress: Hears of downloads and conversions.
         on_ready: Called with each worker's id as it becomes ready.
+        make_runtime: Where workers are placed, from the Ray address and the logical processors.
 
     Raises:
         TriptychError: something is missing or does not fit; nothing is left running.
@@ -62,7 +67,7 @@ async def run_cluster(
     async with contextlib.AsyncExitStack() as stack:
         # Ray forks, and a fork between gRPC's threads hangs: Ray starts before the first server or channel exists.
         cpus = max(cpu_count, sum(worker.cpus for worker in workers))
-        runtime = await asyncio.to_thread(RayRuntime, spec.ray.address, cpus)
+        runtime = await asyncio.to_thread(make_runtime, spec.ray.address, cpus)
         stack.push_async_callback(asyncio.to_thread, runtime.close)
         router = _router(spec, files, model)
         await router.start()

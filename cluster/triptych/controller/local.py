@@ -8,6 +8,7 @@ from types import TracebackType
 
 from triptych.config.spec import ClusterSpec
 from triptych.controller.cluster import RunningCluster, run_cluster
+from triptych.controller.ray_runtime import RayRuntime, Runtime
 from triptych.models.progress import SILENT, Progress
 
 
@@ -19,14 +20,22 @@ class LocalCluster:
     Args:
         spec: What to run.
         progress: Hears of downloads and conversions.
+        make_runtime: Where workers are placed.
 
     Raises:
         TriptychError: on entering, when the cluster cannot start.
     """
 
-    def __init__(self, spec: ClusterSpec, *, progress: Progress = SILENT) -> None:
+    def __init__(
+        self,
+        spec: ClusterSpec,
+        *,
+        progress: Progress = SILENT,
+        make_runtime: Callable[[str | None, float], Runtime] = RayRuntime,
+    ) -> None:
         self._spec = spec
         self._progress = progress
+        self._make_runtime = make_runtime
         self._running: Future[RunningCluster] = Future()
         self._stop: Callable[[], object] = lambda: None
         self._thread = threading.Thread(target=self._main, name="cluster", daemon=True)
@@ -55,6 +64,6 @@ class LocalCluster:
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._stop = lambda: loop.call_soon_threadsafe(stopping.set)
-        async with run_cluster(self._spec, progress=self._progress) as cluster:
+        async with run_cluster(self._spec, progress=self._progress, make_runtime=self._make_runtime) as cluster:
             self._running.set_result(cluster)
             await stopping.wait()

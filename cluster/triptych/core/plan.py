@@ -102,7 +102,7 @@ def _choose_prefill(
         if not any(w.role is Stage.PREFILL for w in others):
             return decode, "no prefill worker"
     elif not others:
-        return Unavailable("no second worker can prefill; ask for another placement", field="input.placement")
+        return Unavailable("no second worker can prefill; ask for another placement", field="placement")
     candidates = _with_room(others, policy)
     if isinstance(candidates, TriptychError):
         return candidates

@@ -1,0 +1,1 @@
+"""`triptych demo`: the whole system on this machine, shown and measured."""
