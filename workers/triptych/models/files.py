@@ -39,7 +39,7 @@ def reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"{path} does not exist", field="model") from None
     except PermissionError:
         raise FailedPrecondition(f"{path} may not be read by this user", field="model") from None

@@ -61,37 +61,44 @@ class GgufSource:
             Unimplemented: packed in a way that the gguf package cannot undo.
         """
         tensor = self._stored[name]
-        packed = self._bytes[tensor.offset : tensor.offset + tensor.nbytes].reshape(tensor.shape[0], -1)
-        heads = self._interleaved_heads(tensor)
-        if heads and len(packed) % (2 * heads):
-            raise DataLoss(f"{self.path}: tensor {tensor.name} has {len(packed)} rows for {heads} heads of even size")
+        count = tensor.shape[0]
+        raw = self._bytes[tensor.offset : tensor.offset + tensor.nbytes]
+        order = self._hugging_face_order(tensor, start, stop)
+        if len(tensor.shape) == 1:  # a vector is one packed row
+            return self._unpacked(tensor, raw.reshape(1, -1)).reshape(count)[order]
         # Rows are packed one by one, so that reordering before unpacking is exact, and cheaper.
-        rows = packed[_hugging_face_order(len(packed), heads)[start:stop]] if heads else packed[start:stop]
+        return self._unpacked(tensor, raw.reshape(count, -1)[order]).reshape(stop - start, *tensor.shape[1:])
+
+    def _unpacked(self, tensor: GgufTensor, packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         try:
-            plain = gguf.quants.dequantize(rows, tensor.type)
+            with np.errstate(all="ignore"):
+                return np.asarray(gguf.quants.dequantize(packed, tensor.type), dtype=np.float32)
         except NotImplementedError:
             raise Unimplemented(
                 f"{self.path}: tensor {tensor.name} is packed as {tensor.type.name}, which is not read", field="model"
             ) from None
-        return np.asarray(plain, dtype=np.float32).reshape(stop - start, *tensor.shape[1:])
 
     @cached_property
     def _bytes(self) -> npt.NDArray[np.uint8]:
         return np.memmap(self.path, mode="r")
 
+    def _hugging_face_order(self, tensor: GgufTensor, start: int, stop: int) -> slice | npt.NDArray[np.intp]:
+        """Which of llama.cpp's rows are rows [start, stop) of the Hugging Face tensor.
+
+        Hugging Face rotates pairs half a head apart, llama.cpp neighbours: its conversion interleaved the two halves
+        of each head of q and k.
+        """
+        heads, count = self._interleaved_heads(tensor), tensor.shape[0]
+        if not heads:
+            return slice(start, stop)
+        if count % (2 * heads):
+            raise DataLoss(f"{self.path}: tensor {tensor.name} has {count} rows for {heads} heads of even size")
+        return np.arange(count).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)[start:stop]
+
     def _interleaved_heads(self, tensor: GgufTensor) -> int:
         """Heads whose rows llama.cpp reordered for its rotary embedding; 0 for every other tensor."""
         match = _LAYER_NAME.fullmatch(tensor.name)
         return self._heads.get(match[2], 0) if match else 0
-
-
-def _hugging_face_order(rows: int, heads: int) -> npt.NDArray[np.intp]:
-    """Row r of the Hugging Face matrix is row `result[r]` of llama.cpp's.
-
-    Hugging Face rotates pairs half a head apart, llama.cpp neighbours: its conversion interleaved the two halves of
-    each head.
-    """
-    return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
 
 
 def _hugging_face_name(path: Path, name: str) -> str | None:

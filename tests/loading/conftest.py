@@ -1,0 +1,130 @@
+import json
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from triptych.models.files import ModelFiles, local_files
+from triptych.models.resolve import resolve
+from triptych.models.testing import RecordingProgress
+
+HEADS, KV_HEADS, HIDDEN, FEED_FORWARD, LAYERS, VOCABULARY = 4, 2, 64, 96, 2, 48
+
+
+@pytest.fixture
+def progress() -> RecordingProgress:
+    return RecordingProgress()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache directory of this test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[..., ModelFiles]:
+    """Writes a model folder: `folder({"model.safetensors": {name: tensor}})`."""
+
+    def write(shards: Mapping[str, Mapping[str, torch.Tensor]], name: str = "model") -> ModelFiles:
+        path = tmp_path / name
+        path.mkdir()
+        (path / "config.json").write_text("{}")
+        for shard, tensors in shards.items():
+            save_file(dict(tensors), path / shard, metadata={"format": "pt"})
+        if "model.safetensors" not in shards:
+            places = {tensor: shard for shard, tensors in shards.items() for tensor in tensors}
+            (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+        return local_files(name, path)
+
+    return write
+
+
+@pytest.fixture
+def llama_gguf(tmp_path: Path) -> Callable[..., ModelFiles]:
+    """Writes a tiny llama GGUF; keyword arguments override its metadata, `tensors` adds tensors."""
+
+    def write(
+        rng: np.random.Generator,
+        kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+        *,
+        metadata: Mapping[str, int | float | str | None] | None = None,
+        tensors: Mapping[str, np.ndarray] | None = None,
+        architecture: str = "llama",
+    ) -> ModelFiles:
+        path = tmp_path / "tiny.gguf"
+        writer = gguf.GGUFWriter(path, architecture)
+        for key, value in (_METADATA | dict(metadata or {})).items():
+            match value:
+                case int():
+                    writer.add_uint32(key, value)
+                case float():
+                    writer.add_float32(key, value)
+                case str():
+                    writer.add_string(key, value)
+        writer.add_token_list([f"t{n}" for n in range(VOCABULARY)])
+        for name, values in (_tensors(rng) | dict(tensors or {})).items():
+            if values.ndim == 1:
+                writer.add_tensor(name, values)
+            else:
+                writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return ModelFiles("tiny", path, "gguf")
+
+    return write
+
+
+_METADATA = {
+    "llama.block_count": LAYERS,
+    "llama.context_length": 128,
+    "llama.embedding_length": HIDDEN,
+    "llama.feed_forward_length": FEED_FORWARD,
+    "llama.attention.head_count": HEADS,
+    "llama.attention.head_count_kv": KV_HEADS,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "llama.rope.freq_base": 10000.0,
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2,
+}
+
+
+def _tensors(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    key_rows = HIDDEN // HEADS * KV_HEADS
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (VOCABULARY, HIDDEN), "output_norm.weight": (HIDDEN,)}
+    for layer in range(LAYERS):
+        shapes |= {
+            f"blk.{layer}.attn_norm.weight": (HIDDEN,),
+            f"blk.{layer}.attn_q.weight": (HIDDEN, HIDDEN),
+            f"blk.{layer}.attn_k.weight": (key_rows, HIDDEN),
+            f"blk.{layer}.attn_v.weight": (key_rows, HIDDEN),
+            f"blk.{layer}.attn_output.weight": (HIDDEN, HIDDEN),
+            f"blk.{layer}.ffn_norm.weight": (HIDDEN,),
+            f"blk.{layer}.ffn_gate.weight": (FEED_FORWARD, HIDDEN),
+            f"blk.{layer}.ffn_up.weight": (FEED_FORWARD, HIDDEN),
+            f"blk.{layer}.ffn_down.weight": (HIDDEN, FEED_FORWARD),
+        }
+    return {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> ModelFiles:
+    """The real model, in the user's own cache."""
+    return resolve("builtin:smollm2")
