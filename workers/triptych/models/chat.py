@@ -8,6 +8,8 @@ from transformers import PreTrainedTokenizerFast
 
 from triptych.core.errors import FailedPrecondition, InvalidArgument
 from triptych.core.prompt import ChatMessage, ImagePart, ImageSpan, Prompt, TextPart
+from triptych.models.control_tokens import ControlTokens
+from triptych.models.hf_tokenizer import leading_tokens, takes_parts
 
 ROLES: Final = ("system", "user", "assistant")
 
@@ -24,7 +26,8 @@ class ChatTemplate:
     """Renders and tokenizes conversations.
 
     Special tokens come from the template alone. A caller's text that spells one (`<|im_start|>`, `<image>`) is
-    tokenized as the characters it is made of: nobody opens a turn or claims an image place from inside a message.
+    tokenized as the characters it is made of, and texts that spell one only together are refused: nobody opens a
+    turn or claims an image place from inside a message.
 
     Args:
         tokenizer: Writes the token ids.
@@ -36,17 +39,20 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._template = template
         self._image = image
-        self._takes_parts = image is not None and _takes_parts(tokenizer, template)
-        self._prefix = _prefix(tokenizer) if image else []
+        self._takes_parts = image is not None and takes_parts(tokenizer, template)
+        self._prefix = leading_tokens(tokenizer) if image else []
+        self._control_tokens = ControlTokens(tokenizer.added_tokens_encoder)
 
     def apply(self, messages: Sequence[ChatMessage]) -> Prompt:
         """The prompt that asks for the next turn of the assistant.
 
         Raises:
-            InvalidArgument: no messages, an empty one, an unknown role, or a conversation that the template refuses.
+            InvalidArgument: nothing to read, an unknown role, a special token spelled across parts, or a
+                conversation that the template refuses.
             FailedPrecondition: an image for a model that reads text only.
         """
         images = _check(messages, self._image is not None)
+        self._require_apart([part.text for m in messages for part in m.parts if isinstance(part, TextPart)])
         token_ids = self._encode([self._render(message) for message in messages])
         if self._image is None:
             return Prompt(tuple(token_ids))
@@ -64,6 +70,12 @@ class ChatTemplate:
             return {"role": message.role, "content": [_part(part) for part in message.parts]}
         text = "".join(part.text for part in message.parts if isinstance(part, TextPart))
         return {"role": message.role, "content": text}
+
+    def _require_apart(self, texts: list[str]) -> None:
+        if token := self._control_tokens.across(texts):
+            raise InvalidArgument(
+                f"two texts of this conversation together spell the special token {token!r}", field="chat.messages"
+            )
 
     def _encode(self, conversation: list[dict[str, Any]]) -> list[int]:
         try:
@@ -124,24 +136,3 @@ def _with_images(token_ids: list[int], image: ImageTokens) -> Prompt:
         else:
             expanded.append(token_id)
     return Prompt(tuple(expanded), tuple(spans))
-
-
-def _takes_parts(tokenizer: PreTrainedTokenizerFast, template: str) -> bool:
-    """Whether the template wants a message's content as a list of parts, found out by trying."""
-    probe = "probe-5f1d"
-    message: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": probe}]}
-    try:
-        text = cast(str, tokenizer.apply_chat_template([message], chat_template=template, tokenize=False))
-    except Exception:  # the template was made for plain strings
-        return False
-    return probe in text and "'type'" not in text
-
-
-def _prefix(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """The tokens that the tokenizer puts before any text.
-
-    transformers' processors, unlike its tokenizers, put them before a rendered chat that lacks them (LLaVA 1.5).
-    """
-    encoding = tokenizer.backend_tokenizer.encode("a")
-    prefix: list[int] = encoding.ids[: encoding.special_tokens_mask.index(0)]
-    return prefix

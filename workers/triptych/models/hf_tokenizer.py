@@ -1,7 +1,7 @@
 """transformers' tokenizer and chat template from a folder, without torch."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerFast
 
@@ -36,3 +36,24 @@ def read_chat_template(tokenizer: PreTrainedTokenizerFast, folder: Path) -> str 
     if template is None and apart.is_file():
         template = read_json(apart).get("chat_template")
     return template if isinstance(template, str) else None
+
+
+def takes_parts(tokenizer: PreTrainedTokenizerFast, template: str) -> bool:
+    """Whether the template wants a message's content as a list of parts, found out by trying."""
+    probe = "probe-5f1d"
+    message: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": probe}]}
+    try:
+        text = cast(str, tokenizer.apply_chat_template([message], chat_template=template, tokenize=False))
+    except Exception:  # the template was made for plain strings
+        return False
+    return probe in text and "'type'" not in text
+
+
+def leading_tokens(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The tokens that the tokenizer puts before any text.
+
+    transformers' processors, unlike its tokenizers, put them before a rendered chat that lacks them (LLaVA 1.5).
+    """
+    encoding = tokenizer.backend_tokenizer.encode("a")
+    prefix: list[int] = encoding.ids[: encoding.special_tokens_mask.index(0)]
+    return prefix

@@ -58,7 +58,7 @@ class TextProcessor:
             PromptTooLong: the context could not hold the text even if every token were the longest there is.
         """
         self._require_readable([text])
-        token_ids: list[int] = self._backend.encode(text).ids
+        token_ids: list[int] = self._backend.encode(text).ids if text else []
         if not token_ids:
             raise InvalidArgument("the prompt is empty", field="text")
         return self._require_ids(token_ids, "text")
