@@ -4,15 +4,12 @@ The eye (vision tower and projector) and the configuration are package data, the
 builtin:smollm2. Each is one shard, so that a worker that only encodes images never opens the other.
 """
 
-import io
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from triptych.models.cache import build_folder, require_space
 from triptych.models.conversion import write_tensors
@@ -31,26 +28,6 @@ _EMBEDDING = "model.embed_tokens.weight"
 _PREFIX = "language_model."
 
 
-@dataclass(frozen=True, slots=True)
-class Digit:
-    """A handwritten digit that the eye was not trained on.
-
-    Attributes:
-        png: 8×8 pixels, grey.
-        label: What its writer meant, 0 to 9.
-    """
-
-    png: bytes
-    label: int
-
-
-def held_out() -> tuple[Digit, ...]:
-    """The 297 digits kept back from training (scikit-learn's digits, after the UCI set of Alpaydin and Kaynak)."""
-    with np.load(DATA / "held-out.npz") as data:
-        images, labels = data["images"], data["labels"]
-    return tuple(Digit(_png(image), int(label)) for image, label in zip(images, labels, strict=True))
-
-
 def assemble(target: Path, language: ModelFiles, progress: Progress) -> Path:
     """Returns the checkpoint folder, assembling it at first use or when a file of it is gone or cut.
 
@@ -58,6 +35,10 @@ def assemble(target: Path, language: ModelFiles, progress: Progress) -> Path:
         target: The folder.
         language: builtin:smollm2.
         progress: Told about it.
+
+    Raises:
+        ResourceExhausted: the disk has no room.
+        DataLoss: the language model's file is damaged.
     """
 
     def build(folder: Path) -> None:
@@ -120,10 +101,3 @@ def _write_tokenizer(folder: Path, plain: Path) -> None:
     settings |= {"extra_special_tokens": [_IMAGE], "processor_class": "LlavaProcessor"}
     for name, value in (("tokenizer.json", tokenizer), ("tokenizer_config.json", settings)):
         (folder / name).write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-def _png(image: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> bytes:
-    """Grey values 0 to 16 stretched to 0 to 255."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8)).save(buffer, format="PNG")
-    return buffer.getvalue()
