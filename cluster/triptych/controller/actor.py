@@ -2,8 +2,11 @@
 
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from triptych.models.files import ModelFiles
+from triptych.models.resolve import resolve
 from triptych.stages.host import StageHost
 from triptych.stages.settings import StageSettings
 
@@ -26,16 +29,19 @@ class StageActor:
 
     Args:
         settings: What to run.
+        joined: Whether Ray's nodes are other machines too; then the worker listens on its node's address, and finds
+            the model by name where the files are not at the same place.
     """
 
-    def __init__(self, settings: StageSettings) -> None:
+    def __init__(self, settings: StageSettings, *, joined: bool) -> None:
         self._settings = settings
+        self._joined = joined
         self._stopped = threading.Event()
         self._host: StageHost | None = None
 
     def start(self) -> Started:
         """Loads the model and serves."""
-        self._host = StageHost(self._settings)
+        self._host = StageHost(_at_home(self._settings) if self._joined else self._settings)
         return Started(self._host.start(), os.getpid())
 
     def wait(self) -> None:
@@ -48,3 +54,12 @@ class StageActor:
             self._host.stop()
             self._host = None
         self._stopped.set()
+
+
+def _at_home(settings: StageSettings) -> StageSettings:
+    """The settings as they are on the node that this process runs on."""
+    import ray
+
+    node: Any = ray.util
+    files: ModelFiles = settings.files if settings.files.path.exists() else resolve(settings.files.name)
+    return replace(settings, files=files, host=node.get_node_ip_address())

@@ -62,6 +62,7 @@ class RayRuntime:
         except ImportError as error:
             raise FailedPrecondition("Ray is not installed; install it with: pip install ray") from error
         self._ray = ray
+        self._joined = address is not None
         local: dict[str, Any] = {} if address else {"num_cpus": cpus, "object_store_memory": OBJECT_STORE_BYTES}
         try:
             ray.init(
@@ -93,7 +94,7 @@ class RayRuntime:
                 }
             },
         )
-        return RayActor(self._ray, remote.remote(settings), settings.worker_id)
+        return RayActor(self._ray, remote.remote(settings, joined=self._joined), settings.worker_id)
 
     def close(self) -> None:
         """Ends a Ray that was started here, or leaves the cluster."""
