@@ -1,5 +1,6 @@
 """transformers' tokenizer and chat template from a folder, without torch."""
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,5 +56,5 @@ def leading_tokens(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     transformers' processors, unlike its tokenizers, put them before a rendered chat that lacks them (LLaVA 1.5).
     """
     encoding = tokenizer.backend_tokenizer.encode("a")
-    prefix: list[int] = encoding.ids[: encoding.special_tokens_mask.index(0)]
-    return prefix
+    length = len(list(takewhile(bool, encoding.special_tokens_mask)))
+    return list(encoding.ids[:length])
