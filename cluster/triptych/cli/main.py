@@ -29,7 +29,7 @@ app.command()(demo)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and leaves the process: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         app(args=arguments, prog_name="triptych")
     except TriptychError as error:

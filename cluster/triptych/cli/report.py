@@ -5,7 +5,7 @@ import tempfile
 import traceback
 from typing import Final
 
-from triptych.core.errors import NotFound, PromptTooLong, ResourceExhausted, TriptychError, Unavailable
+from triptych.core.errors import PromptTooLong, ResourceExhausted, TriptychError, Unavailable
 
 _HINTS: Final[dict[type[TriptychError], str]] = {
     Unavailable: "start a cluster with `triptych serve`, or name a running one with --address or TRIPTYCH_ADDRESS",
@@ -37,7 +37,5 @@ def _hint(error: TriptychError) -> str:
     match error:
         case ResourceExhausted(retry_after=float() | int() as seconds):
             return f"try again in {seconds:g} s"
-        case NotFound(field="model"):
-            return "`triptych status` names the model that is served"
         case _:
             return _HINTS.get(type(error), "")

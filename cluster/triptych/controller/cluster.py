@@ -20,7 +20,7 @@ from triptych.models.resolve import resolve
 from triptych.models.spec import ModelSpec, read_spec
 from triptych.models.text import TextProcessor
 from triptych.router.intake import InputLimits, Intake
-from triptych.router.server import Router
+from triptych.router.server import Router, require_free
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ async def run_cluster(
     Raises:
         TriptychError: something is missing or does not fit; nothing is left running.
     """
+    require_free(spec.router.grpc)
     files = await asyncio.to_thread(resolve, spec.model, progress=progress)
     model = read_spec(files)
     cpu_count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Awaitable
 from typing import Any, Protocol, cast
@@ -57,6 +58,7 @@ class RayRuntime:
     def __init__(self, address: str | None, cpus: float) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        logging.getLogger("ray").setLevel(logging.ERROR)  # its warnings are for people who call Ray themselves
         try:
             import ray
         except ImportError as error:

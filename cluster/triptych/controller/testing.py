@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 
 from triptych.controller.actor import Started
 from triptych.controller.desired import DesiredWorker
@@ -10,18 +11,22 @@ from triptych.stages.host import StageHost
 
 
 class InProcessActor:
-    """One worker on threads of this process."""
+    """One worker on threads of this process.
+
+    Attributes:
+        host: What runs the worker; None before `start` and after the end.
+    """
 
     def __init__(self, worker: DesiredWorker) -> None:
-        self.host = StageHost(worker.settings)
+        self.host: StageHost | None = None
+        self._settings = worker.settings
+        self._lock = threading.Lock()
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     async def start(self) -> Started:
         """See `Actor.start`."""
-        if self._ended.is_set():
-            raise Unavailable("the worker was ended before it started")
-        return Started(await asyncio.to_thread(self.host.start), os.getpid())
+        return Started(await asyncio.to_thread(self._launch), os.getpid())
 
     async def wait(self) -> None:
         """See `Actor.wait`."""
@@ -29,13 +34,25 @@ class InProcessActor:
 
     async def stop(self) -> None:
         """See `Actor.stop`."""
-        if not self._ended.is_set():
+        with self._lock:
             self._ended.set()
-            await asyncio.to_thread(self.host.stop)
+            host, self.host = self.host, None
+        if host:
+            await asyncio.to_thread(host.stop)
 
     def kill(self) -> None:
         """Ends the worker as a crash would: its streams break, nobody says goodbye. From any thread."""
         asyncio.run_coroutine_threadsafe(self.stop(), self._loop).result()
+
+    def _launch(self) -> str:
+        host = StageHost(self._settings)
+        address = host.start()
+        with self._lock:
+            if not self._ended.is_set():
+                self.host = host
+                return address
+        host.stop()
+        raise Unavailable("the worker was ended before it had started")
 
 
 class InProcessRuntime:
@@ -50,7 +67,7 @@ class InProcessRuntime:
         self.actors: dict[str, InProcessActor] = {}
 
     def place(self, worker: DesiredWorker, attempt: int) -> InProcessActor:
-        """Builds a worker; loading the model blocks."""
+        """A worker that is built when it is started."""
         actor = InProcessActor(worker)
         self.actors[worker.settings.worker_id] = actor
         return actor

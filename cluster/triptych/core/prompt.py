@@ -1,6 +1,10 @@
 """What a caller asks and what the engine reads: chat messages, and token ids with the places of images."""
 
 from dataclasses import dataclass, field
+from typing import Final
+
+ROLES: Final = ("system", "user", "assistant")
+"""Who may speak in a conversation."""
 
 
 @dataclass(frozen=True, slots=True)

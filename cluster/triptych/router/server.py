@@ -1,6 +1,7 @@
 """The router: a gRPC server in front, links to the workers behind, the core in between."""
 
 import asyncio
+import socket
 import uuid
 from collections.abc import Iterable
 
@@ -27,6 +28,23 @@ SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
 )
+
+
+def require_free(address: str) -> None:
+    """Refuses an address that cannot be listened on, long before anything slow is started for it.
+
+    Raises:
+        FailedPrecondition: names the address and the reason.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        for family, kind, _, _, target in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM):
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(target)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise FailedPrecondition(f"cannot listen on {address}: {reason}", field="router.grpc") from error
 
 
 class Router:
@@ -70,10 +88,7 @@ class Router:
         try:
             bound = self._server.add_insecure_port(self.address)
         except RuntimeError as error:
-            raise FailedPrecondition(
-                f"cannot listen on {self.address}: the port is in use or the host is not an address of this machine",
-                field="router.grpc",
-            ) from error
+            raise FailedPrecondition(f"cannot listen on {self.address}: {error}", field="router.grpc") from error
         self.address = f"{host}:{bound}"
         await self._server.start()
 
