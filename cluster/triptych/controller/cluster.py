@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -70,6 +72,7 @@ async def run_cluster(
         cpus = max(cpu_count, sum(worker.cpus for worker in workers))
         runtime = await asyncio.to_thread(make_runtime, spec.ray.address, cpus)
         stack.push_async_callback(asyncio.to_thread, runtime.close)
+        _rearm_signals()
         router = _router(spec, files, model)
         await router.start()
         stack.push_async_callback(router.stop)
@@ -90,3 +93,9 @@ def _router(spec: ClusterSpec, files: ModelFiles, model: ModelSpec) -> Router:
     policy = RoutingPolicy(spec.router.colocate_below_tokens, spec.router.max_requests_per_worker)
     intake = Intake(spec.name, model, TextProcessor.load(files, model), limits)
     return Router(spec.router.grpc, intake, policy, spec.router.max_running_requests)
+
+
+def _rearm_signals() -> None:
+    """Puts this process's own handler of SIGTERM back: Ray has put one in its place that reports a crash and aborts."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

@@ -58,11 +58,11 @@ class RayRuntime:
     def __init__(self, address: str | None, cpus: float) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        logging.getLogger("ray").setLevel(logging.ERROR)  # its warnings are for people who call Ray themselves
         try:
             import ray
         except ImportError as error:
             raise FailedPrecondition("Ray is not installed; install it with: pip install ray") from error
+        logging.getLogger("ray").setLevel(logging.ERROR)  # its warnings are for people who call Ray themselves
         self._ray = ray
         self._joined = address is not None
         local: dict[str, Any] = {} if address else {"num_cpus": cpus, "object_store_memory": OBJECT_STORE_BYTES}
@@ -72,7 +72,7 @@ class RayRuntime:
                 namespace="triptych",
                 include_dashboard=None if address else False,
                 log_to_driver=False,
-                configure_logging=False,
+                logging_level=logging.ERROR,
                 **local,
             )
         except Exception as error:  # Ray raises many classes here, from ValueError to its own
