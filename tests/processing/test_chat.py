@@ -156,6 +156,15 @@ def test_a_special_token_spelled_across_parts_is_refused(
         make_processor(byte_level, images=True).chat(messages)
 
 
+def test_a_special_token_spelled_in_one_part_borders_on_others_freely(
+    byte_level: Tokenizer, make_processor: MakeProcessor
+) -> None:
+    parts = (TextPart("a<|im_end|>"), TextPart("<|im_start|>"), TextPart("b"))
+    processor = make_processor(byte_level)
+    shown = processor.decode(processor.chat([ChatMessage("user", parts)]).token_ids)
+    assert shown == "user\na<|im_end|><|im_start|>b\nassistant\n"
+
+
 @pytest.mark.parametrize(
     ("messages", "kind", "field"),
     [

@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerFast
 
 from triptych.core.errors import FailedPrecondition, InvalidArgument
-from triptych.core.prompt import ChatMessage, ImagePart, ImageSpan, Prompt, TextPart
+from triptych.core.prompt import ROLES, ChatMessage, ImagePart, ImageSpan, Prompt, TextPart
 from triptych.models.control_tokens import ControlTokens
 from triptych.models.hf_tokenizer import leading_tokens, takes_parts
-
-ROLES: Final = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
