@@ -19,10 +19,11 @@ from triptych.stage.v1 import stage_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class CheckedImage:
-    """A picture that passed the checks of the front door."""
+    """A picture that passed the checks of the front door; `field` is where the request holds it."""
 
     data: bytes = field(repr=False)
     content_hash: str
+    field: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ def key(call: Call) -> pb.OperationKey:
 
 def encode(call: Call, indices: tuple[int, ...], timeout_ms: int) -> pb.ConnectRequest:
     """Each shard is a message of its own, so that no worker can meet another one's images."""
+    chosen = [(i, call.request.images[i]) for i in indices]
     images = [
-        pb.EncodeImage(index=i, content_hash=call.request.images[i].content_hash, data=call.request.images[i].data)
-        for i in indices
+        pb.EncodeImage(index=i, content_hash=image.content_hash, data=image.data, field=image.field)
+        for i, image in chosen
     ]
     return pb.ConnectRequest(encode=pb.Encode(key=key(call), images=images, timeout_ms=timeout_ms))
 

@@ -132,4 +132,4 @@ class Intake:
 
     def _check(self, field: str, data: bytes) -> CheckedImage:
         check_image(data, max_pixels=self.limits.max_image_pixels, max_bytes=self.limits.max_image_bytes, field=field)
-        return CheckedImage(data, content_hash(data))
+        return CheckedImage(data, content_hash(data), field)

@@ -93,7 +93,7 @@ class BatchEncoder:
 
     def _prepare(self, image: pb.EncodeImage) -> Tensor | TriptychError:
         try:
-            return torch.from_numpy(self._eyes.preprocessor.preprocess(image.data, field=f"image {image.index}"))
+            return torch.from_numpy(self._eyes.preprocessor.preprocess(image.data, field=image.field))
         except TriptychError as error:
             return error
 

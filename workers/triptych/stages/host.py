@@ -52,15 +52,14 @@ class StageHost:
         self.panel.stop()
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self._serve())
+            # A Runner lets cancelled streams end before it closes the loop.
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._serve())
         except Exception as error:
             if not self._address.done():
                 self._address.set_exception(error)
             raise
-        finally:
-            self._loop.close()
 
     async def _serve(self) -> None:
         server = grpc.aio.server(options=(*MESSAGE_LIMITS, ("grpc.so_reuseport", 0)))

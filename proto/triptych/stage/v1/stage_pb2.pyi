@@ -270,22 +270,26 @@ class EncodeImage(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     CONTENT_HASH_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Position among the request's images."""
     content_hash: _builtins.str
     """Hex digest of the encoded picture."""
     data: _builtins.bytes
     """The encoded picture."""
+    field: _builtins.str
+    """The field of the client's request that holds it, for errors."""
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         content_hash: _builtins.str = ...,
         data: _builtins.bytes = ...,
+        field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "data", b"data", "index", b"index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "data", b"data", "field", b"field", "index", b"index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,265 @@
+"""Clusters of real workers on tiny random models, and the offline engine that says what they must answer."""
+
+import io
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from triptych.client import Client
+from triptych.config.load import make_spec
+from triptych.controller.local import LocalCluster
+from triptych.controller.testing import InProcessRuntime
+from triptych.core.prompt import ChatMessage, ImagePart, TextPart
+from triptych.engine import Engine, SamplingParams
+from triptych.stages.host import StageHost
+
+SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>", "<image>"]
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>"
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+PIXELS = 20
+GREEDY = {"temperature": 0.0, "ignore_eos": True}
+CLEAR = 2e-3
+"""By how much the likeliest token must lead for its choice not to depend on the order of float32 sums."""
+
+Prompt = str | list[ChatMessage]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def rng() -> np.random.Generator:
+    """Fresh random inputs every run; the seed is printed with a failure."""
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")
+    torch.manual_seed(seed)
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory, rng: np.random.Generator) -> Path:
+    """A random Llama of 2 KiB of KV per token, with a tokenizer."""
+    return _save(LlamaForCausalLM(_llama_config()), tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def tiny_llava(tmp_path_factory: pytest.TempPathFactory, rng: np.random.Generator) -> Path:
+    """The same with a random eye: 20×20 pixels in patches of 5 make 16 tokens."""
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=PIXELS,
+        patch_size=5, initializer_range=0.3,
+    )  # fmt: skip
+    config = LlavaConfig(
+        vision_config=vision.to_dict(),
+        text_config=_llama_config().to_dict(),
+        image_token_index=SPECIAL.index("<image>"),
+    )
+    folder = _save(LlavaForConditionalGeneration(config), tmp_path_factory.mktemp("llava"))
+    size = {"height": PIXELS, "width": PIXELS}
+    processor = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": PIXELS}, "crop_size": size}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ask(rng: np.random.Generator) -> Callable[..., Prompt]:
+    """Makes prompts: `ask(words, images=n)`, a plain text without images, else a chat."""
+
+    def make(words: int = 4, *, images: int = 0) -> Prompt:
+        text = " ".join("".join(rng.choice(list("abcdefgh"), 4)) for _ in range(words))
+        if not images:
+            return text
+        pictures = [ImagePart(picture(rng)) for _ in range(images)]
+        return [ChatMessage("user", (TextPart("Look: "), *pictures, TextPart(text)))]
+
+    return make
+
+
+@dataclass
+class Oracle:
+    """Offline engines; what they answer is what every cluster must answer."""
+
+    rng: np.random.Generator
+    engines: dict[Path, Engine] = field(default_factory=dict)
+
+    def tokens(self, model: Path, prompt: Prompt, max_tokens: int) -> tuple[int, ...] | None:
+        """The greedy answer; None when a rounding error could have changed one of its tokens."""
+        engine = self.engines.setdefault(model, Engine(str(model), dtype="float32", kv_cache_memory=1 << 22))
+        params = SamplingParams(**GREEDY, max_tokens=max_tokens, logprobs=2)
+        [completion] = engine.generate([prompt], params)
+        tops = [position.top for position in completion.logprobs or ()]
+        clear = all(first.logprob - second.logprob > CLEAR for first, second in tops)
+        return completion.token_ids if clear else None
+
+    def questions(
+        self, model: Path, make: Callable[[], Prompt], count: int, max_tokens: int
+    ) -> list[tuple[Prompt, tuple[int, ...]]]:
+        """Fresh prompts with their answers."""
+        found: list[tuple[Prompt, tuple[int, ...]]] = []
+        while len(found) < count:
+            prompt = make()
+            if answer := self.tokens(model, prompt, max_tokens):
+                found.append((prompt, answer))
+        return found
+
+
+@pytest.fixture(scope="session")
+def oracle(rng: np.random.Generator) -> Oracle:
+    return Oracle(rng)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running cluster whose workers live in this process."""
+
+    address: str
+    client: Client
+    runtime: InProcessRuntime
+
+    def host(self, worker_id: str) -> StageHost:
+        host = self.runtime.actors[worker_id].host
+        assert host is not None, f"{worker_id} has ended"
+        return host
+
+    def held(self) -> dict[str, int]:
+        """Everything that somebody holds anywhere, by name, zeros left out; what the workers hold is not hearsay."""
+        router = self.client.status().router
+        counts = {"router running": router.running_requests, "router awaiting free": router.awaiting_free}
+        for worker_id in self.runtime.actors:
+            report = self.host(worker_id).panel.report()
+            for name in ("running_requests", "queued_requests", "queued_images", "held_blocks", "held_embeddings"):
+                counts[f"{worker_id} {name}"] = getattr(report, name)
+        return {name: count for name, count in counts.items() if count}
+
+    def require_idle(self) -> None:
+        """Every worker and the router let go of everything within two seconds, and no block is lost."""
+        eventually(lambda: not self.held(), 2.0, self.held)
+        for worker_id in self.runtime.actors:
+            if decoding := self.host(worker_id).panel.decoding:
+                decoding.stage.core.scheduler.check_integrity()
+                assert not decoding.stage.desk.jobs.by_ticket
+
+
+def eventually(condition: Callable[[], object], within: float = 10.0, explain: Callable[[], object] = str) -> None:
+    """Polls for something that another thread or process is about to do."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not happen within {within:g} s: {explain()}"
+        time.sleep(0.005)
+
+
+@pytest.fixture(name="eventually", scope="session")
+def _eventually() -> Callable[..., None]:
+    return eventually
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Cluster]]:
+    """Starts clusters: `start(model, "1E1P1D", **settings)`, dots in settings written as "__".
+
+    At the end of the test each of them must be idle and hold nothing.
+    """
+    with ExitStack() as stack:
+        running: list[Cluster] = []
+
+        def begin(model: Path, layout: str, **settings: Any) -> Cluster:
+            runtime = InProcessRuntime()
+            cluster = stack.enter_context(
+                LocalCluster(_spec(model, layout, settings), make_runtime=lambda *_: runtime)
+            )
+            client = stack.enter_context(Client(cluster.address, timeout=60))
+            running.append(Cluster(cluster.address, client, runtime))
+            return running[-1]
+
+        yield begin
+        for cluster in running:
+            cluster.require_idle()
+
+
+def picture(rng: np.random.Generator, side: int = PIXELS) -> bytes:
+    """Random pixels as a PNG."""
+    file = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _spec(model: Path, layout: str, settings: dict[str, Any]) -> Any:
+    given = {
+        "model": str(model),
+        "served_name": "tiny",
+        "layout": layout,
+        "dtype": "float32",
+        "router.grpc": "127.0.0.1:0",
+        "kv_cache.memory": "4MiB",
+        "kv_cache.block_size": 4,
+    }
+    return make_spec(given | {name.replace("__", "."): value for name, value in settings.items()})
+
+
+def _llama_config() -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=256 + len(SPECIAL), hidden_size=48, intermediate_size=80, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=64, max_position_embeddings=512,
+        initializer_range=0.2, bos_token_id=None, eos_token_id=SPECIAL.index("<|end|>"),
+    )  # fmt: skip
+
+
+def _save(model: PreTrainedModel, folder: Path) -> Path:
+    model.train(False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytewise = Tokenizer(BPE({token: place for place, token in enumerate([*SPECIAL, *letters])}, []))
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = decoders.ByteLevel()
+    bytewise.add_special_tokens(SPECIAL)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytewise, eos_token=SPECIAL[0])  # type: ignore[no-untyped-call]
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def answers(cluster: Cluster, prompts: Sequence[Prompt], max_tokens: int, **options: Any) -> list[tuple[int, ...]]:
+    """All answers, asked for at once."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(prompt: Prompt) -> tuple[int, ...]:
+        return cluster.client.generate(prompt, max_tokens=max_tokens, **GREEDY, **options).token_ids
+
+    with ThreadPoolExecutor(len(prompts)) as threads:
+        return list(threads.map(one, prompts))
+
+
+@pytest.fixture(name="answers", scope="session")
+def _answers() -> Callable[..., list[tuple[int, ...]]]:
+    return answers

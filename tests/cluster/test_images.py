@@ -1,0 +1,75 @@
+"""Embeddings: spread over encode workers, shared, held until the end, and fetched again for decode workers."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from triptych.core.errors import InvalidArgument
+from triptych.core.prompt import ChatMessage, ImagePart, TextPart
+
+TOKENS = 10
+
+
+def test_images_of_one_request_spread_and_keep_their_order(
+    start: Any, tiny_llava: Path, oracle: Any, ask: Any, answers: Any
+) -> None:
+    def turned(prompt: list[ChatMessage]) -> list[ChatMessage]:
+        return [ChatMessage("user", (prompt[0].parts[0], *reversed(prompt[0].parts[1:-1]), prompt[0].parts[-1]))]
+
+    def differs() -> Any:
+        """A prompt whose answer depends on the order of its five images."""
+        while True:
+            prompt = ask(1, images=5)
+            both = [oracle.tokens(tiny_llava, p, TOKENS) for p in (prompt, turned(prompt))]
+            if None not in both and both[0] != both[1]:
+                return prompt
+
+    [(prompt, expected)] = oracle.questions(tiny_llava, differs, 1, TOKENS)
+    cluster = start(tiny_llava, "2E1P1D")
+    assert answers(cluster, [prompt], TOKENS) == [expected]
+    assert sorted(cluster.host(f"encode-{n}").panel.encoding.encoded_images for n in (0, 1)) == [2, 3]
+    assert answers(cluster, [turned(prompt)], TOKENS) == [oracle.tokens(tiny_llava, turned(prompt), TOKENS)]
+
+
+def test_a_picture_is_encoded_once(start: Any, tiny_llava: Path, oracle: Any, ask: Any, answers: Any) -> None:
+    def twice() -> Any:
+        [message] = ask(2, images=1)
+        text, image, question = message.parts
+        return [ChatMessage("user", (text, image, TextPart("and"), image, question))]
+
+    [(prompt, expected)] = oracle.questions(tiny_llava, twice, 1, TOKENS)
+    cluster = start(tiny_llava, "1E1P1D")
+    for _ in range(3):
+        assert answers(cluster, [prompt], TOKENS) == [expected]
+    assert cluster.host("encode-0").panel.encoding.encoded_images == 1
+
+
+def test_a_decode_worker_out_of_blocks_fetches_the_embeddings_again(
+    start: Any, tiny_llava: Path, oracle: Any, ask: Any, answers: Any
+) -> None:
+    tokens = 60
+    questions = oracle.questions(tiny_llava, lambda: ask(4, images=2), 6, tokens)
+    cluster = start(tiny_llava, "1E1P1D", kv_cache__memory="1MiB")
+    assert answers(cluster, [prompt for prompt, _ in questions], tokens) == [answer for _, answer in questions]
+    decode = cluster.host("decode-0").panel.decoding.stage
+    assert decode.core.scheduler.preemptions > 0
+    assert decode.prefilled_tokens > 0
+    assert cluster.host("encode-0").panel.encoding.store.counts.chunks > 2 * len(questions)
+
+
+def test_a_damaged_picture_fails_its_own_request_alone(
+    start: Any, tiny_llava: Path, oracle: Any, ask: Any, answers: Any
+) -> None:
+    questions = oracle.questions(tiny_llava, lambda: ask(2, images=1), 3, TOKENS)
+    image = next(part for part in questions[0][0][0].parts if isinstance(part, ImagePart))
+    cut = [ChatMessage("user", (ImagePart(image.data[: len(image.data) // 2]),))]
+    cluster = start(tiny_llava, "1E1P1D")
+
+    with ThreadPoolExecutor(4) as threads:
+        bad = [threads.submit(cluster.client.generate, cut, max_tokens=3) for _ in range(3)]
+        assert answers(cluster, [prompt for prompt, _ in questions], TOKENS) == [answer for _, answer in questions]
+        for failed in bad:
+            error = failed.exception()
+            assert isinstance(error, InvalidArgument)
+            assert error.field == "chat.messages[0].parts[0].image"
+            assert "damaged PNG" in error.message
