@@ -1,15 +1,13 @@
 """Prompts and chat messages, and their wire form."""
 
 from collections.abc import Iterable
-from typing import Final, assert_never
+from typing import assert_never
 
 from triptych.core.errors import InvalidArgument
 from triptych.core.inputs import ChatInput, PromptInput, TextInput, TokenInput
-from triptych.core.prompt import ChatMessage, ImagePart, TextPart
+from triptych.core.prompt import ROLES, ChatMessage, ImagePart, TextPart
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.wire.data_uri import parse_data_uri
-
-ROLES: Final = ("system", "user", "assistant")
 
 
 def chat_to_proto(messages: Iterable[ChatMessage]) -> pb.Chat:

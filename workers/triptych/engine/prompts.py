@@ -65,7 +65,7 @@ def tokenize(prompt: PromptLike, text: TextProcessor) -> Prompt:
         InvalidArgument: the prompt is empty or of no known kind.
     """
     if isinstance(prompt, str):
-        return Prompt(tuple(text.encode(prompt)))
+        return text.text(prompt)
     if not prompt:
         raise InvalidArgument("the prompt is empty", field="prompt")
     if all(isinstance(item, ChatMessage) for item in prompt):
