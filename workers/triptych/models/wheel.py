@@ -8,7 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -122,13 +122,13 @@ def _watch(process: "subprocess.Popen[bytes]", scratch: Path, total: int, advanc
 
 
 def _largest_file(folder: Path) -> int:
-    sizes = [0]
-    for path in folder.rglob("*"):
-        try:
-            sizes.append(path.stat().st_size)
-        except FileNotFoundError:  # pip moved it
-            continue
-    return max(sizes)
+    """Walks with os.walk, which passes over folders that pip removes meanwhile, as Path.rglob does not."""
+    largest = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                largest = max(largest, os.path.getsize(os.path.join(place, name)))
+    return largest
 
 
 def _member(wheel: Path, file: WheelFile) -> IO[bytes]:
