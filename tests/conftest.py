@@ -1,5 +1,7 @@
 """What transformers makes of the built-in model: the yardstick of the engine and of the cluster."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -49,7 +51,7 @@ def reference_tokens(reference_prompts: list[str]) -> list[tuple[int, ...]]:
     """
     files = resolve("builtin:smollm2")
     folder, name = files.path.parent, files.path.name
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, padding_side="left")
