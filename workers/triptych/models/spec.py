@@ -96,7 +96,7 @@ class VisionSpec:
     """A CLIP vision transformer (arXiv:2103.00020) and the projector behind it.
 
     Attributes:
-        image_size: Height and width of the pixels; what no whole patch covers at the right and the bottom is not seen.
+        image_size: Height and width of the pixels; the rest to the right and below whole patches is not seen.
         patch_size: Height and width of a patch.
         num_channels: Colour channels.
         hidden_size: Width of the tower.
