@@ -1,9 +1,12 @@
 """How the next token is chosen: the one type that client, router and engine share."""
 
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from triptych.core.errors import InvalidArgument
+
+T = TypeVar("T")
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
@@ -49,8 +52,8 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Refuses values that no sampler can honour."""
-        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        object.__setattr__(self, "stop", _entries("stop", (self.stop,) if isinstance(self.stop, str) else self.stop))
+        object.__setattr__(self, "stop_token_ids", _entries("stop_token_ids", self.stop_token_ids))
         _within("temperature", self.temperature, 0.0, 100.0)
         _whole("top_k", self.top_k, 0, 2**31 - 1)
         _within("top_p", self.top_p, 0.0, 1.0, open_low=True)
@@ -65,6 +68,11 @@ class SamplingParams:
         if self.logprobs is not None:
             _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         _check_stops(self.stop, self.stop_token_ids)
+        if not isinstance(self.ignore_eos, bool):
+            raise InvalidArgument(
+                f"sampling.ignore_eos must be True or False, got {_shown(self.ignore_eos)}",
+                field="sampling.ignore_eos",
+            )
 
     @property
     def greedy(self) -> bool:
@@ -78,12 +86,12 @@ class SamplingParams:
 
 
 def _within(field: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
-    bracket = "(" if open_low else "["
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidArgument(f"sampling.{field} must be a number, got {value!r}", field=f"sampling.{field}")
-    if math.isnan(value) or value < low or value > high or (open_low and value == low):
+        raise InvalidArgument(f"sampling.{field} must be a number, got {_shown(value)}", field=f"sampling.{field}")
+    if not low <= value <= high or (open_low and value == low):  # NaN compares as false
+        bracket = "(" if open_low else "["
         raise InvalidArgument(
-            f"sampling.{field} must be in {bracket}{low:g}, {high:g}], got {value:g}",
+            f"sampling.{field} must be in {bracket}{low:g}, {high:g}], got {_shown(value)}",
             field=f"sampling.{field}",
         )
 
@@ -91,22 +99,35 @@ def _within(field: str, value: float, low: float, high: float, *, open_low: bool
 def _whole(field: str, value: int, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InvalidArgument(
-            f"sampling.{field} must be a whole number in [{low}, {high}], got {value!r:.60}",
+            f"sampling.{field} must be a whole number in [{low}, {high}], got {_shown(value)}",
             field=f"sampling.{field}",
         )
 
 
-def _check_stops(stop: tuple[str, ...], stop_token_ids: tuple[int, ...]) -> None:
-    if len(stop) > MAX_STOPS or len(stop_token_ids) > MAX_STOPS:
-        count = max(len(stop), len(stop_token_ids))
+def _entries(field: str, values: Iterable[T]) -> tuple[T, ...]:
+    if not isinstance(values, Iterable):
+        raise InvalidArgument(f"sampling.{field} must be a list, got {_shown(values)}", field=f"sampling.{field}")
+    entries = tuple(values)
+    if len(entries) > MAX_STOPS:
         raise InvalidArgument(
-            f"sampling.stop may hold at most {MAX_STOPS} entries, got {count}", field="sampling.stop"
+            f"sampling.{field} may hold at most {MAX_STOPS} entries, got {len(entries)}", field=f"sampling.{field}"
         )
+    return entries
+
+
+def _check_stops(stop: tuple[str, ...], stop_token_ids: tuple[int, ...]) -> None:
     for text in stop:
         if not isinstance(text, str) or not 1 <= len(text) <= MAX_STOP_LENGTH:
             raise InvalidArgument(
-                f"each sampling.stop must be a text of 1 to {MAX_STOP_LENGTH} characters, got {text!r:.60}",
+                f"each sampling.stop must be a text of 1 to {MAX_STOP_LENGTH} characters, got {_shown(text)}",
                 field="sampling.stop",
             )
     for token_id in stop_token_ids:
         _whole("stop_token_ids", token_id, 0, 2**31 - 1)
+
+
+def _shown(value: object) -> str:
+    """The value, short enough for a message; Python refuses to write out an int of thousands of digits."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of {value.bit_length()} bits"
+    return f"{value!r:.60}"

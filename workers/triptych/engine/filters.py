@@ -20,7 +20,8 @@ def penalise(logits: Tensor, params: SamplingParams, token_ids: list[int], promp
     if params.repetition_penalty != 1.0:
         seen = torch.tensor(sorted(set(token_ids)), device=logits.device)
         values = logits[seen]
-        logits[seen] = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+        scaled = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+        logits[seen] = scaled.clamp(max=torch.finfo(logits.dtype).max)  # a tiny penalty overflows
     counts = Counter(token_ids[prompt_length:])
     if counts and (params.presence_penalty or params.frequency_penalty):
         ids = torch.tensor(list(counts), device=logits.device)

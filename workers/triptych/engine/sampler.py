@@ -61,8 +61,9 @@ def uniform(row: SamplingRow) -> float:
 
 def _draw(logits: Tensor, params: SamplingParams, u: float) -> int:
     """Inverse-CDF draw among the tokens that the filters keep, likeliest first: top_k, then top_p, then min_p."""
-    values, ids = keep_top_k(logits / params.temperature, params.top_k)
-    probabilities = torch.softmax(values.double(), dim=-1)
+    values, ids = keep_top_k(logits, params.top_k)
+    # Differences to the first stay finite or fall to -inf, however small the temperature.
+    probabilities = torch.softmax((values - values[0]).double() / params.temperature, dim=-1)
     kept = keep_min_p(keep_top_p(probabilities, params.top_p), params.min_p)
     cumulative = kept.cumsum(dim=-1)
     position = int(torch.searchsorted(cumulative, u * float(cumulative[-1]), right=True))
@@ -83,6 +84,6 @@ def _top_logprobs(logits: Tensor, count: int | None) -> _LogprobReport | None:
     if count is None:
         return None
     logprobs = torch.log_softmax(logits, dim=-1)
-    values, ids = logprobs.topk(count)
+    values, ids = logprobs.topk(min(count, len(logprobs)))
     top = tuple(TokenLogprob(i, v) for i, v in zip(ids.tolist(), values.tolist(), strict=True))
     return _LogprobReport(logprobs, top)

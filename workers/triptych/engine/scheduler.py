@@ -2,7 +2,8 @@
 
 Pure: no tensors are touched, no clock is read. Decode tokens come first, so that a long prompt never holds a running
 answer up for longer than one step; what is left of the token budget goes to prefill chunks (Sarathi-Serve,
-arXiv:2403.02310). When blocks run out the youngest sequence gives its blocks back and is computed again later.
+arXiv:2403.02310). When blocks run out the youngest answer gives its blocks back and is computed again later; those of
+a prompt for somebody else stay, because a transfer may be reading them.
 """
 
 from collections import deque
@@ -220,7 +221,7 @@ class Scheduler:
         if missing <= 0:
             return True
         while (blocks := self.pool.allocate(missing)) is None:
-            victim = next(reversed(self._running.values()))
+            victim = next(s for s in reversed(self._running.values()) if s.goal is Goal.ANSWER)
             self._preempt(victim)
             if victim is sequence:
                 return False
