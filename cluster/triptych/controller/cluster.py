@@ -74,10 +74,10 @@ async def run_cluster(
         stack.push_async_callback(asyncio.to_thread, runtime.close)
         _rearm_signals()
         router = _router(spec, files, model)
-        await router.start()
-        stack.push_async_callback(router.stop)
         controller = Controller(runtime, workers, router, on_ready)
         stack.push_async_callback(controller.stop)
+        await router.start()
+        stack.push_async_callback(router.stop)  # first to stop: running answers get its grace while workers live
         await controller.start()
         await router.wait_ready()
         yield RunningCluster(router.address, spec.name, router.fleet.layout())
@@ -96,6 +96,6 @@ def _router(spec: ClusterSpec, files: ModelFiles, model: ModelSpec) -> Router:
 
 
 def _rearm_signals() -> None:
-    """Puts this process's own handler of SIGTERM back: Ray has put one in its place that reports a crash and aborts."""
+    """Puts this process's handler of SIGTERM back: Ray has put in its place one that reports a crash and aborts."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

@@ -49,7 +49,6 @@ class DecoderStage:
         self.step_messages = 0
         self.generated_tokens = 0
         self.prefilled_tokens = 0
-        self._movers = movers
         self._clock = clock
 
     def handle(self, message: Message) -> None:
@@ -93,6 +92,21 @@ class DecoderStage:
         self._publish(outcome, started)
         return True
 
+    def load(self) -> pb.LoadReport:
+        """What there is to do, what is held, and what was done."""
+        scheduler = self.core.scheduler
+        return pb.LoadReport(
+            running_requests=len(self.desk.jobs.by_key),
+            queued_requests=scheduler.waiting + self.reservations.waiting,
+            queued_tokens=scheduler.waiting_tokens,
+            held_blocks=scheduler.pool.held_count,
+            free_blocks=scheduler.pool.free_count,
+            steps=self.core.steps,
+            step_messages=self.step_messages,
+            generated_tokens=self.generated_tokens,
+            prefilled_tokens=self.prefilled_tokens,
+        )
+
     def _command(self, command: Command) -> None:
         request = command.request
         match request.WhichOneof("command"):
@@ -104,8 +118,6 @@ class DecoderStage:
                 self.reservations.decode(request.decode)
             case "free":
                 self.desk.free(command.session, request.free.key)
-            case "heartbeat":
-                self._movers.receiver.renew(command.session.router_id)
 
     def _publish(self, outcome: StepOutcome, started: float) -> None:
         jobs = self.desk.jobs.by_key

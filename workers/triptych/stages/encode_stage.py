@@ -30,6 +30,7 @@ class EncodeStage:
     def __init__(self, encoder: BatchEncoder, store: EmbeddingStore, identity: Identity) -> None:
         self.store = store
         self.encoded_images = 0
+        self.queued_images = 0
         self._encoder = encoder
         self._identity = identity
         self._jobs: queue.SimpleQueue[EncodeJob | None] = queue.SimpleQueue()
@@ -41,11 +42,6 @@ class EncodeStage:
     def running(self) -> int:
         """Requests that hold embeddings or wait for them."""
         return len(self._open)
-
-    @property
-    def queued(self) -> int:
-        """Requests that wait for the encoder."""
-        return self._jobs.qsize()
 
     def start(self) -> None:
         """Begins."""
@@ -63,6 +59,7 @@ class EncodeStage:
             if job.holder in self._open:
                 return
             self._open[job.holder] = command.session
+            self.queued_images += len(job.encode.images)
         self._jobs.put(job)
 
     def free(self, key: pb.OperationKey) -> None:
@@ -71,7 +68,9 @@ class EncodeStage:
 
     def drop_session(self, session: Session) -> None:
         """A router is gone: everything it asked for is freed."""
-        for holder in [holder for holder, owner in list(self._open.items()) if owner is session]:
+        with self._lock:
+            gone = [holder for holder, owner in self._open.items() if owner is session]
+        for holder in gone:
             self._forget(holder)
 
     def _forget(self, holder: Holder) -> None:
@@ -90,6 +89,8 @@ class EncodeStage:
             self._encode(batch)
 
     def _encode(self, batch: list[EncodeJob]) -> None:
+        with self._lock:
+            self.queued_images -= sum(len(job.encode.images) for job in batch)
         wanted = [job for job in batch if job.holder in self._open]
         known = {job: self._held(job) for job in wanted}
         try:

@@ -43,9 +43,13 @@ class ComputeThread:
     Args:
         stage: Touched by this thread only.
         inbox: Where its messages come from.
+
+    Attributes:
+        load: The stage's load after the last turn; replaced, never changed, so that any thread may read it.
     """
 
     def __init__(self, stage: DecoderStage, inbox: Inbox) -> None:
+        self.load = stage.load()
         self._stage = stage
         self._inbox = inbox
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
@@ -67,6 +71,7 @@ class ComputeThread:
                     return
                 self._handle(message)
             busy = self._stage.turn()
+            self.load = self._stage.load()
 
     def _handle(self, message: Message) -> None:
         try:

@@ -102,7 +102,10 @@ class WorkerPanel:
             self.encoding.encode(command)
         elif self.encoding and request.HasField("free"):
             self.encoding.free(request.free.key)
-        if self.decoding:
+        if self.decoding and request.HasField("heartbeat"):
+            # Not by way of the inbox: a long step must not cost a lease.
+            self.decoding.movers.receiver.renew(command.session.router_id)
+        elif self.decoding:
             self.decoding.inbox.post(command)
         elif request.HasField("free"):
             command.session.send(events.freed(request.free.key))
@@ -115,27 +118,15 @@ class WorkerPanel:
             self.decoding.inbox.post(SessionEnded(session))
 
     def report(self) -> pb.LoadReport:
-        """The worker's state now; read without a lock, so that one number may be a step ahead of another."""
-        report = pb.LoadReport(resident_bytes=self._process.memory_info().rss)
+        """The worker's state, as its compute threads last left it."""
+        report = pb.LoadReport()
+        if self.decoding:
+            report.CopyFrom(self.decoding.thread.load)
+        report.resident_bytes = self._process.memory_info().rss
         if encoding := self.encoding:
             report.running_requests += encoding.running
-            report.queued_images = encoding.queued
+            report.queued_images = encoding.queued_images
             report.held_embeddings = encoding.store.held_count
             report.held_embedding_bytes = encoding.store.held_bytes
             report.encoded_images = encoding.encoded_images
-        if self.decoding:
-            _add_decoding(report, self.decoding.stage)
         return report
-
-
-def _add_decoding(report: pb.LoadReport, stage: DecoderStage) -> None:
-    scheduler = stage.core.scheduler
-    report.running_requests += len(stage.desk.jobs.by_key)
-    report.queued_requests = scheduler.waiting + stage.reservations.waiting
-    report.queued_tokens = scheduler.waiting_tokens
-    report.held_blocks = scheduler.pool.held_count
-    report.free_blocks = scheduler.pool.free_count
-    report.steps = stage.core.steps
-    report.step_messages = stage.step_messages
-    report.generated_tokens = stage.generated_tokens
-    report.prefilled_tokens = stage.prefilled_tokens
