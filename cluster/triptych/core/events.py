@@ -43,6 +43,7 @@ class KvArrived:
 class StageFailed:
     """A worker cannot go on with the request."""
 
+    worker_id: str
     error: TriptychError
 
 

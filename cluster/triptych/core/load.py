@@ -31,11 +31,8 @@ def load_of(record: Record, demand: Demand) -> dict[str, Load]:
             return _loads(plan, demand.prompt_tokens, missing)
         case Reserving(plan) | Prefilling(plan):
             return _loads(plan, demand.prompt_tokens, frozenset())
-        case Decoding(plan, awaits_kv):
-            loads = _loads(plan, 0, frozenset())
-            if not plan.colocated and not awaits_kv:
-                loads.pop(plan.prefill, None)
-            return loads
+        case Decoding():
+            return {worker: Load(requests=1) for worker in record.holders}
         case unknown:
             assert_never(unknown)
 

@@ -113,7 +113,9 @@ def step(record: Record, event: ev.Event) -> Step:
             return _kv_arrived(record)
         case ev.StopTextFound():
             return _end(record, FinishReason.STOP)
-        case ev.StageFailed(error) | ev.Abandoned(error):
+        case ev.StageFailed(worker_id, error):
+            return _end(record, error) if worker_id in record.holders else (record, ())
+        case ev.Abandoned(error):
             return _end(record, error)
         case _:
             assert_never(event)
@@ -183,11 +185,23 @@ def _kv_arrived(record: Record) -> Step:
 
 
 def _lose(record: Record, worker_id: str) -> Step:
-    held = worker_id in record.holders
     record = replace(record, holders=record.holders - {worker_id}, freeing=record.freeing - {worker_id})
-    if not held or isinstance(record.state, Ended):
+    if worker_id not in _needed(record.state):
         return record, ()
     return _end(record, Unavailable(f"worker {worker_id} was lost; try again", retry_after=1.0))
+
+
+def _needed(state: State) -> tuple[str, ...]:
+    """Workers without which the request cannot go on, those included that have not been sent anything yet."""
+    match state:
+        case Encoding(plan) | Reserving(plan) | Prefilling(plan):
+            return (*plan.encode, plan.prefill, plan.decode)
+        case Decoding(plan, awaits_kv):
+            return (plan.prefill, plan.decode) if awaits_kv else (plan.decode,)
+        case Queued() | Ended():
+            return ()
+        case _:
+            assert_never(state)
 
 
 def _end(record: Record, outcome: FinishReason | TriptychError) -> Step:

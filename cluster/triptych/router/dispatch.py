@@ -141,7 +141,7 @@ class Dispatcher:
 
     def _apply(self, call: Call, event: ev.Event) -> None:
         record, actions = step(call.record, event)
-        changed = record.state is not call.record.state
+        changed = record is not call.record
         call.record = record
         if changed:
             load = load_of(record, call.request.demand)

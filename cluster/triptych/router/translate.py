@@ -60,7 +60,7 @@ def core_event(message: KeyedMessage, call: Call, worker_id: str, now: float) ->
         case pb.Freed():
             return ev.HolderFreed(worker_id)
         case pb.Failed():
-            return ev.StageFailed(error_class(message.code)(message.message, field=message.field))
+            return ev.StageFailed(worker_id, error_class(message.code)(message.message, field=message.field))
 
 
 def _tokens(delta: pb.TokenDelta) -> ev.TokensArrived:
