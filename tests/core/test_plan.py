@@ -1,0 +1,196 @@
+"""Which workers a request gets, and why one is refused."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from triptych.core.errors import ResourceExhausted, TriptychError, Unavailable
+from triptych.core.fleet import Fleet, Stage, Worker
+from triptych.core.plan import Demand, Placement, Plan, RoutingPolicy, plan
+
+DECODER = frozenset({Stage.PREFILL, Stage.DECODE})
+POLICY = RoutingPolicy(colocate_below_tokens=32, max_requests_per_worker=4, retry_after=2.5)
+LONG, SHORT = Demand(prompt_tokens=100), Demand(prompt_tokens=31)
+
+
+def encoder(name: str, images: int = 0, requests: int = 0) -> Worker:
+    return Worker(name, Stage.ENCODE, frozenset({Stage.ENCODE}), requests=requests, images=images)
+
+
+def prefiller(name: str, tokens: int = 0, requests: int = 0) -> Worker:
+    return Worker(name, Stage.PREFILL, DECODER, requests=requests, tokens=tokens)
+
+
+def decoder(name: str, requests: int = 0) -> Worker:
+    return Worker(name, Stage.DECODE, DECODER, requests=requests)
+
+
+def chosen(demand: Demand, *workers: Worker) -> Plan:
+    answer = plan(demand, Fleet(workers), POLICY)
+    assert isinstance(answer, Plan), answer
+    return answer
+
+
+def refused(demand: Demand, *workers: Worker) -> TriptychError:
+    answer = plan(demand, Fleet(workers), POLICY)
+    assert isinstance(answer, TriptychError), answer
+    return answer
+
+
+def test_the_four_layouts() -> None:
+    fleet = (encoder("E"), prefiller("P"), decoder("D"))
+    layouts = {
+        "PD": (LONG, ((), "P", "D")),
+        "EPD": (replace(LONG, images=1), (("E",), "P", "D")),
+        "colocated": (SHORT, ((), "D", "D")),
+        "ED": (replace(SHORT, images=1), (("E",), "D", "D")),
+    }
+    for name, (demand, workers) in layouts.items():
+        answer = chosen(demand, *fleet)
+        assert (answer.name, (answer.encode, answer.prefill, answer.decode)) == (name, workers)
+        assert answer.colocated is (answer.prefill == answer.decode)
+
+
+def test_a_prompt_is_colocated_below_the_threshold_and_not_at_it() -> None:
+    fleet = (prefiller("P"), decoder("D"))
+    assert chosen(Demand(31), *fleet).name == "colocated"
+    assert "under 32 tokens" in chosen(Demand(31), *fleet).reason
+    assert chosen(Demand(32), *fleet).name == "PD"
+
+
+def test_without_a_prefill_worker_prompts_are_computed_where_they_are_decoded() -> None:
+    answer = chosen(LONG, decoder("D1"), decoder("D2", requests=1))
+    assert (answer.name, answer.decode, answer.reason) == ("colocated", "D1", "no prefill worker")
+
+
+def test_without_a_decode_worker_a_prefill_worker_does_it() -> None:
+    answer = chosen(LONG, prefiller("P1", requests=1), prefiller("P2"))
+    assert (answer.prefill, answer.decode) == ("P1", "P2")
+    assert chosen(LONG, prefiller("P")).name == "colocated"
+
+
+def test_the_caller_may_ask_for_one_worker() -> None:
+    answer = chosen(replace(LONG, placement=Placement.COLOCATED), prefiller("P"), decoder("D"))
+    assert (answer.name, answer.reason) == ("colocated", "the caller asked for one worker")
+
+
+def test_the_caller_may_ask_for_two_workers() -> None:
+    split = replace(SHORT, placement=Placement.DISAGGREGATED)
+    assert chosen(split, prefiller("P"), decoder("D")).name == "PD"
+    assert chosen(split, decoder("D1"), decoder("D2")).name == "PD"
+    error = refused(split, decoder("D"))
+    assert isinstance(error, Unavailable)
+    assert error.field == "placement"
+
+
+def test_every_stage_takes_the_worker_with_the_least_of_its_own_work() -> None:
+    answer = chosen(
+        replace(LONG, images=1),
+        *(encoder("E1", images=3), encoder("E2", images=1, requests=3)),
+        *(prefiller("P1", tokens=500), prefiller("P2", tokens=20, requests=3)),
+        *(decoder("D1", requests=2), decoder("D2", requests=1)),
+    )
+    assert (answer.encode, answer.prefill, answer.decode) == (("E2",), "P2", "D2")
+
+
+def test_equals_are_told_apart_by_name() -> None:
+    fleet = [encoder("E1"), encoder("E2"), prefiller("P1"), prefiller("P2"), decoder("D1"), decoder("D2")]
+    for order in (fleet, fleet[::-1]):
+        answer = chosen(replace(LONG, images=1), *order)
+        assert (answer.encode, answer.prefill, answer.decode) == (("E1",), "P1", "D1")
+
+
+def test_the_images_of_a_request_spread_over_the_encode_workers() -> None:
+    demand = replace(LONG, images=5)
+    workers = (prefiller("P"), decoder("D"))
+    assert chosen(demand, encoder("E1"), encoder("E2"), *workers).encode == ("E1", "E2", "E1", "E2", "E1")
+    assert chosen(demand, encoder("E1", images=3), encoder("E2"), *workers).encode == ("E2", "E2", "E2", "E1", "E2")
+    assert chosen(demand, encoder("E1"), encoder("E2", requests=4), *workers).encode == ("E1",) * 5
+
+
+def test_a_stage_without_a_worker_is_unavailable() -> None:
+    for demand, fleet in (
+        (LONG, ()),
+        (LONG, (encoder("E"),)),
+        (replace(LONG, images=1), (prefiller("P"), decoder("D"))),
+    ):
+        error = refused(demand, *fleet)
+        assert isinstance(error, Unavailable)
+        assert error.retry_after == 2.5
+
+
+@pytest.mark.parametrize("full", ["E", "P", "D"])
+def test_full_queues_are_named_with_their_limit(full: str) -> None:
+    fleet = (encoder("E"), prefiller("P"), decoder("D"))
+    error = refused(replace(LONG, images=1), *(replace(w, requests=4) if w.worker_id == full else w for w in fleet))
+    assert isinstance(error, ResourceExhausted)
+    assert error.retry_after == 2.5
+    role = {"E": "encode", "P": "prefill", "D": "decode"}[full]
+    assert error.message == f"every {role} worker has 4 requests queued"
+
+
+def test_a_full_prefill_worker_does_not_matter_to_a_colocated_request() -> None:
+    assert chosen(SHORT, prefiller("P", requests=4), decoder("D")).decode == "D"
+
+
+ROLES = st.sampled_from(Stage)
+ABILITIES = st.sampled_from([frozenset({Stage.ENCODE}), DECODER, frozenset(Stage)])
+WORKERS = st.builds(
+    Worker,
+    worker_id=st.uuids().map(str),
+    role=ROLES,
+    stages=ABILITIES,
+    requests=st.integers(0, 5),
+    tokens=st.integers(0, 1000),
+    images=st.integers(0, 9),
+).filter(lambda w: w.role in w.stages)
+FLEETS = st.lists(WORKERS, max_size=6, unique_by=lambda w: w.worker_id).map(lambda ws: Fleet(tuple(ws)))
+DEMANDS = st.builds(Demand, st.integers(1, 64), st.integers(0, 8), st.sampled_from(Placement))
+
+
+@given(DEMANDS, FLEETS)
+def test_nobody_is_sent_what_it_cannot_do_or_has_no_room_for(demand: Demand, fleet: Fleet) -> None:
+    answer = plan(demand, fleet, POLICY)
+    workers = {w.worker_id: w for w in fleet.workers}
+    if isinstance(answer, TriptychError):
+        assert isinstance(answer, Unavailable | ResourceExhausted)
+        return
+    assert len(answer.encode) == demand.images
+    duties = [(name, Stage.ENCODE) for name in answer.encode]
+    for name, stage in (*duties, (answer.prefill, Stage.PREFILL), (answer.decode, Stage.DECODE)):
+        assert stage in workers[name].stages
+        assert workers[name].requests < POLICY.max_requests_per_worker
+    if demand.placement is not Placement.ANY:
+        assert answer.colocated is (demand.placement is Placement.COLOCATED)
+
+
+@given(DEMANDS, FLEETS)
+def test_the_order_of_the_fleet_does_not_matter(demand: Demand, fleet: Fleet) -> None:
+    answer, again = (plan(demand, Fleet(order), POLICY) for order in (fleet.workers, fleet.workers[::-1]))
+    if isinstance(answer, Plan):
+        assert answer == again
+    else:
+        assert type(answer) is type(again)
+
+
+@given(st.integers(1, 40), st.lists(st.integers(0, 9), min_size=1, max_size=6))
+def test_images_even_the_encode_workers_out(images: int, loads: list[int]) -> None:
+    encoders = [encoder(f"E{i}", images=load) for i, load in enumerate(loads)]
+    answer = chosen(Demand(100, images), *encoders, prefiller("P"), decoder("D"))
+    given_ = Counter(answer.encode)
+    totals = [w.images + given_[w.worker_id] for w in encoders]
+    busy = [total for w, total in zip(encoders, totals, strict=True) if given_[w.worker_id]]
+    assert max(busy) - min(totals) <= 1
+    if len(set(loads)) == 1:
+        assert max(totals) - min(totals) <= 1
+
+
+@given(DEMANDS, FLEETS)
+def test_a_refusal_for_lack_of_room_ends_when_there_is_room(demand: Demand, fleet: Fleet) -> None:
+    full = Fleet(tuple(replace(w, requests=w.requests + 4) for w in fleet.workers))
+    emptied = Fleet(tuple(replace(w, requests=0) for w in fleet.workers))
+    assert isinstance(plan(demand, full, POLICY), TriptychError)
+    assert not isinstance(plan(demand, emptied, POLICY), ResourceExhausted)

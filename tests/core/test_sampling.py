@@ -1,0 +1,134 @@
+"""Sampling parameters are checked where they are made: every refusal names the field, the limit and the value."""
+
+import math
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from triptych.core.errors import InvalidArgument
+from triptych.core.sampling import MAX_LOGPROBS, MAX_STOP_LENGTH, MAX_STOPS, SamplingParams
+
+LIMITS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...], str]] = {
+    # field: (accepted, refused, the limit as the message says it)
+    "temperature": ((0, 0.0, 5e-324, 1, 100.0), (-1, -5e-324, 100.1, math.inf, -math.inf), "[0, 100]"),
+    "top_p": ((5e-324, 0.5, 1, 1.0), (0, 0.0, -0.1, 1.0000001), "(0, 1]"),
+    "min_p": ((0, 0.5, 1.0), (-0.1, 1.1), "[0, 1]"),
+    "repetition_penalty": ((5e-324, 1, 100), (0, 0.0, -1, 101), "(0, 100]"),
+    "presence_penalty": ((-2, 0, 2.0), (-2.1, 2.1), "[-2, 2]"),
+    "frequency_penalty": ((-2, 0, 2.0), (-2.1, 2.1), "[-2, 2]"),
+    "top_k": ((0, 1, 2**31 - 1), (-1, 2**31), "[0, 2147483647]"),
+    "max_tokens": ((None, 1, 2**31 - 1), (0, -1, 2**31), "[1, 2147483647]"),
+    "seed": ((None, 0, 2**64 - 1), (-1, 2**64), "[0, 18446744073709551615]"),
+    "logprobs": ((None, 0, MAX_LOGPROBS), (-1, MAX_LOGPROBS + 1), "[0, 20]"),
+}
+REALS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+WHOLES = ("top_k", "max_tokens", "seed", "logprobs")
+
+
+def refusal(**values: Any) -> InvalidArgument:
+    with pytest.raises(InvalidArgument) as caught:
+        SamplingParams(**values)
+    return caught.value
+
+
+def test_every_field_is_tested_here() -> None:
+    assert {field.name for field in fields(SamplingParams)} == {*LIMITS, "stop", "stop_token_ids", "ignore_eos"}
+
+
+@pytest.mark.parametrize("field", LIMITS)
+def test_the_limits_themselves_are_allowed(field: str) -> None:
+    for value in LIMITS[field][0]:
+        assert getattr(SamplingParams(**{field: value}), field) == value
+
+
+@pytest.mark.parametrize("field", LIMITS)
+def test_what_lies_beyond_is_refused_with_field_limit_and_value(field: str) -> None:
+    _, refused, limit = LIMITS[field]
+    for value in refused:
+        error = refusal(**{field: value})
+        assert error.field == f"sampling.{field}"
+        assert error.message.startswith(f"sampling.{field} must be ")
+        assert limit in error.message
+        assert error.message.endswith(f"got {value!r}")
+
+
+@pytest.mark.parametrize("field", REALS)
+@pytest.mark.parametrize("value", [math.nan, True, False, "0.5", None, 1j, [1.0]])
+def test_what_is_not_a_number_is_refused(field: str, value: Any) -> None:
+    error = refusal(**{field: value})
+    assert error.field == f"sampling.{field}"
+    assert error.message.endswith(f"got {value!r}")
+
+
+@pytest.mark.parametrize("field", WHOLES)
+@pytest.mark.parametrize("value", [1.0, math.nan, True, "1", [1]])
+def test_what_is_not_a_whole_number_is_refused(field: str, value: Any) -> None:
+    error = refusal(**{field: value})
+    assert error.field == f"sampling.{field}"
+    assert "must be a whole number in [" in error.message
+
+
+@pytest.mark.parametrize("field", [*REALS, *WHOLES])
+def test_a_number_too_long_to_write_is_described(field: str) -> None:
+    for value in (10**5000, -(10**5000)):
+        assert refusal(**{field: value}).message.endswith("got a number of 16610 bits")
+
+
+@pytest.mark.parametrize("value", [0, 1, "no", None])
+def test_ignore_eos_is_true_or_false(value: Any) -> None:
+    assert refusal(ignore_eos=value).message == f"sampling.ignore_eos must be True or False, got {value!r}"
+
+
+def test_stops_are_kept_as_tuples() -> None:
+    params = SamplingParams(stop=["a", "b"], stop_token_ids=[1, 2])  # type: ignore[arg-type]
+    assert (params.stop, params.stop_token_ids) == (("a", "b"), (1, 2))
+    assert SamplingParams(stop="end").stop == ("end",)  # type: ignore[arg-type]
+    assert SamplingParams(stop=("x" * MAX_STOP_LENGTH,) * MAX_STOPS).stop[-1] == "x" * MAX_STOP_LENGTH
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("stop", ("a",) * 17, "sampling.stop may hold at most 16 entries, got 17"),
+        ("stop_token_ids", tuple(range(17)), "sampling.stop_token_ids may hold at most 16 entries, got 17"),
+        ("stop", ("a", ""), "each sampling.stop must be a text of 1 to 256 characters, got ''"),
+        ("stop", "", "each sampling.stop must be a text of 1 to 256 characters, got ''"),
+        ("stop", ("x" * 257,), "each sampling.stop must be a text of 1 to 256 characters, got '" + "x" * 59),
+        ("stop", (3,), "each sampling.stop must be a text of 1 to 256 characters, got 3"),
+        ("stop", b"a", "each sampling.stop must be a text of 1 to 256 characters, got 97"),
+        ("stop", 3, "sampling.stop must be a list, got 3"),
+        ("stop", None, "sampling.stop must be a list, got None"),
+        ("stop_token_ids", 3, "sampling.stop_token_ids must be a list, got 3"),
+        ("stop_token_ids", (-1,), "sampling.stop_token_ids must be a whole number in [0, 2147483647], got -1"),
+        ("stop_token_ids", (1.0,), "sampling.stop_token_ids must be a whole number in [0, 2147483647], got 1.0"),
+        ("stop_token_ids", (True,), "sampling.stop_token_ids must be a whole number in [0, 2147483647], got True"),
+        ("stop_token_ids", "7", "sampling.stop_token_ids must be a whole number in [0, 2147483647], got '7'"),
+    ],
+)
+def test_wrong_stops_are_refused(field: str, value: Any, message: str) -> None:
+    error = refusal(**{field: value})
+    assert (error.field, error.message) == (f"sampling.{field}", message)
+
+
+@pytest.mark.parametrize(
+    ("values", "greedy", "penalised"),
+    [
+        ({}, False, False),
+        ({"temperature": 0}, True, False),
+        ({"temperature": 0.0, "repetition_penalty": 1.1}, True, True),
+        ({"presence_penalty": -0.1}, False, True),
+        ({"frequency_penalty": 0.1}, False, True),
+    ],
+)
+def test_shortcuts_of_the_sampler(values: dict[str, Any], greedy: bool, penalised: bool) -> None:
+    params = SamplingParams(**values)
+    assert (params.greedy, params.penalised) == (greedy, penalised)
+
+
+def test_parameters_compare_by_value_and_cannot_be_changed() -> None:
+    params, again = (SamplingParams(stop=("a",), seed=2**64 - 1) for _ in range(2))
+    assert params == again
+    assert hash(params) == hash(again)
+    with pytest.raises(AttributeError):
+        params.seed = 1  # type: ignore[misc]
