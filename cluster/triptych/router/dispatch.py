@@ -21,6 +21,8 @@ from triptych.router.fleet import FleetDirectory
 from triptych.router.translate import core_event, keyed_messages
 from triptych.stage.v1 import stage_pb2 as pb
 
+MAX_TIMEOUT_MS = 2**32 - 1  # what the wire can say: seven weeks
+
 
 class Outbound(Protocol):
     """The way to the workers."""
@@ -194,4 +196,5 @@ class Dispatcher:
     def _timeout_ms(self, call: Call) -> int:
         if call.request.deadline is None:
             return 0
-        return max(1, round((call.request.deadline - self._clock()) * 1000))
+        left = round((call.request.deadline - self._clock()) * 1000)
+        return min(max(1, left), MAX_TIMEOUT_MS)

@@ -9,7 +9,7 @@ import grpc
 
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stage.v1 import stage_pb2_grpc
-from triptych.wire.limits import MESSAGE_LIMITS
+from triptych.wire.limits import STAGE_MESSAGE_LIMITS
 
 HEARTBEAT_SECONDS = 2.0
 RECONNECT_SECONDS = 0.2
@@ -61,7 +61,7 @@ class WorkerLink:
             await self._task
 
     async def _run(self) -> None:
-        options = (*MESSAGE_LIMITS, ("grpc.use_local_subchannel_pool", 1))
+        options = (*STAGE_MESSAGE_LIMITS, ("grpc.use_local_subchannel_pool", 1))
         async with grpc.aio.insecure_channel(self.address, options=options) as channel:
             stub = stage_pb2_grpc.StageServiceStub(channel)
             while True:
@@ -69,6 +69,8 @@ class WorkerLink:
                     await self._stream(stub)
                 except grpc.RpcError as error:
                     logger.info("stream to %s ended: %s", self.worker_id, error.code())
+                except Exception:  # one event that cannot be handled must not cost the worker
+                    logger.exception("stream to %s failed", self.worker_id)
                 finally:
                     self._drop()
                 await asyncio.sleep(RECONNECT_SECONDS)
@@ -92,13 +94,22 @@ class WorkerLink:
             call.cancel()
 
     async def _write(self, call: "grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]") -> None:
-        heartbeat = pb.ConnectRequest(heartbeat=pb.Heartbeat())
+        """Commands as they come, and heartbeats between them however many there are: leases depend on those."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + HEARTBEAT_SECONDS
         while True:
-            try:
-                command = await asyncio.wait_for(self._outbox.get(), HEARTBEAT_SECONDS)
-            except TimeoutError:
-                command = heartbeat
+            command = await self._command(within=due - loop.time())
+            if command is None:
+                command, due = pb.ConnectRequest(heartbeat=pb.Heartbeat()), loop.time() + HEARTBEAT_SECONDS
             await call.write(command)
+
+    async def _command(self, within: float) -> pb.ConnectRequest | None:
+        if within <= 0:
+            return None
+        try:
+            return await asyncio.wait_for(self._outbox.get(), within)
+        except TimeoutError:
+            return None
 
     def _drop(self) -> None:
         if self._connected:

@@ -23,6 +23,7 @@ class Links:
         self._fleet = fleet
         self._listener = listener
         self._links: dict[str, WorkerLink] = {}
+        self._placing = asyncio.Lock()
 
     def send(self, worker_id: str, command: pb.ConnectRequest) -> None:
         """Queues a command for a worker."""
@@ -31,15 +32,16 @@ class Links:
 
     async def place(self, addresses: Iterable[WorkerAddress]) -> None:
         """Makes the links match `addresses`; a worker at a new address gets a new stream."""
-        self._fleet.addresses = {address.worker_id: address for address in addresses}
-        wanted = {a.worker_id: a.address for a in self._fleet.addresses.values() if a.address}
-        stale = [link for link in self._links.values() if wanted.get(link.worker_id) != link.address]
-        for link in stale:
-            del self._links[link.worker_id]
-        await asyncio.gather(*(link.close() for link in stale))
-        for worker_id, address in wanted.items():
-            if worker_id not in self._links:
-                self._links[worker_id] = WorkerLink(worker_id, address, self._router_id, self._listener)
+        async with self._placing:  # in the order of the calls: the last word counts
+            self._fleet.addresses = {address.worker_id: address for address in addresses}
+            wanted = {a.worker_id: a.address for a in self._fleet.addresses.values() if a.address}
+            stale = [link for link in self._links.values() if wanted.get(link.worker_id) != link.address]
+            for link in stale:
+                del self._links[link.worker_id]
+            await asyncio.gather(*(link.close() for link in stale))
+            for worker_id, address in wanted.items():
+                if worker_id not in self._links:
+                    self._links[worker_id] = WorkerLink(worker_id, address, self._router_id, self._listener)
 
     async def close(self) -> None:
         """Closes every link."""

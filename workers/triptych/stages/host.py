@@ -14,7 +14,7 @@ from triptych.stages.build import build_panel
 from triptych.stages.panel import WorkerPanel
 from triptych.stages.service import StageServicer
 from triptych.stages.settings import StageSettings
-from triptych.wire.limits import MESSAGE_LIMITS
+from triptych.wire.limits import STAGE_MESSAGE_LIMITS
 
 REPORT_SECONDS = 0.1  # how often a changed load is reported
 REFRESH_REPORTS = 20  # and an unchanged one
@@ -62,7 +62,7 @@ class StageHost:
             raise
 
     async def _serve(self) -> None:
-        server = grpc.aio.server(options=(*MESSAGE_LIMITS, ("grpc.so_reuseport", 0)))
+        server = grpc.aio.server(options=(*STAGE_MESSAGE_LIMITS, ("grpc.so_reuseport", 0)))
         stage_pb2_grpc.add_StageServiceServicer_to_server(self._servicer, server)
         health = HealthServicer()
         await health.set("", health_pb2.HealthCheckResponse.SERVING)

@@ -1,0 +1,299 @@
+"""Routers and dispatchers with no model and no worker: what workers say is written by the test."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
+
+from triptych.client import AsyncClient
+from triptych.core.fleet import Stage
+from triptych.core.generation import FinishReason
+from triptych.core.plan import Demand, Placement, RoutingPolicy
+from triptych.core.prompt import ImageSpan, Prompt
+from triptych.core.sampling import SamplingParams
+from triptych.models.detokenize import IncrementalDetokenizer
+from triptych.models.spec import DecoderSpec, ModelSpec
+from triptych.models.text import TextProcessor
+from triptych.router.call import Admitted, Call, CheckedImage
+from triptych.router.dispatch import Dispatcher
+from triptych.router.fleet import FleetDirectory, WorkerAddress
+from triptych.router.intake import InputLimits, Intake
+from triptych.router.server import Router
+from triptych.stage.v1 import stage_pb2 as pb
+from triptych.stage.v1 import stage_pb2_grpc
+from triptych.wire.generation import finish_reason_to_proto
+
+ROLES = {Stage.ENCODE: pb.STAGE_ENCODE, Stage.PREFILL: pb.STAGE_PREFILL, Stage.DECODE: pb.STAGE_DECODE}
+EVERYWHERE = ("encode-0", "encode-1", "prefill-0", "decode-0")
+MODEL = "fake"
+
+
+def welcome(worker_id: str, incarnation: str = "1") -> pb.Welcome:
+    role = ROLES[Stage(worker_id.partition("-")[0])]
+    stages = [role] if role == pb.STAGE_ENCODE else [pb.STAGE_PREFILL, pb.STAGE_DECODE]
+    return pb.Welcome(
+        worker_id=worker_id, incarnation=incarnation, role=role, stages=stages, model=MODEL, block_size=16
+    )
+
+
+class Letters:
+    """A processor whose tokens are characters."""
+
+    def open_stream(self) -> "Letters":
+        return self
+
+    def push(self, token_id: int) -> str:
+        return chr(token_id)
+
+    def flush(self) -> str:
+        return ""
+
+
+@dataclass
+class Desk:
+    """A dispatcher with connected workers that say nothing unless told to.
+
+    `sent` are the commands so far, as (worker, kind), oldest first; `last` is the latest of each kind.
+    """
+
+    workers: tuple[str, ...] = EVERYWHERE
+    max_running: int = 8
+    policy: RoutingPolicy = field(default_factory=RoutingPolicy)
+
+    def __post_init__(self) -> None:
+        self.now = 100.0
+        self.sent: list[tuple[str, str]] = []
+        self.last: dict[str, pb.ConnectRequest] = {}
+        self.fleet = FleetDirectory()
+        for worker_id in self.workers:
+            self.fleet.connect(welcome(worker_id))
+        self.dispatcher = Dispatcher(self.fleet, self, self.policy, self.max_running, lambda: self.now)
+
+    def send(self, worker_id: str, command: pb.ConnectRequest) -> None:
+        kind = command.WhichOneof("command") or ""
+        self.sent.append((worker_id, kind))
+        self.last[kind] = command
+
+    def submit(self, request_id: str = "r", *, images: int = 0, **options: Any) -> Call:
+        spans = tuple(ImageSpan(4 * i, 4) for i in range(images))
+        request = Admitted(
+            request_id,
+            Prompt(tuple(range(1, 4 * images + 4)), spans),
+            tuple(CheckedImage(b"picture %d" % i, f"hash {i}", f"image {i}") for i in range(images)),
+            SamplingParams(seed=1, max_tokens=9),
+            Demand(4 * images + 3, images, options.pop("placement", Placement.ANY)),
+            **options,
+        )
+        return self.dispatcher.submit(request, IncrementalDetokenizer(Letters(), ("stop",)), self.now)
+
+    def hear(self, call: Call, worker_id: str, *, age: int = 0, **event: Any) -> None:
+        """A worker says something of a call, or of its attempt `age` epochs ago."""
+        [(kind, message)] = event.items()
+        key = pb.OperationKey(request_id=call.record.key.request_id, epoch=call.record.key.epoch - age)
+        if kind == "step_tokens":
+            message.key.CopyFrom(key)
+            message = pb.StepTokens(deltas=[message])
+        else:
+            message.key.CopyFrom(key)
+        self.dispatcher.receive(worker_id, pb.ConnectResponse(**{kind: message}))
+
+    def freed(self, call: Call, *workers: str) -> None:
+        for worker_id in workers:
+            self.hear(call, worker_id, freed=pb.Freed())
+
+    def encoded(self, call: Call, worker_id: str, *indices: int) -> None:
+        handles = [pb.EmbeddingHandle(index=i, worker_id=worker_id, content_hash=f"hash {i}") for i in indices]
+        self.hear(call, worker_id, encode_done=pb.EncodeDone(handles=handles))
+
+    def reserved(self, call: Call, ticket: str = "ticket") -> None:
+        self.hear(call, "decode-0", reserved=pb.Reserved(ticket=pb.Ticket(ticket_id=ticket)))
+
+    def prefilled(self, call: Call, worker_id: str, text: str = "a", reason: FinishReason | None = None) -> None:
+        self.hear(call, worker_id, prefill_done=pb.PrefillDone(token=letters(text, reason)))
+
+    def decoded(self, call: Call, text: str, reason: FinishReason | None = None) -> None:
+        self.hear(call, "decode-0", step_tokens=letters(text, reason))
+
+    def kv_arrived(self, call: Call) -> None:
+        self.hear(call, "decode-0", kv_ready=pb.KvReady(transfer_us=5))
+
+    def frees(self) -> list[str]:
+        return sorted(worker_id for worker_id, kind in self.sent if kind == "free")
+
+
+def letters(text: str, reason: FinishReason | None = None) -> pb.TokenDelta:
+    return pb.TokenDelta(token_ids=[ord(letter) for letter in text], finish_reason=finish_reason_to_proto(reason))
+
+
+@pytest.fixture
+def desk() -> Callable[..., Desk]:
+    return Desk
+
+
+class FakeWorker(stage_pb2_grpc.StageServiceServicer):
+    """A StageService that answers by itself: "abc…" to every prompt, up to its `max_tokens`.
+
+    Attributes:
+        commands: Everything heard, oldest first.
+        patient: Answer with the first token only, until Free.
+    """
+
+    def __init__(self, worker_id: str, *, patient: bool = False) -> None:
+        self.worker_id = worker_id
+        self.patient = patient
+        self.commands: list[pb.ConnectRequest] = []
+        self.routers: list[str] = []
+        self.address = "127.0.0.1:0"
+        self.heard = asyncio.Condition()
+        self._outboxes: list[asyncio.Queue[pb.ConnectResponse | None]] = []
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Listens, at the same address as before if there was one."""
+        self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)))
+        stage_pb2_grpc.add_StageServiceServicer_to_server(self, self._server)
+        self.address = f"127.0.0.1:{self._server.add_insecure_port(self.address)}"
+        await self._server.start()
+
+    async def stop(self) -> None:
+        if self._server:
+            await self._server.stop(0)
+            self._server = None
+
+    def say(self, event: pb.ConnectResponse) -> None:
+        """To the router that connected last."""
+        self._outboxes[-1].put_nowait(event)
+
+    def hang_up(self) -> None:
+        """Ends the latest stream, as a worker does whose event loop ends."""
+        self._outboxes[-1].put_nowait(None)
+
+    async def wait_for(self, kind: str, count: int = 1) -> list[pb.ConnectRequest]:
+        """The commands of one kind, once there are `count` of them."""
+
+        def found() -> list[pb.ConnectRequest]:
+            return [command for command in self.commands if command.HasField(kind)]
+
+        async with self.heard:
+            await asyncio.wait_for(self.heard.wait_for(lambda: len(found()) >= count), 10)
+        return found()
+
+    async def wait_for_streams(self, count: int) -> None:
+        """Returns when routers have connected that many times."""
+        async with self.heard:
+            await asyncio.wait_for(self.heard.wait_for(lambda: len(self.routers) >= count), 10)
+
+    async def Connect(self, requests: AsyncIterator[pb.ConnectRequest], context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        hello = await anext(aiter(requests))
+        async with self.heard:
+            self.routers.append(hello.hello.router_id)
+            self.heard.notify_all()
+        outbox: asyncio.Queue[pb.ConnectResponse | None] = asyncio.Queue()
+        self._outboxes.append(outbox)
+        yield pb.ConnectResponse(welcome=welcome(self.worker_id))
+        reader = asyncio.create_task(self._read(requests, outbox))
+        try:
+            while event := await outbox.get():
+                yield event
+        finally:
+            reader.cancel()
+
+    async def _read(self, requests: AsyncIterator[pb.ConnectRequest], outbox: "asyncio.Queue[Any]") -> None:
+        async for command in requests:
+            async with self.heard:
+                self.commands.append(command)
+                self.heard.notify_all()
+            for event in self._answers(command):
+                outbox.put_nowait(event)
+
+    def _answers(self, command: pb.ConnectRequest) -> Iterable[pb.ConnectResponse]:
+        if command.HasField("free"):
+            yield pb.ConnectResponse(freed=pb.Freed(key=command.free.key))
+        if command.HasField("prefill"):
+            count = command.prefill.sampling.max_tokens
+            text = "".join(chr(97 + i % 26) for i in range(count))
+            ends = FinishReason.LENGTH
+            first = pb.PrefillDone(key=command.prefill.key, token=_tokens(text[:1], None if count > 1 else ends))
+            yield pb.ConnectResponse(prefill_done=first)
+            if count > 1 and not self.patient:
+                delta = _tokens(text[1:], ends)
+                delta.key.CopyFrom(command.prefill.key)
+                yield pb.ConnectResponse(step_tokens=pb.StepTokens(deltas=[delta]))
+
+
+@pytest_asyncio.fixture
+async def fake_worker() -> AsyncIterator[Callable[..., Any]]:
+    """Starts fake workers: `await fake_worker("decode-0")`."""
+    async with AsyncExitStack() as stack:
+
+        async def begin(worker_id: str, **options: Any) -> FakeWorker:
+            worker = FakeWorker(worker_id, **options)
+            await worker.start()
+            stack.push_async_callback(worker.stop)
+            return worker
+
+        yield begin
+
+
+VOCABULARY = ["<|end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+
+
+def _tokens(text: str, reason: FinishReason | None) -> pb.TokenDelta:
+    ids = [VOCABULARY.index(letter) for letter in text]
+    return pb.TokenDelta(token_ids=ids, finish_reason=finish_reason_to_proto(reason))
+
+
+def make_intake(context_length: int = 64) -> Intake:
+    """A text model whose tokens are bytes."""
+    bytewise = Tokenizer(BPE({token: place for place, token in enumerate(VOCABULARY)}, []))
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = decoders.ByteLevel()
+    bytewise.add_special_tokens(VOCABULARY[:1])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytewise)  # type: ignore[no-untyped-call]
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    decoder = DecoderSpec(len(VOCABULARY), 8, (), 1e-5, True)
+    spec = ModelSpec("LlamaForCausalLM", decoder, None, None, (0,), context_length)
+    return Intake(MODEL, spec, TextProcessor(tokenizer, template, spec), InputLimits(context_length, 2, 1000, 1000))
+
+
+@dataclass
+class Door:
+    """A listening router and its workers."""
+
+    router: Router
+    client: AsyncClient
+    workers: dict[str, FakeWorker]
+
+    async def place(self) -> None:
+        """Tells the router of every worker."""
+        await self.router.place(
+            WorkerAddress(w.worker_id, Stage(w.worker_id.partition("-")[0]), w.address) for w in self.workers.values()
+        )
+        await asyncio.wait_for(self.router.wait_ready(), 10)
+
+
+@pytest_asyncio.fixture
+async def open_door(fake_worker: Callable[..., Any]) -> AsyncIterator[Callable[..., Any]]:
+    """Starts a router: `await open_door("decode-0", max_running=2, patient=True)`."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*worker_ids: str, max_running: int = 8, patient: bool = False, per_worker: int = 8) -> Door:
+            workers = {worker_id: await fake_worker(worker_id, patient=patient) for worker_id in worker_ids}
+            router = Router("127.0.0.1:0", make_intake(), RoutingPolicy(0, per_worker), max_running)
+            await router.start()
+            stack.push_async_callback(router.stop, 0)
+            client = await stack.enter_async_context(AsyncClient(router.address, timeout=20))
+            door = Door(router, client, workers)
+            if workers:
+                await door.place()
+            return door
+
+        yield start
