@@ -297,3 +297,9 @@ async def open_door(fake_worker: Callable[..., Any]) -> AsyncIterator[Callable[.
             return door
 
         yield start
+
+
+@pytest.fixture
+def parts() -> tuple[Intake, RoutingPolicy, int]:
+    """What a router needs besides its address."""
+    return make_intake(), RoutingPolicy(), 8
