@@ -8,7 +8,6 @@ from typing import Protocol
 from triptych.controller.desired import DesiredWorker
 from triptych.controller.ray_runtime import Actor, Runtime
 from triptych.controller.restarts import RestartHistory, after_death
-from triptych.core.errors import TriptychError
 from triptych.router.clock import now
 from triptych.router.fleet import WorkerAddress
 
@@ -100,10 +99,11 @@ class Controller:
             self._addresses[worker_id] = WorkerAddress(worker_id, worker.settings.role, "", 0, history.total)
             await self._publish()
             await asyncio.sleep(delay)
-            actor, since = self._place(worker, history.total), now()
+            since = now()
             try:
+                actor = self._place(worker, history.total)
                 await self._start(worker, actor, history.total)
-            except TriptychError as error:
+            except Exception as error:  # whatever it is, the next try may succeed
                 logger.error("worker %s cannot start: %s", worker_id, error)
                 await actor.stop()
 

@@ -1,0 +1,139 @@
+"""A runtime whose workers are promises: they start, fail and die when the test says so."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from triptych.config.resources import resolve_stages
+from triptych.config.spec import ClusterSpec
+from triptych.controller.actor import Started
+from triptych.controller.desired import DesiredWorker, desired_workers
+from triptych.models.files import ModelFiles
+from triptych.models.recipes.llama import LLAMA
+from triptych.models.recipes.llava import LLAVA
+from triptych.models.spec import ModelSpec
+from triptych.router.fleet import WorkerAddress
+
+FILES = ModelFiles("tiny", Path("/nowhere"), "safetensors")
+
+
+class FakeActor:
+    """Starts when `starts` is set, unless it was given an error."""
+
+    def __init__(self, worker_id: str, number: int, error: Exception | None) -> None:
+        self.worker_id = worker_id
+        self.started = Started(f"{worker_id}:{number}", number)
+        self.starts = asyncio.Event()
+        self.stops = 0
+        self._error = error
+        self._ended = asyncio.Event()
+
+    async def start(self) -> Started:
+        await self.starts.wait()
+        if self._error:
+            raise self._error
+        return self.started
+
+    async def wait(self) -> None:
+        await self._ended.wait()
+
+    async def stop(self) -> None:
+        self.stops += 1
+        self._ended.set()
+
+    def die(self) -> None:
+        self._ended.set()
+
+
+@dataclass
+class FakeRuntime:
+    """Remembers what was placed; `errors` are what the next starts of a worker raise."""
+
+    at_once: bool = True
+    placed: list[FakeActor] = field(default_factory=list)
+    errors: dict[str, list[Exception]] = field(default_factory=dict)
+    place_errors: list[Exception] = field(default_factory=list)
+    _arrivals: "asyncio.Queue[None]" = field(default_factory=asyncio.Queue)
+
+    async def wait_for_placements(self, count: int) -> None:
+        """Returns when `count` more workers have been placed."""
+        for _ in range(count):
+            await asyncio.wait_for(self._arrivals.get(), 10)
+
+    def place(self, worker: DesiredWorker, attempt: int) -> FakeActor:
+        if self.place_errors:
+            raise self.place_errors.pop(0)
+        worker_id = worker.settings.worker_id
+        errors = self.errors.get(worker_id)
+        self._arrivals.put_nowait(None)
+        self.placed.append(FakeActor(worker_id, len(self.placed) + 1, errors.pop(0) if errors else None))
+        if self.at_once:
+            self.placed[-1].starts.set()
+        return self.placed[-1]
+
+    def close(self) -> None:
+        pass
+
+
+class FakePlacements:
+    """Remembers every publication."""
+
+    def __init__(self) -> None:
+        self.published: list[dict[str, WorkerAddress]] = []
+        self._changed = asyncio.Condition()
+
+    async def place(self, addresses: tuple[WorkerAddress, ...]) -> None:
+        async with self._changed:
+            self.published.append({address.worker_id: address for address in addresses})
+            self._changed.notify_all()
+
+    async def wait_for(self, condition: Callable[[dict[str, WorkerAddress]], object]) -> dict[str, WorkerAddress]:
+        """The latest publication, once it is as wanted."""
+        async with self._changed:
+            await asyncio.wait_for(
+                self._changed.wait_for(lambda: self.published and condition(self.published[-1])), 10
+            )
+        return self.published[-1]
+
+
+@pytest.fixture
+def runtime() -> FakeRuntime:
+    return FakeRuntime()
+
+
+@pytest.fixture
+def placements() -> FakePlacements:
+    return FakePlacements()
+
+
+@pytest.fixture
+def make_workers() -> Callable[..., tuple[DesiredWorker, ...]]:
+    """The workers of a layout: `make_workers("1E1P1D", vision=True, dtype="float32")`."""
+
+    def make(layout: str, *, vision: bool = False, **settings: Any) -> tuple[DesiredWorker, ...]:
+        spec = ClusterSpec(model="tiny", layout=layout, **settings)
+        stages = resolve_stages(spec, accepts_images=vision, cpu_count=4)
+        return desired_workers(spec, FILES, model_spec(vision=vision), stages, 16 << 30)
+
+    return make
+
+
+def model_spec(*, vision: bool = False, **changes: Any) -> ModelSpec:
+    sizes = {
+        "model_type": "llama", "vocab_size": 100, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 64, "eos_token_id": 2,
+    }  # fmt: skip
+    if not vision:
+        return LLAMA.read(sizes | changes)
+    tower = {"model_type": "clip_vision_model", "image_size": 20, "patch_size": 5, "hidden_size": 32}
+    config = {"text_config": sizes, "vision_config": tower | {"num_attention_heads": 4}, "image_token_index": 3}
+    return LLAVA.read(config)
+
+
+@pytest.fixture(name="model_spec")
+def _model_spec() -> Callable[..., ModelSpec]:
+    return model_spec

@@ -1,0 +1,135 @@
+"""The controller over a fake runtime: workers start, die, come back, and end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from triptych.controller import restarts
+from triptych.controller.controller import Controller
+from triptych.core.errors import DataLoss, Unavailable
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restarts, "FIRST_DELAY", 0.0)
+
+
+@asynccontextmanager
+async def started(controller: Controller) -> AsyncIterator[Controller]:
+    await controller.start()
+    try:
+        yield controller
+    finally:
+        await controller.stop()
+
+
+async def test_workers_start_together_and_their_addresses_are_published(
+    runtime: Any, placements: Any, make_workers: Callable[..., Any]
+) -> None:
+    runtime.at_once = False
+    ready: list[str] = []
+    controller = Controller(runtime, make_workers("1E1P1D", vision=True), placements, ready.append)
+    starting = asyncio.create_task(controller.start())
+    await runtime.wait_for_placements(3)
+    assert {address.address for address in placements.published[-1].values()} == {""}
+    encode, prefill, decode = runtime.placed
+    for actor, count in ((decode, 1), (encode, 2), (prefill, 3)):
+        assert not starting.done()
+        actor.starts.set()
+        await placements.wait_for(lambda known, n=count: sum(bool(a.address) for a in known.values()) == n)
+    await starting
+    assert ready == ["decode-0", "encode-0", "prefill-0"]
+    assert {w: (a.address, a.pid, a.restarts) for w, a in placements.published[-1].items()} == {
+        "encode-0": ("encode-0:1", 1, 0),
+        "prefill-0": ("prefill-0:2", 2, 0),
+        "decode-0": ("decode-0:3", 3, 0),
+    }
+    await controller.stop()
+    assert [actor.stops for actor in runtime.placed] == [1, 1, 1]
+
+
+async def test_a_dead_worker_is_started_again_and_its_new_address_published(
+    runtime: Any, placements: Any, make_workers: Callable[..., Any]
+) -> None:
+    async with started(Controller(runtime, make_workers("1P1D"), placements)):
+        published = len(placements.published)
+        runtime.placed[1].die()
+        known = await placements.wait_for(lambda known: known["decode-0"].restarts and known["decode-0"].address)
+        assert (known["decode-0"].address, known["decode-0"].pid, known["decode-0"].restarts) == ("decode-0:3", 3, 1)
+        assert known["prefill-0"].address == "prefill-0:1"
+        assert placements.published[published]["decode-0"].address == ""
+        runtime.placed[2].die()
+        known = await placements.wait_for(lambda known: known["decode-0"].address == "decode-0:4")
+        assert known["decode-0"].restarts == 2
+    assert [actor.stops for actor in runtime.placed] == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("error", [DataLoss("damaged"), ZeroDivisionError("a defect")])
+async def test_a_restart_that_fails_is_tried_again(
+    runtime: Any, placements: Any, make_workers: Callable[..., Any], error: Exception
+) -> None:
+    async with started(Controller(runtime, make_workers("1D"), placements)):
+        runtime.errors["decode-0"] = [error, error]
+        runtime.placed[0].die()
+        known = await placements.wait_for(lambda known: known["decode-0"].address == "decode-0:4")
+        assert known["decode-0"].restarts == 3
+        assert [actor.stops for actor in runtime.placed] == [0, 1, 1, 0]
+        runtime.place_errors = [Unavailable("no node"), RuntimeError("Ray is confused")]
+        runtime.placed[3].die()
+        await placements.wait_for(lambda known: known["decode-0"].address == "decode-0:5")
+
+
+async def test_a_first_start_that_fails_raises_and_leaves_nothing(
+    runtime: Any, placements: Any, make_workers: Callable[..., Any]
+) -> None:
+    runtime.at_once = False
+    runtime.errors["prefill-0"] = [DataLoss("the weights are damaged")]
+    controller = Controller(runtime, make_workers("1P2D"), placements)
+    starting = asyncio.create_task(controller.start())
+    await runtime.wait_for_placements(3)
+    prefill, first, second = runtime.placed
+    first.starts.set()
+    prefill.starts.set()
+    with pytest.raises(DataLoss, match="the weights are damaged"):
+        await starting
+    await controller.stop()
+    assert [actor.stops for actor in (prefill, first, second)] == [1, 1, 1]
+    second.starts.set()
+    first.die()
+    published = len(placements.published)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert (len(runtime.placed), len(placements.published)) == (3, published)
+
+
+async def test_a_worker_that_cannot_be_placed_leaves_nothing(
+    runtime: Any, placements: Any, make_workers: Callable[..., Any]
+) -> None:
+    place, count = runtime.place, iter((0, 1, 2))
+
+    def refuse_the_third(worker: Any, attempt: int) -> Any:
+        if next(count) == 2:
+            raise Unavailable("no node has room")
+        return place(worker, attempt)
+
+    runtime.place = refuse_the_third
+    controller = Controller(runtime, make_workers("1P2D"), placements)
+    with pytest.raises(Unavailable, match="no node has room"):
+        await controller.start()
+    await controller.stop()
+    assert [actor.stops for actor in runtime.placed] == [1, 1]
+
+
+async def test_a_death_during_the_stop_starts_nothing(
+    runtime: Any, placements: Any, make_workers: Callable[..., Any]
+) -> None:
+    controller = Controller(runtime, make_workers("2D"), placements)
+    await controller.start()
+    runtime.placed[0].die()
+    await controller.stop()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(runtime.placed) == 2

@@ -1,0 +1,69 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from triptych.controller.desired import PROCESS_BYTES, decoder_parameters, require_memory
+from triptych.core.errors import FailedPrecondition
+from triptych.core.fleet import Stage
+
+MIB = 1 << 20
+
+
+def test_every_worker_of_a_layout_is_named_and_given_its_role(make_workers: Callable[..., Any]) -> None:
+    workers = make_workers("2E1P2D", vision=True)
+    assert [(w.settings.worker_id, w.settings.role) for w in workers] == [
+        ("encode-0", Stage.ENCODE),
+        ("encode-1", Stage.ENCODE),
+        ("prefill-0", Stage.PREFILL),
+        ("decode-0", Stage.DECODE),
+        ("decode-1", Stage.DECODE),
+    ]
+    assert [w.settings.encodes for w in workers] == [True, True, False, False, False]
+    assert [w.settings.decodes for w in workers] == [False, False, True, True, True]
+    assert sum(w.cpus for w in workers) <= 4
+
+
+def test_decode_workers_see_by_themselves_where_nobody_else_does(make_workers: Callable[..., Any]) -> None:
+    assert [w.settings.encodes for w in make_workers("1P2D", vision=True)] == [False, True, True]
+    assert [w.settings.encodes for w in make_workers("1P2D")] == [False, False, False]
+
+
+def test_settings_reach_the_workers(make_workers: Callable[..., Any]) -> None:
+    [worker] = make_workers(
+        "1D",
+        dtype="float32",
+        context_length=48,
+        kv_cache={"memory": 5 * MIB, "block_size": 8},
+        scheduler={"max_batch_tokens": 32, "max_running": 3},
+        transfer={"backend": "tcp", "lease_seconds": 4.0},
+    )
+    s = worker.settings
+    assert (s.dtype, s.context_length, s.kv_cache_bytes, s.block_size) == ("float32", 48, 5 * MIB, 8)
+    assert (s.max_batch_tokens, s.max_running, s.transfer_backend, s.lease_seconds) == (32, 3, "tcp", 4.0)
+
+
+def test_a_cluster_that_does_not_fit_is_refused_with_what_it_needs(
+    make_workers: Callable[..., Any], model_spec: Callable[..., Any]
+) -> None:
+    workers = make_workers("1E1P1D", vision=True, kv_cache={"memory": 100 * MIB})
+    model = model_spec(vision=True)
+    needed = 200 * MIB + 4 * decoder_parameters(model.decoder) + 3 * PROCESS_BYTES
+    require_memory(workers, model, 4, needed)
+    with pytest.raises(FailedPrecondition) as caught:
+        require_memory(workers, model, 4, needed - MIB)
+    assert caught.value.field == "kv_cache.memory"
+    for part in (f"{needed >> 20} MiB", "200 MiB of it KV cache", f"{(needed - MIB) >> 20} MiB are available"):
+        assert part in caught.value.message
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameters_are_those_of_transformers_but_the_norms(tied: bool, model_spec: Callable[..., Any]) -> None:
+    sizes: dict[str, Any] = {
+        "vocab_size": 100, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "tie_word_embeddings": tied,
+    }  # fmt: skip
+    model = LlamaForCausalLM(LlamaConfig(**sizes))
+    matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2)
+    assert decoder_parameters(model_spec(**sizes).decoder) == matrices
