@@ -226,7 +226,7 @@ def _spec(model: Path, layout: str, settings: dict[str, Any]) -> Any:
 def _llama_config() -> LlamaConfig:
     return LlamaConfig(
         vocab_size=256 + len(SPECIAL), hidden_size=48, intermediate_size=80, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=64, max_position_embeddings=512,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=64, max_position_embeddings=4096,
         initializer_range=0.2, bos_token_id=None, eos_token_id=SPECIAL.index("<|end|>"),
     )  # fmt: skip
 
