@@ -64,7 +64,7 @@ async def test_a_dead_worker_is_started_again_and_its_new_address_published(
         runtime.placed[2].die()
         known = await placements.wait_for(lambda known: known["decode-0"].address == "decode-0:4")
         assert known["decode-0"].restarts == 2
-    assert [actor.stops for actor in runtime.placed] == [1, 0, 0, 1]
+    assert [actor.stops for actor in runtime.placed] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("error", [DataLoss("damaged"), ZeroDivisionError("a defect")])
@@ -76,7 +76,7 @@ async def test_a_restart_that_fails_is_tried_again(
         runtime.placed[0].die()
         known = await placements.wait_for(lambda known: known["decode-0"].address == "decode-0:4")
         assert known["decode-0"].restarts == 3
-        assert [actor.stops for actor in runtime.placed] == [0, 1, 1, 0]
+        assert [actor.stops > 0 for actor in runtime.placed] == [True, True, True, False]
         runtime.place_errors = [Unavailable("no node"), RuntimeError("Ray is confused")]
         runtime.placed[3].die()
         await placements.wait_for(lambda known: known["decode-0"].address == "decode-0:5")

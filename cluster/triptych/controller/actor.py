@@ -1,7 +1,6 @@
 """The Ray actor around a stage worker. No token and no KV byte passes through it."""
 
 import os
-import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +24,7 @@ class Started:
 
 
 class StageActor:
-    """Hosts one worker; `wait` ends when the process does, which is how its death is noticed.
+    """Hosts one worker; `wait` ends when the worker or its process does, which is how its death is noticed.
 
     Args:
         settings: What to run.
@@ -36,7 +35,6 @@ class StageActor:
     def __init__(self, settings: StageSettings, *, joined: bool) -> None:
         self._settings = settings
         self._joined = joined
-        self._stopped = threading.Event()
         self._host: StageHost | None = None
 
     def start(self) -> Started:
@@ -45,15 +43,15 @@ class StageActor:
         return Started(self._host.start(), os.getpid())
 
     def wait(self) -> None:
-        """Returns after `stop`."""
-        self._stopped.wait()
+        """Returns when the worker serves no longer."""
+        if self._host:
+            self._host.ended.result()
 
     def stop(self) -> None:
         """Closes streams and transfers in order."""
         if self._host:
             self._host.stop()
             self._host = None
-        self._stopped.set()
 
 
 def _at_home(settings: StageSettings) -> StageSettings:

@@ -98,6 +98,7 @@ class Controller:
             logger.warning("worker %s died; restart %d in %.1f s", worker_id, history.total, delay)
             self._addresses[worker_id] = WorkerAddress(worker_id, worker.settings.role, "", 0, history.total)
             await self._publish()
+            await actor.stop()  # its process may have outlived the worker
             await asyncio.sleep(delay)
             since = now()
             try:

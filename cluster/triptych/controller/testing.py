@@ -50,6 +50,7 @@ class InProcessActor:
         with self._lock:
             if not self._ended.is_set():
                 self.host = host
+                host.ended.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._ended.set))
                 return address
         host.stop()
         raise Unavailable("the worker was ended before it had started")

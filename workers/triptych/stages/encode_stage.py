@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+from collections.abc import Callable
 
 from triptych.core.errors import DeadlineExceeded, Internal, TriptychError
 from triptych.stage.v1 import stage_pb2 as pb
@@ -11,6 +12,7 @@ from triptych.stages.encode_batch import BatchEncoder, Encoded, EncodeJob
 from triptych.stages.messages import Command
 from triptych.stages.reservations import Identity
 from triptych.stages.session import Session
+from triptych.stages.threads import VitalThread
 from triptych.transfer import Embedding, EmbeddingStore, Holder
 
 MAX_BATCH_REQUESTS = 16
@@ -36,16 +38,16 @@ class EncodeStage:
         self._jobs: queue.SimpleQueue[EncodeJob | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._open: dict[Holder, Session] = {}
-        self._thread = threading.Thread(target=self._run, name="encode", daemon=True)
+        self._thread = VitalThread("encode", self._run)
 
     @property
     def running(self) -> int:
         """Requests that hold embeddings or wait for them."""
         return len(self._open)
 
-    def start(self) -> None:
-        """Begins."""
-        self._thread.start()
+    def start(self, on_crash: Callable[[], None]) -> None:
+        """Begins; `on_crash` as `VitalThread.start`."""
+        self._thread.start(on_crash)
 
     def stop(self) -> None:
         """Ends after the current batch."""

@@ -1,6 +1,7 @@
 """One worker in this process: its panel behind a gRPC server on an event loop of its own."""
 
 import asyncio
+import contextlib
 import threading
 from concurrent.futures import Future
 
@@ -26,6 +27,9 @@ class StageHost:
     Args:
         settings: What to run.
 
+    Attributes:
+        ended: Done when the worker no longer serves, after `stop` or because it could not go on.
+
     Raises:
         TriptychError: the model or the settings are at fault.
     """
@@ -38,18 +42,23 @@ class StageHost:
         self._stopping: asyncio.Event = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=f"grpc {settings.worker_id}", daemon=True)
         self._address: Future[str] = Future()
+        self.ended: Future[None] = Future()
 
     def start(self) -> str:
         """Begins to serve; returns "host:port"."""
-        self.panel.start()
+        self.panel.start(self._end)
         self._thread.start()
         return self._address.result()
 
     def stop(self) -> None:
         """Closes every stream and ends all threads."""
-        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._end()
         self._thread.join()
         self.panel.stop()
+
+    def _end(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended already
+            self._loop.call_soon_threadsafe(self._stopping.set)
 
     def _run(self) -> None:
         try:
@@ -60,6 +69,8 @@ class StageHost:
             if not self._address.done():
                 self._address.set_exception(error)
             raise
+        finally:
+            self.ended.set_result(None)
 
     async def _serve(self) -> None:
         server = grpc.aio.server(options=(*STAGE_MESSAGE_LIMITS, ("grpc.so_reuseport", 0)))

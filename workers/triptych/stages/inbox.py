@@ -2,10 +2,11 @@
 
 import logging
 import queue
-import threading
+from collections.abc import Callable
 
 from triptych.stages.decoder_stage import DecoderStage
 from triptych.stages.messages import Message
+from triptych.stages.threads import VitalThread
 
 IDLE_SECONDS = 0.25  # how late an idle worker may notice a deadline
 
@@ -52,11 +53,11 @@ class ComputeThread:
         self.load = stage.load()
         self._stage = stage
         self._inbox = inbox
-        self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
+        self._thread = VitalThread("compute", self._run)
 
-    def start(self) -> None:
-        """Begins."""
-        self._thread.start()
+    def start(self, on_crash: Callable[[], None]) -> None:
+        """Begins; `on_crash` as `VitalThread.start`."""
+        self._thread.start(on_crash)
 
     def stop(self) -> None:
         """Ends after the current step; idempotent."""

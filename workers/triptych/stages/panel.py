@@ -1,5 +1,6 @@
 """One worker's parts, put together: what it can do, what it reports, how it starts and stops."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
@@ -62,12 +63,12 @@ class WorkerPanel:
         self._transfers = transfers
         self._process = psutil.Process()
 
-    def start(self) -> None:
-        """Begins to compute."""
+    def start(self, on_crash: Callable[[], None]) -> None:
+        """Begins to compute; `on_crash` is called should it not be able to go on."""
         if self.encoding:
-            self.encoding.start()
+            self.encoding.start(on_crash)
         if self.decoding:
-            self.decoding.thread.start()
+            self.decoding.thread.start(on_crash)
 
     def stop(self) -> None:
         """Ends computing, then moving."""
