@@ -14,6 +14,7 @@ from triptych.stages.messages import ChunkSent, Fenced, MediaPulled, Message
 from triptych.transfer import Endpoint, KvReceiver, KvSender, SendResult
 
 PULL_THREADS = 4
+FENCE_THREADS = 4
 
 
 class Movers:
@@ -37,11 +38,19 @@ class Movers:
         self.sender = sender
         self._pull = pull
         self._post = post
-        self._threads = ThreadPoolExecutor(PULL_THREADS, thread_name_prefix="mover")
+        self._wanted: set[OperationKey] = set()
+        self._pulls = ThreadPoolExecutor(PULL_THREADS, thread_name_prefix="pull")
+        # Apart from the pulls: an encoder that hangs must not keep a Free waiting.
+        self._fences = ThreadPoolExecutor(FENCE_THREADS, thread_name_prefix="fence")
 
     def pull(self, key: OperationKey, spans: tuple[pb.MediaSpan, ...]) -> None:
-        """Fetches embeddings; answers with `MediaPulled`."""
-        self._threads.submit(self._pull_all, key, spans)
+        """Fetches embeddings; answers with `MediaPulled`, unless `drop_pull` comes first."""
+        self._wanted.add(key)
+        self._pulls.submit(self._pull_all, key, spans)
+
+    def drop_pull(self, key: OperationKey) -> None:
+        """Nobody wants these embeddings any more: those that are not on their way stay where they are."""
+        self._wanted.discard(key)
 
     def push(self, key: OperationKey, ticket: pb.Ticket, first: int, blocks: list[int], *, last: bool) -> None:
         """Sends blocks to the worker that gave the ticket; answers with `ChunkSent`."""
@@ -51,24 +60,32 @@ class Movers:
 
     def fence(self, key: OperationKey, outgoing: str, incoming: str) -> None:
         """Ends the transfers of both tickets (empty: none); answers with `Fenced` when no byte can move any more."""
-        self._threads.submit(self._fence, key, outgoing, incoming)
+        self.drop_pull(key)
+        self._fences.submit(self._fence, key, outgoing, incoming)
 
     def close(self) -> None:
         """Waits for what is under way."""
         self.sender.shutdown()
         self.receiver.shutdown()
-        self._threads.shutdown(cancel_futures=True)
+        self._fences.shutdown()
+        self._pulls.shutdown(cancel_futures=True)
 
     def _pull_all(self, key: OperationKey, spans: tuple[pb.MediaSpan, ...]) -> None:
         started = time.monotonic()
+        pulled: list[Media] = []
+        outcome: tuple[Media, ...] | TriptychError
         try:
-            media = tuple(Media(span.start, span.handle.rows, self._pull(span.handle)) for span in spans)
+            for span in spans:
+                if key not in self._wanted:
+                    return
+                pulled.append(Media(span.start, span.handle.rows, self._pull(span.handle)))
+            outcome = tuple(pulled)
         except TriptychError as error:
-            self._post(MediaPulled(key, error, time.monotonic() - started))
+            outcome = error
         except Exception as error:
-            self._post(MediaPulled(key, Internal(f"embeddings could not be pulled: {error}"), 0.0))
-        else:
-            self._post(MediaPulled(key, media, time.monotonic() - started))
+            outcome = Internal(f"embeddings could not be pulled: {error}")
+        self._wanted.discard(key)  # before the answer, which may cause the next pull of the same key
+        self._post(MediaPulled(key, outcome, time.monotonic() - started))
 
     def _fence(self, key: OperationKey, outgoing: str, incoming: str) -> None:
         if outgoing:

@@ -1,0 +1,139 @@
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from triptych.core.errors import Internal, NotFound
+from triptych.core.generation import OperationKey
+from triptych.stage.v1 import stage_pb2 as pb
+from triptych.stages.messages import Fenced, MediaPulled, Message
+from triptych.stages.movers import PULL_THREADS, Movers
+
+A, B = OperationKey("a", 0), OperationKey("b", 0)
+
+
+class Ends:
+    """A sender and a receiver that note what is fenced."""
+
+    def __init__(self) -> None:
+        self.cancelled: list[str] = []
+        self.closed: list[str] = []
+
+    def cancel(self, ticket_id: str) -> None:
+        self.cancelled.append(ticket_id)
+
+    def close(self, ticket_id: str) -> None:
+        self.closed.append(ticket_id)
+
+    def shutdown(self) -> None:
+        pass
+
+
+class Encoders:
+    """Encode workers that hang until `answering` is set, or refuse."""
+
+    def __init__(self) -> None:
+        self.asked: queue.Queue[str] = queue.Queue()
+        self.answering = threading.Event()
+        self.error: Exception | None = None
+
+    def pull(self, handle: pb.EmbeddingHandle) -> Tensor:
+        self.asked.put(handle.content_hash)
+        assert self.answering.wait(10)
+        if self.error:
+            raise self.error
+        return torch.zeros(handle.rows, 4)
+
+
+@pytest.fixture
+def ends() -> Ends:
+    return Ends()
+
+
+@pytest.fixture
+def encoders() -> Encoders:
+    return Encoders()
+
+
+@pytest.fixture
+def posted() -> "queue.Queue[Message]":
+    return queue.Queue()
+
+
+@pytest.fixture
+def movers(ends: Ends, encoders: Encoders, posted: "queue.Queue[Message]") -> Iterator[Movers]:
+    movers = Movers(cast(Any, ends), cast(Any, ends), encoders.pull, posted.put)
+    yield movers
+    encoders.answering.set()
+    movers.close()
+
+
+def span(name: str, start: int = 0) -> pb.MediaSpan:
+    return pb.MediaSpan(start=start, handle=pb.EmbeddingHandle(content_hash=name, rows=2))
+
+
+def test_embeddings_come_with_the_place_they_go_to(
+    movers: Movers, encoders: Encoders, posted: "queue.Queue[Message]"
+) -> None:
+    encoders.answering.set()
+    movers.pull(A, (span("x", 3), span("y", 9)))
+    message = posted.get(timeout=10)
+    assert isinstance(message, MediaPulled)
+    assert isinstance(message.media, tuple)
+    assert [(media.start, media.length) for media in message.media] == [(3, 2), (9, 2)]
+
+
+@pytest.mark.parametrize("error", [NotFound("it is gone"), ZeroDivisionError("a bug")])
+def test_an_error_is_the_answer(
+    movers: Movers, encoders: Encoders, posted: "queue.Queue[Message]", error: Exception
+) -> None:
+    encoders.error = error
+    encoders.answering.set()
+    movers.pull(A, (span("x"),))
+    message = posted.get(timeout=10)
+    assert isinstance(message, MediaPulled)
+    assert isinstance(message.media, NotFound if isinstance(error, NotFound) else Internal)
+
+
+def test_encoders_that_hang_delay_no_fence(
+    movers: Movers, encoders: Encoders, ends: Ends, posted: "queue.Queue[Message]"
+) -> None:
+    for i in range(PULL_THREADS):
+        movers.pull(OperationKey(f"hanging {i}", 0), (span("x"),))
+        encoders.asked.get(timeout=10)
+    movers.fence(A, "out", "in")
+    assert posted.get(timeout=10) == Fenced(A)
+    assert (ends.cancelled, ends.closed) == (["out"], ["in"])
+
+
+@pytest.mark.parametrize("leave", [Movers.drop_pull, lambda movers, key: movers.fence(key, "out", "")])
+def test_a_queued_pull_that_nobody_waits_for_is_skipped(
+    movers: Movers, encoders: Encoders, posted: "queue.Queue[Message]", leave: Callable[[Movers, OperationKey], None]
+) -> None:
+    for i in range(PULL_THREADS):
+        movers.pull(OperationKey(f"hanging {i}", 0), (span("x"),))
+        encoders.asked.get(timeout=10)
+    movers.pull(A, (span("freed"),))
+    movers.pull(B, (span("wanted"),))
+    leave(movers, A)
+    encoders.answering.set()
+    while not (isinstance(message := posted.get(timeout=10), MediaPulled) and message.key == B):
+        assert message == Fenced(A) or (isinstance(message, MediaPulled) and message.key != A)
+    assert encoders.asked.get(timeout=10) == "wanted"
+    assert encoders.asked.empty()
+
+
+def test_a_pull_under_way_stops_before_the_next_embedding(
+    movers: Movers, encoders: Encoders, posted: "queue.Queue[Message]"
+) -> None:
+    movers.pull(A, (span("x"), span("y")))
+    assert encoders.asked.get(timeout=10) == "x"
+    movers.drop_pull(A)
+    encoders.answering.set()
+    movers.close()
+    assert encoders.asked.empty()
+    assert posted.empty()
