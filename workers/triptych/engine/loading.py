@@ -6,6 +6,7 @@ import torch
 
 from triptych.core.errors import InvalidArgument
 from triptych.engine.dtypes import choose_dtype
+from triptych.kernels import native
 from triptych.models.config import read_config
 from triptych.models.decoder import Decoder
 from triptych.models.files import ModelFiles
@@ -29,6 +30,8 @@ def load_model(files: ModelFiles, dtype: str = "auto", device: str = "cpu") -> L
     """
     spec = read_spec(files)
     chosen = choose_dtype(dtype, read_config(files), device)
+    if chosen is torch.bfloat16 and device == "cpu":
+        native.install()
     return LoadedModel(spec, chosen, Decoder.load(files, spec, chosen, device))
 
 

@@ -7,13 +7,19 @@ from torch import Tensor
 
 from triptych.engine.plan import Chunk, StepPlan, StepResult
 from triptych.engine.sampler import SamplingRow, sample
-from triptych.kernels import AttentionBatch
+from triptych.kernels import AttentionBatch, linear
 from triptych.models.decoder import Decoder
 from triptych.models.step import EmbeddingRows, StepInput
+
+FEW_ROWS = 8
 
 
 class ModelRunner:
     """Runs plans on one decoder and its KV pool.
+
+    A step of few rows is bound by memory, which one thread of the C++ kernels saturates. It is run on one: waking a
+    second thread for every op costs more than it brings, and a thread that spins for its partner on a busy machine
+    costs ten times the step (measured: docs/log.md).
 
     Args:
         decoder: The model.
@@ -23,11 +29,16 @@ class ModelRunner:
     def __init__(self, decoder: Decoder, kv: Tensor) -> None:
         self._decoder = decoder
         self._kv = kv
+        self._threads = torch.get_num_threads()
+        self._few_threads = 1 if "native" in linear.backends and kv.dtype is torch.bfloat16 else self._threads
         self._block_size = kv.shape[4]
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
         """Computes the KV of every chunk, and one token for each chunk that ends its sequence."""
+        threads = self._few_threads if plan.tokens <= FEW_ROWS else self._threads
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
         logits = self._decoder.forward(step_input(plan, self._block_size, self._kv.device), self._kv)
         rows = [
             SamplingRow(s.params, s.seed, s.token_ids, s.prompt_length)

@@ -1,0 +1,65 @@
+"""The dense projection for few rows in bfloat16, in C++; other shapes and types go to the reference."""
+
+import ctypes
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from triptych.kernels.native.compile import NotAvailable, compiled, discard
+
+
+class Linear(Protocol):
+    """The signature of the op."""
+
+    def __call__(self, x: Tensor, /, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        """See `triptych.kernels.linear`."""
+
+
+MAX_ROWS = 8
+SOURCE = Path(__file__).with_name("linear.cpp")
+FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512bf16")
+
+
+def native_linear(reference: Linear) -> Linear:
+    """The op's implementation with the C++ kernel where it applies.
+
+    Args:
+        reference: Takes everything else.
+
+    Raises:
+        NotAvailable: the kernel cannot be compiled or run here.
+    """
+    kernel = _load()
+
+    def linear(x: Tensor, /, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        rows = x.shape[0]
+        suits = 0 < rows <= MAX_ROWS and out.dtype is torch.bfloat16 and _plain(x, weight, out)
+        if not suits or not (bias is None or _plain(bias)):
+            reference(x, weight, bias, out)
+            return
+        address = None if bias is None else bias.data_ptr()
+        kernel(x.data_ptr(), weight.data_ptr(), address, out.data_ptr(), rows, x.shape[1], weight.shape[0])
+
+    return linear
+
+
+def _plain(*tensors: Tensor) -> bool:
+    return all(t.dtype is torch.bfloat16 and t.is_contiguous() for t in tensors)
+
+
+def _load() -> Any:
+    path = compiled(SOURCE, FEATURES)
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:  # a damaged file, such as one that a full disk cut short
+        discard(path)
+        try:
+            library = ctypes.CDLL(str(compiled(SOURCE, FEATURES)))
+        except OSError as error:
+            raise NotAvailable(f"the compiled kernel cannot be loaded: {error}") from error
+    kernel = library.triptych_linear_bf16
+    kernel.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
+    kernel.restype = None
+    return kernel

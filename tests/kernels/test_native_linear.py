@@ -1,0 +1,142 @@
+"""The C++ kernel against float64, and what happens where it cannot be used."""
+
+import logging
+import secrets
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from triptych.kernels import linear
+from triptych.kernels.native import compile as compiling
+from triptych.kernels.native.compile import NotAvailable, compiled
+from triptych.kernels.native.linear import FEATURES, MAX_ROWS, SOURCE, native_linear
+
+REFERENCE = linear.implementation("reference")
+
+
+@pytest.fixture(scope="module")
+def kernel() -> object:
+    try:
+        return native_linear(REFERENCE)
+    except NotAvailable as error:
+        pytest.skip(str(error))
+
+
+def refuse(x: Tensor, /, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    raise AssertionError("the reference was asked")
+
+
+@pytest.mark.parametrize("rows", range(1, MAX_ROWS + 1))
+@pytest.mark.parametrize(("inner", "outer"), [(576, 1536), (32, 1), (31, 3), (1, 5), (97, 66), (1536, 577)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_equals_float64_for_odd_sizes(kernel: object, rows: int, inner: int, outer: int, biased: bool) -> None:
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")
+    generator = torch.Generator().manual_seed(seed)
+    x, weight, bias = (
+        torch.randn(*shape, generator=generator).bfloat16() for shape in ((rows, inner), (outer, inner), (outer,))
+    )
+    out = torch.full((rows, outer), torch.nan, dtype=torch.bfloat16)
+    native_linear(refuse)(x, weight, bias if biased else None, out)
+    exact = x.double() @ weight.double().T + (bias.double() if biased else 0.0)
+    scale = x.double().abs() @ weight.double().abs().T + bias.double().abs()
+    assert ((out.double() - exact).abs() / scale).max() < 2**-8
+
+
+def test_writes_nothing_beside_its_output(kernel: object) -> None:
+    x, weight = torch.randn(3, 40).bfloat16(), torch.randn(7, 40).bfloat16()
+    memory = torch.full((5, 7), 3.0, dtype=torch.bfloat16)
+    native_linear(refuse)(x, weight, None, memory[1:4])
+    assert (memory[0] == 3).all()
+    assert (memory[4] == 3).all()
+
+
+@pytest.mark.parametrize("case", ["many rows", "no rows", "float32", "strided weight", "strided output"])
+def test_other_shapes_and_types_go_to_the_reference(kernel: object, case: str) -> None:
+    rows = {"many rows": MAX_ROWS + 1, "no rows": 0}.get(case, 2)
+    dtype = torch.float32 if case == "float32" else torch.bfloat16
+    weight = torch.randn(6, 8).to(dtype)
+    weight = torch.randn(8, 6).to(dtype).T if case == "strided weight" else weight
+    x, out = torch.randn(rows, 8).to(dtype), torch.zeros(rows, 12, dtype=dtype)[:, ::2]
+    out = out if case == "strided output" else out.contiguous()
+    asked: list[int] = []
+    native_linear(lambda x, /, weight, bias, out: asked.append(len(x)))(x, weight, None, out)
+    assert asked == [rows]
+
+
+def test_nan_stays_nan(kernel: object) -> None:
+    x, weight = torch.full((1, 8), torch.nan).bfloat16(), torch.ones(2, 8).bfloat16()
+    out = torch.zeros(1, 2, dtype=torch.bfloat16)
+    native_linear(refuse)(x, weight, None, out)
+    assert out.isnan().all()
+
+
+def test_compiles_once_for_two_processes(kernel: object, tmp_path: Path) -> None:
+    counting = tmp_path / "cxx"
+    counting.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo x >> {tmp_path}/runs\nexec g++ "$@"\n')
+    counting.chmod(counting.stat().st_mode | stat.S_IXUSR)
+    code = (
+        "from triptych.kernels.native.compile import compiled\n"
+        "from triptych.kernels.native.linear import SOURCE, FEATURES\n"
+        "print(compiled(SOURCE, FEATURES))"
+    )
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "TRIPTYCH_CACHE": str(tmp_path),
+        "CXX": str(counting),
+        "HOME": str(tmp_path),
+    }
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    paths = {process.communicate(timeout=120)[0].strip() for process in both}
+    assert len(paths) == 1
+    assert (tmp_path / "runs").read_text().count("x") == 1
+    assert stat.S_IMODE((tmp_path / "kernels").stat().st_mode) == 0o700
+
+
+def test_a_damaged_shared_object_is_compiled_again(
+    kernel: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
+    compiled(SOURCE, FEATURES).write_bytes(b"cut short")
+    out = torch.zeros(1, 4, dtype=torch.bfloat16)
+    native_linear(refuse)(torch.ones(1, 8).bfloat16(), torch.ones(4, 8).bfloat16(), None, out)
+    assert out.tolist() == [[8.0] * 4]
+
+
+def test_without_a_compiler_the_reason_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(compiling, "_cpu_features", lambda: set(FEATURES))
+    with pytest.raises(NotAvailable, match="no C\\+\\+ compiler; on Debian: apt-get install g\\+\\+"):
+        compiled(SOURCE, FEATURES)
+
+
+def test_without_the_instructions_the_reason_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "_cpu_features", lambda: {"avx2"})
+    with pytest.raises(NotAvailable, match="this CPU has no avx512bf16"):
+        compiled(SOURCE, FEATURES)
+
+
+def test_installing_warns_once_and_leaves_the_reference(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from triptych.kernels import native
+
+    monkeypatch.setattr(compiling, "_cpu_features", set)
+    native.install.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert native.install() == ()
+            assert native.install() == ()
+        assert [record.message.split(":")[0] for record in caplog.records] == [
+            "C++ kernels are off, torch computes instead"
+        ]
+    finally:
+        native.install.cache_clear()
