@@ -1,11 +1,16 @@
 """Embeddings: spread over encode workers, shared, held until the end, and fetched again for decode workers."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from triptych.core.errors import InvalidArgument
 from triptych.core.prompt import ChatMessage, ImagePart, TextPart
+from triptych.engine.plan import StepPlan, StepResult
+from triptych.engine.runner import ModelRunner
 
 TOKENS = 10
 
@@ -55,6 +60,45 @@ def test_a_decode_worker_out_of_blocks_fetches_the_embeddings_again(
     assert decode.core.scheduler.preemptions > 0
     assert decode.prefilled_tokens > 0
     assert cluster.host("encode-0").panel.encoding.store.counts.chunks > 2 * len(questions)
+
+
+def test_an_answer_that_gave_way_to_a_reservation_goes_on_when_that_is_gone(
+    start: Any,
+    tiny_llava: Path,
+    oracle: Any,
+    ask: Any,
+    answers: Any,
+    eventually: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is alone, has no block to write its next token, and nobody else's step will ask for its embeddings."""
+    tokens = 100
+    [(prompt, expected)] = oracle.questions(tiny_llava, lambda: ask(4, images=1), 1, tokens)
+    cluster = start(tiny_llava, "1E1P1D", kv_cache__memory="1MiB")
+    decode, prefill = (cluster.host(name).panel.decoding.stage for name in ("decode-0", "prefill-0"))
+    held_up, go_on, real = threading.Event(), threading.Event(), ModelRunner.execute
+
+    def execute(self: ModelRunner, plan: StepPlan) -> StepResult:
+        if self is prefill.core._runner and plan.tokens > 200:
+            held_up.set()
+            go_on.wait(20)
+        return real(self, plan)
+
+    monkeypatch.setattr(ModelRunner, "execute", execute)
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(answers, cluster, [prompt], tokens, timeout=15)
+        eventually(lambda: decode.core.steps > 0)
+        with cluster.client.stream(ask(85), max_tokens=3):
+            assert held_up.wait(10)
+            eventually(lambda: decode.core.scheduler.preemptions)
+            later = cluster.client.stream(ask(1), max_tokens=3, ignore_eos=True, timeout=15)
+            eventually(lambda: decode.reservations.waiting == 1)
+            assert decode.core.scheduler.pool.free_count > 3, "the later one would fit, but must not overtake"
+        try:
+            assert answer.result(10) == [expected]
+        finally:
+            go_on.set()
+        assert later.result().usage.completion_tokens == 3
 
 
 def test_a_damaged_picture_fails_its_own_request_alone(

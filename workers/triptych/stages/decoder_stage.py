@@ -87,10 +87,11 @@ class DecoderStage:
             for chunk in failure.plan.chunks:
                 self.desk.fail(self.desk.jobs.by_key[chunk.sequence.key], error)
             return True
-        if outcome is None:
-            return False
-        self._publish(outcome, started)
-        return True
+        if outcome:
+            self._publish(outcome, started)
+        for sequence in self.core.scheduler.stalled():
+            self.prefills.pull(self.desk.jobs.by_key[sequence.key])
+        return outcome is not None
 
     def load(self) -> pb.LoadReport:
         """What there is to do, what is held, and what was done."""
@@ -129,8 +130,6 @@ class DecoderStage:
             if job.outgoing:
                 self.prefills.push_blocks(job, job.outgoing, chunk.sequence)
         self._send_tokens(outcome.emitted)
-        for sequence in self.core.scheduler.stalled():
-            self.prefills.pull(jobs[sequence.key])
 
     def _send_tokens(self, emitted: tuple[Emitted, ...]) -> None:
         """One message per step and router, besides the answers to Prefill."""

@@ -41,7 +41,7 @@ class Reservations:
     @property
     def waiting(self) -> int:
         """Reservations that there are no blocks for yet."""
-        return len(self._waiting)
+        return sum(job.active for job in self._waiting)
 
     def request(self, command: Command, reserve: pb.Reserve) -> None:
         """Blocks are wanted for a prompt."""
@@ -58,8 +58,11 @@ class Reservations:
             self._waiting.append(job)
 
     def open_waiting(self) -> None:
-        """First come, first served: a large prompt is not overtaken for ever by small ones."""
-        while self._waiting:
+        """First come, first served: a large prompt is not overtaken for ever by small ones.
+
+        Sequences that wait for blocks to compute in come before all of them, answers that gave way above all.
+        """
+        while self._waiting and not self._desk.scheduler.waiting:
             job = self._waiting[0]
             if job.active and job.sequence and not self._desk.scheduler.reserve(job.sequence):
                 return
