@@ -92,6 +92,7 @@ class RayRuntime:
                 "env_vars": {
                     "PYTHONSAFEPATH": "1",
                     "OMP_NUM_THREADS": str(settings.threads),
+                    "GOMP_SPINCOUNT": "1000",  # workers share cores: a waiting thread soon lets others have its own
                     "TOKENIZERS_PARALLELISM": "false",
                 }
             },
