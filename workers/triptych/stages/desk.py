@@ -2,15 +2,14 @@
 
 from triptych.core.errors import TriptychError
 from triptych.engine.core import EngineCore
-from triptych.engine.sequence import Goal, Media, Sequence
-from triptych.inference.v1 import sampling_pb2
+from triptych.engine.sequence import Goal
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages import events
-from triptych.stages.jobs import Job, JobBook, Times, key_of
+from triptych.stages.jobs import Incoming, Job, JobBook, Outgoing, Times, key_of
 from triptych.stages.messages import Command
 from triptych.stages.movers import Movers
+from triptych.stages.prompts import PromptMessage, checked_sequence
 from triptych.stages.session import Session
-from triptych.wire.sampling import sampling_from_proto
 
 
 class JobDesk:
@@ -27,30 +26,22 @@ class JobDesk:
         self.movers = movers
         self.jobs = JobBook()
 
-    def open(
-        self, command: Command, key: pb.OperationKey, media: tuple[pb.MediaSpan, ...], timeout_ms: int
-    ) -> Job | None:
-        """A job for an operation that is not known yet; None when the command is a repetition."""
-        if key_of(key) in self.jobs.by_key:
+    def open(self, command: Command, prompt: PromptMessage, role: Outgoing | Incoming | None) -> Job | None:
+        """A job for a prompt; None when the command is a repetition, or when it is wrong and has been refused."""
+        if key_of(prompt.key) in self.jobs.by_key:
             return None
-        deadline = command.received + timeout_ms / 1000 if timeout_ms else None
-        job = Job(key_of(key), command.session, Times(command.received), deadline, media)
+        goal = Goal.FIRST_TOKEN if isinstance(role, Outgoing) else Goal.ANSWER
+        try:
+            sequence = checked_sequence(prompt, goal, self.core)
+        except TriptychError as error:
+            command.session.send(events.failed(prompt.key, error))
+            return None
+        deadline = command.received + prompt.timeout_ms / 1000 if prompt.timeout_ms else None
+        job = Job(sequence.key, command.session, Times(command.received), deadline, sequence, tuple(prompt.media))
+        job.outgoing = role if isinstance(role, Outgoing) else None
+        job.incoming = role if isinstance(role, Incoming) else None
         self.jobs.add(job)
         return job
-
-    def sequence(self, job: Job, token_ids: list[int], sampling: sampling_pb2.SamplingParams) -> Sequence:
-        """The job's prompt as the engine takes it, its embeddings still elsewhere."""
-        params = sampling_from_proto(sampling)
-        return Sequence(
-            key=job.key,
-            token_ids=token_ids,
-            prompt_length=len(token_ids),
-            params=params,
-            seed=params.seed or 0,
-            limit=self.core.limit(len(token_ids), params.max_tokens),
-            goal=Goal.FIRST_TOKEN if job.outgoing else Goal.ANSWER,
-            media=tuple(Media(span.start, span.handle.rows, None) for span in job.media),
-        )
 
     def fail(self, job: Job, error: TriptychError) -> None:
         """Tells the router, once; what is held stays held until Free."""
@@ -70,6 +61,11 @@ class JobDesk:
         """A router is gone: everything it asked for is freed."""
         for job in [job for job in self.jobs.by_key.values() if job.session is session]:
             self.close(job)
+
+    def lose_blocks(self, job: Job, error: TriptychError) -> None:
+        """The transfer into a job's blocks has ended for good: they come back now, whenever its Free comes."""
+        self.fail(job, error)
+        self.scheduler.release(job.key)
 
     def close(self, job: Job) -> None:
         """Stops a job; its blocks come back once no transfer can touch them."""

@@ -26,7 +26,11 @@ class Prefills:
             return
         job.awaits_first_token = True
         job.outgoing = Outgoing(prefill.ticket) if prefill.HasField("ticket") else None
-        job.sequence = self._desk.sequence(job, list(prefill.token_ids), prefill.sampling)
+        try:
+            job.sequence = self._desk.sequence(job, list(prefill.token_ids), prefill.sampling)
+        except TriptychError as error:
+            self._desk.fail(job, error)
+            return
         if job.media:
             self.pull(job)
         else:

@@ -49,8 +49,8 @@ class Reservations:
         if job is None:
             return
         job.incoming = Incoming()
-        job.sequence = self._desk.sequence(job, list(reserve.prompt_token_ids), reserve.sampling)
         try:
+            job.sequence = self._desk.sequence(job, list(reserve.prompt_token_ids), reserve.sampling)
             self._desk.scheduler.require_room(job.sequence.prompt_length + 1, job.key.request_id)
         except TriptychError as error:
             self._desk.fail(job, error)
