@@ -67,6 +67,7 @@ class Desk:
     workers: tuple[str, ...] = EVERYWHERE
     max_running: int = 8
     policy: RoutingPolicy = field(default_factory=RoutingPolicy)
+    first_epoch: int = 7
 
     def __post_init__(self) -> None:
         self.now = 100.0
@@ -75,7 +76,7 @@ class Desk:
         self.fleet = FleetDirectory()
         for worker_id in self.workers:
             self.fleet.connect(welcome(worker_id))
-        self.dispatcher = Dispatcher(self.fleet, self, self.policy, self.max_running, lambda: self.now)
+        self.dispatcher = Dispatcher(self.fleet, self, self.policy, self.max_running, lambda: self.now, self.first_epoch)
 
     def send(self, worker_id: str, command: pb.ConnectRequest) -> None:
         kind = command.WhichOneof("command") or ""

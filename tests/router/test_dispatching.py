@@ -127,6 +127,13 @@ def test_events_of_an_older_attempt_are_ignored(desk: Any) -> None:
     assert d.last["prefill"].prefill.ticket.ticket_id == "new"
 
 
+def test_epochs_start_where_told_and_wrap_around_before_the_wire_does(desk: Any) -> None:
+    d = desk(first_epoch=2**32 - 1)
+    calls = [d.submit("one"), d.submit("two")]
+    assert [call.record.key.epoch for call in calls] == [2**32 - 1, 0]
+    assert d.last["reserve"].reserve.key == pb.OperationKey(request_id="two", epoch=0)
+
+
 async def test_a_stop_text_ends_the_request_although_the_worker_goes_on(desk: Any) -> None:
     d = desk()
     call = d.submit()

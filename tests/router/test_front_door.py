@@ -173,9 +173,19 @@ async def test_a_client_that_leaves_frees_its_worker_once(open_door: Any) -> Non
     await worker.wait_for("prefill", 2)
     task.cancel()
     [first, second] = await worker.wait_for("free", 2)
-    assert (first.free.key.epoch, second.free.key.epoch) == (1, 2)
+    assert second.free.key.epoch == (first.free.key.epoch + 1) % 2**32
     router = (await door.client.status()).router
     assert (router.running_requests, router.cancelled_requests) == (0, 2)
+
+
+async def test_two_routers_do_not_count_from_the_same_epoch(open_door: Any) -> None:
+    epochs = []
+    for _ in range(2):
+        door = await open_door("decode-0")
+        await door.client.generate("Hi", max_tokens=1, request_id="mine")
+        [command] = await door.workers["decode-0"].wait_for("prefill")
+        epochs.append(command.prefill.key.epoch)
+    assert epochs[0] != epochs[1]
 
 
 async def test_a_deadline_ends_the_request_and_travels_to_the_worker(open_door: Any) -> None:

@@ -22,6 +22,7 @@ from triptych.router.translate import core_event, keyed_messages
 from triptych.stage.v1 import stage_pb2 as pb
 
 MAX_TIMEOUT_MS = 2**32 - 1  # what the wire can say: seven weeks
+EPOCHS = 2**32  # and how many epochs it tells apart
 
 
 class Outbound(Protocol):
@@ -51,6 +52,8 @@ class Dispatcher:
         policy: Limits of the routing rule.
         max_running: Requests that may run at once.
         clock: Monotonic seconds.
+        first_epoch: Of the first request. Workers may still hold what an earlier router asked for under the same
+            request id, so two routers must not count from the same number.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Dispatcher:
         policy: RoutingPolicy,
         max_running: int,
         clock: Callable[[], float],
+        first_epoch: int,
     ) -> None:
         self.counters = Counters()
         self.max_running = max_running
@@ -69,7 +73,7 @@ class Dispatcher:
         self._clock = clock
         self._running: dict[str, Call] = {}
         self._calls: dict[OperationKey, Call] = {}  # running ones, and ended ones that a worker still holds
-        self._epochs = itertools.count(1)
+        self._epochs = itertools.count(first_epoch)
 
     @property
     def running(self) -> int:
@@ -95,7 +99,7 @@ class Dispatcher:
         if isinstance(chosen, TriptychError):
             self.counters.refused += 1
             raise chosen
-        key = OperationKey(request.request_id, next(self._epochs))
+        key = OperationKey(request.request_id, next(self._epochs) % EPOCHS)
         call = Call(request, Record(key), detokenizer, now)
         call.plan = chosen
         call.timeline.dispatched(self._clock())

@@ -1,6 +1,7 @@
 """The router: a gRPC server in front, links to the workers behind, the core in between."""
 
 import asyncio
+import secrets
 import socket
 import uuid
 from collections.abc import Iterable
@@ -61,7 +62,7 @@ class Router:
         self.address = address
         self.fleet = FleetDirectory()
         self._links = Links(uuid.uuid4().hex, self.fleet, self)
-        self.dispatcher = Dispatcher(self.fleet, self._links, policy, max_running, now)
+        self.dispatcher = Dispatcher(self.fleet, self._links, policy, max_running, now, secrets.randbits(31))
         self._health = HealthServicer()
         self._ready = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
