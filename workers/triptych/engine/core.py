@@ -49,6 +49,7 @@ class EngineCore:
         options: SchedulerOptions,
     ) -> None:
         blocks, block_size = kv.shape[1], kv.shape[4]
+        self.decoder = decoder
         self.kv = kv
         self.capacity = min(context_length, blocks * block_size)
         self.scheduler = Scheduler(BlockPool(blocks), block_size, eos_token_ids, options)

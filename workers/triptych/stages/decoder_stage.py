@@ -7,12 +7,13 @@ import logging
 from collections.abc import Callable
 from typing import assert_never
 
-from triptych.core.errors import DeadlineExceeded, Internal
+from triptych.core.errors import DeadlineExceeded, Internal, TriptychError
 from triptych.engine.core import EngineCore, StepFailed, StepOutcome
 from triptych.engine.scheduler import Emitted
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages import events
 from triptych.stages.desk import JobDesk
+from triptych.stages.jobs import key_of
 from triptych.stages.messages import (
     ChunkSent,
     Command,
@@ -56,7 +57,7 @@ class DecoderStage:
         by_key = self.desk.jobs.by_key
         match message:
             case Command():
-                self._command(message)
+                self._answer(message)
             case SessionEnded(session):
                 self.desk.drop_session(session)
             case MediaPulled(key, media, seconds):
@@ -107,6 +108,20 @@ class DecoderStage:
             generated_tokens=self.generated_tokens,
             prefilled_tokens=self.prefilled_tokens,
         )
+
+    def _answer(self, command: Command) -> None:
+        """Obeys a command; one that cannot be obeyed is answered, so that its router does not wait for ever."""
+        try:
+            self._command(command)
+        except Exception as error:
+            failure = error if isinstance(error, TriptychError) else Internal(f"the worker failed: {error}")
+            if failure is not error:
+                logger.exception("a command could not be obeyed")
+            key = getattr(command.request, command.request.WhichOneof("command") or "").key
+            if job := self.desk.jobs.by_key.get(key_of(key)):
+                self.desk.fail(job, failure)
+            else:
+                command.session.send(events.failed(key, failure))
 
     def _command(self, command: Command) -> None:
         request = command.request

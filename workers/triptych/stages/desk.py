@@ -8,7 +8,7 @@ from triptych.stages import events
 from triptych.stages.jobs import Incoming, Job, JobBook, Outgoing, Times, key_of
 from triptych.stages.messages import Command
 from triptych.stages.movers import Movers
-from triptych.stages.prompts import PromptMessage, checked_sequence
+from triptych.stages.prompts import checked_sequence
 from triptych.stages.session import Session
 
 
@@ -26,20 +26,39 @@ class JobDesk:
         self.movers = movers
         self.jobs = JobBook()
 
-    def open(self, command: Command, prompt: PromptMessage, role: Outgoing | Incoming | None) -> Job | None:
-        """A job for a prompt; None when the command is a repetition, or when it is wrong and has been refused."""
-        if key_of(prompt.key) in self.jobs.by_key:
+    def open(
+        self,
+        command: Command,
+        prompt: pb.Prefill | pb.Reserve,
+        token_ids: list[int],
+        role: Outgoing | Incoming | None,
+    ) -> Job | None:
+        """A job for a prompt; None when the command is a repetition, or when it is wrong and has been refused.
+
+        Args:
+            command: Where it came from.
+            prompt: What it asks.
+            token_ids: The prompt's tokens.
+            role: Whether KV is sent away or received; None when all happens here.
+        """
+        key = key_of(prompt.key)
+        if key in self.jobs.by_key:
             return None
         goal = Goal.FIRST_TOKEN if isinstance(role, Outgoing) else Goal.ANSWER
         try:
-            sequence = checked_sequence(prompt, goal, self.core)
+            sequence = checked_sequence(key, token_ids, prompt.media, prompt.sampling, goal, self.core)
         except TriptychError as error:
             command.session.send(events.failed(prompt.key, error))
             return None
-        deadline = command.received + prompt.timeout_ms / 1000 if prompt.timeout_ms else None
-        job = Job(sequence.key, command.session, Times(command.received), deadline, sequence, tuple(prompt.media))
-        job.outgoing = role if isinstance(role, Outgoing) else None
-        job.incoming = role if isinstance(role, Incoming) else None
+        job = Job(
+            session=command.session,
+            times=Times(command.received),
+            deadline=command.received + prompt.timeout_ms / 1000 if prompt.timeout_ms else None,
+            sequence=sequence,
+            media=tuple(prompt.media),
+            outgoing=role if isinstance(role, Outgoing) else None,
+            incoming=role if isinstance(role, Incoming) else None,
+        )
         self.jobs.add(job)
         return job
 

@@ -49,7 +49,6 @@ class Job:
     """One operation of one router, from its command until its Free is done.
 
     Attributes:
-        sequence: None while embeddings are on their way.
         deadline: Monotonic seconds after which nobody wants the answer.
         awaits_first_token: The next token answers Prefill.
         pulling: Embeddings are on their way.
@@ -57,18 +56,22 @@ class Job:
         freeing: Free has come and waits for the fences.
     """
 
-    key: OperationKey
     session: Session
     times: Times
     deadline: float | None
+    sequence: Sequence
     media: tuple[pb.MediaSpan, ...] = ()
-    sequence: Sequence | None = None
     outgoing: Outgoing | None = None
     incoming: Incoming | None = None
     awaits_first_token: bool = False
     pulling: bool = False
     failed: bool = False
     freeing: bool = False
+
+    @property
+    def key(self) -> OperationKey:
+        """The operation."""
+        return self.sequence.key
 
     @property
     def active(self) -> bool:

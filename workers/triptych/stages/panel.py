@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from triptych.core.errors import Unimplemented
 from triptych.core.fleet import Stage
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages import events
@@ -98,18 +99,31 @@ class WorkerPanel:
 
     def handle(self, command: Command) -> None:
         """Hands a command to the part that it is for."""
-        request = command.request
-        if self.encoding and request.HasField("encode"):
-            self.encoding.encode(command)
-        elif self.encoding and request.HasField("free"):
-            self.encoding.free(request.free.key)
-        if self.decoding and request.HasField("heartbeat"):
-            # Not by way of the inbox: a long step must not cost a lease.
-            self.decoding.movers.receiver.renew(command.session.router_id)
-        elif self.decoding:
+        request, encoding, decoding = command.request, self.encoding, self.decoding
+        match request.WhichOneof("command"):
+            case "heartbeat" if decoding:  # not by way of the inbox: a long step must not cost a lease
+                decoding.movers.receiver.renew(command.session.router_id)
+            case "heartbeat" | "hello" | None:
+                pass
+            case "encode" if encoding:
+                encoding.encode(command)
+            case "free":
+                self._free(command)
+            case "prefill" | "reserve" | "decode" if decoding:
+                decoding.inbox.post(command)
+            case kind:
+                refusal = Unimplemented(f"worker {self._identity.worker_id} cannot {kind}")
+                command.session.send(events.failed(getattr(request, kind).key, refusal))
+
+    def _free(self, command: Command) -> None:
+        """Both parts may hold something; one of them acknowledges."""
+        key = command.request.free.key
+        if self.encoding:
+            self.encoding.free(key)
+        if self.decoding:
             self.decoding.inbox.post(command)
-        elif request.HasField("free"):
-            command.session.send(events.freed(request.free.key))
+        else:
+            command.session.send(events.freed(key))
 
     def drop_session(self, session: Session) -> None:
         """A router is gone."""

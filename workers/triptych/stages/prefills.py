@@ -21,20 +21,15 @@ class Prefills:
 
     def start(self, command: Command, prefill: pb.Prefill) -> None:
         """A prompt to compute, once its embeddings are here."""
-        job = self._desk.open(command, prefill.key, tuple(prefill.media), prefill.timeout_ms)
+        role = Outgoing(prefill.ticket) if prefill.HasField("ticket") else None
+        job = self._desk.open(command, prefill, list(prefill.token_ids), role)
         if job is None:
             return
         job.awaits_first_token = True
-        job.outgoing = Outgoing(prefill.ticket) if prefill.HasField("ticket") else None
-        try:
-            job.sequence = self._desk.sequence(job, list(prefill.token_ids), prefill.sampling)
-        except TriptychError as error:
-            self._desk.fail(job, error)
-            return
         if job.media:
             self.pull(job)
         else:
-            self._enqueue(job, job.sequence)
+            self._desk.scheduler.add(job.sequence)
 
     def pull(self, job: Job) -> None:
         """Has the job's embeddings fetched, unless they are on their way."""
@@ -46,7 +41,7 @@ class Prefills:
         """Embeddings are here: for a prompt that waits, or for one that was preempted after its transfer."""
         job.pulling = False
         job.times.input_seconds += seconds
-        if not job.active or job.sequence is None:
+        if not job.active:
             return
         if isinstance(media, TriptychError):
             self._desk.fail(job, media)
@@ -54,7 +49,7 @@ class Prefills:
             self._desk.scheduler.supply(job.key, media)
         else:
             job.sequence.media = media
-            self._enqueue(job, job.sequence)
+            self._desk.scheduler.add(job.sequence)
 
     def push_blocks(self, job: Job, outgoing: Outgoing, sequence: Sequence) -> None:
         """Sends the blocks that the last chunk has filled; the last one of the prompt goes as it is."""
@@ -65,9 +60,3 @@ class Prefills:
         if blocks:
             self._desk.movers.push(job.key, outgoing.ticket, outgoing.blocks_sent, blocks, last=last)
             outgoing.blocks_sent = filled
-
-    def _enqueue(self, job: Job, sequence: Sequence) -> None:
-        try:
-            self._desk.scheduler.add(sequence)
-        except TriptychError as error:
-            self._desk.fail(job, error)

@@ -1,37 +1,65 @@
-"""From a command to a sequence, with every number checked: a worker computes nothing that could harm its neighbours."""
+"""From a command to a sequence, with every number checked: one bad prompt must not fail its neighbours' step."""
 
-from typing import Protocol
+from collections.abc import Iterable
 
 from triptych.core.errors import InvalidArgument
+from triptych.core.generation import OperationKey
 from triptych.engine.core import EngineCore
 from triptych.engine.sequence import Goal, Media, Sequence
 from triptych.inference.v1 import sampling_pb2
 from triptych.stage.v1 import stage_pb2 as pb
-from triptych.stages.jobs import key_of
 from triptych.wire.sampling import sampling_from_proto
 
 
-class PromptMessage(Protocol):
-    """What Prefill and Reserve have in common."""
+def checked_sequence(
+    key: OperationKey,
+    token_ids: list[int],
+    media: Iterable[pb.MediaSpan],
+    sampling: sampling_pb2.SamplingParams,
+    goal: Goal,
+    core: EngineCore,
+) -> Sequence:
+    """A prompt as the engine takes it, its embeddings still elsewhere.
 
-    @property
-    def key(self) -> pb.OperationKey:
-        """The operation."""
+    Raises:
+        InvalidArgument: a token id or a media span that the model does not have, or wrong sampling parameters.
+        ResourceExhausted: the whole KV pool could not hold it.
+    """
+    check_tokens(token_ids, core.decoder.spec.vocab_size)
+    spans = tuple(media)
+    _check_spans(spans, len(token_ids), core.decoder.spec.hidden_size)
+    core.scheduler.require_room(len(token_ids) + 1, key.request_id)
+    params = sampling_from_proto(sampling)
+    return Sequence(
+        key=key,
+        token_ids=token_ids,
+        prompt_length=len(token_ids),
+        params=params,
+        seed=params.seed or 0,
+        limit=core.limit(len(token_ids), params.max_tokens),
+        goal=goal,
+        media=tuple(Media(span.start, span.handle.rows, None) for span in spans),
+    )
 
-    @property
-    def prompt_token_ids(self) -> "pb._RepeatedInt32":
-        """The prompt."""
 
-    @property
-    def media(self) -> "pb._RepeatedMediaSpan":
-        """Where images stand in it."""
-
-    @property
-    def sampling(self) -> sampling_pb2.SamplingParams:
-        """How to go on."""
-
-    @property
-    def timeout_ms(self) -> int:
-        """Milliseconds until the deadline; 0 means none."""
+def check_tokens(token_ids: list[int], vocabulary: int) -> None:
+    """Refuses an empty list and ids that the vocabulary does not have."""
+    if not token_ids:
+        raise InvalidArgument("there are no tokens", field="token_ids")
+    if min(token_ids) < 0 or max(token_ids) >= vocabulary:
+        raise InvalidArgument(
+            f"token ids must be 0 to {vocabulary - 1}, got {min(token_ids)} to {max(token_ids)}", field="token_ids"
+        )
 
 
+def _check_spans(spans: tuple[pb.MediaSpan, ...], length: int, hidden: int) -> None:
+    end = 0
+    for span in spans:
+        rows, columns = span.handle.rows, span.handle.columns
+        if span.start < end or rows < 1 or span.start + rows > length or columns != hidden:
+            raise InvalidArgument(
+                f"embeddings must be of {hidden} columns and rise within the prompt's {length} tokens, "
+                f"got {rows} x {columns} at {span.start}",
+                field="media",
+            )
+        end = span.start + rows

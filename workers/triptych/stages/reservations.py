@@ -9,6 +9,7 @@ from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.desk import JobDesk
 from triptych.stages.jobs import Incoming, Job, key_of
 from triptych.stages.messages import Command
+from triptych.stages.prompts import check_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +46,7 @@ class Reservations:
 
     def request(self, command: Command, reserve: pb.Reserve) -> None:
         """Blocks are wanted for a prompt."""
-        job = self._desk.open(command, reserve.key, tuple(reserve.media), reserve.timeout_ms)
-        if job is None:
-            return
-        job.incoming = Incoming()
-        try:
-            job.sequence = self._desk.sequence(job, list(reserve.prompt_token_ids), reserve.sampling)
-            self._desk.scheduler.require_room(job.sequence.prompt_length + 1, job.key.request_id)
-        except TriptychError as error:
-            self._desk.fail(job, error)
-        else:
+        if job := self._desk.open(command, reserve, list(reserve.prompt_token_ids), Incoming()):
             self._waiting.append(job)
 
     def open_waiting(self) -> None:
@@ -64,17 +56,19 @@ class Reservations:
         """
         while self._waiting and not self._desk.scheduler.waiting:
             job = self._waiting[0]
-            if job.active and job.sequence and not self._desk.scheduler.reserve(job.sequence):
+            if job.active and not self._desk.scheduler.reserve(job.sequence):
                 return
             self._waiting.popleft()
-            if job.active and job.incoming and job.sequence:
+            if job.active and job.incoming:
                 self._give_ticket(job, job.incoming, job.sequence.blocks)
 
     def decode(self, decode: pb.Decode) -> None:
         """The router says what the prefill worker has emitted."""
         job = self._desk.jobs.by_key.get(key_of(decode.key))
         if job and job.incoming and job.incoming.emitted is None:
-            job.incoming.emitted = list(decode.emitted_token_ids)
+            emitted = list(decode.emitted_token_ids)
+            check_tokens(emitted, self._desk.core.decoder.spec.vocab_size)
+            job.incoming.emitted = emitted
             self._start(job, job.incoming)
 
     def kv_arrived(self, ticket_id: str, size: int, seconds: float) -> None:
@@ -88,13 +82,14 @@ class Reservations:
             self._start(job, job.incoming)
 
     def kv_failed(self, ticket_id: str, error: TriptychError) -> None:
-        """The blocks of a ticket will never be complete."""
-        if job := self._desk.jobs.by_ticket.get(ticket_id):
-            self._desk.fail(job, error)
+        """The blocks of a ticket will never be complete, and nothing writes them any more."""
+        job = self._desk.jobs.by_ticket.get(ticket_id)
+        if job and job.incoming and not job.incoming.arrived:
+            self._desk.lose_blocks(job, error)
 
     def _start(self, job: Job, incoming: Incoming) -> None:
         """Once the KV is here and the router has said what was emitted, whichever comes last."""
-        if job.active and job.sequence and incoming.arrived and incoming.emitted is not None:
+        if job.active and incoming.arrived and incoming.emitted is not None:
             job.sequence.computed = job.sequence.prompt_length
             job.sequence.token_ids += incoming.emitted
             self._desk.scheduler.start(job.key)

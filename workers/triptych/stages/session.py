@@ -4,6 +4,8 @@ import asyncio
 
 from triptych.stage.v1 import stage_pb2 as pb
 
+MAX_UNREAD = 16_384
+
 
 class Session:
     """Takes events from any thread to one router.
@@ -22,7 +24,13 @@ class Session:
     def send(self, event: pb.ConnectResponse) -> None:
         """Queues an event; dropped when the stream is gone, since its router has given up what it concerns."""
         if not self._closed:
-            self._loop.call_soon_threadsafe(self._outbox.put_nowait, event)
+            self._loop.call_soon_threadsafe(self._put, event)
+
+    def _put(self, event: pb.ConnectResponse) -> None:
+        if self._outbox.qsize() >= MAX_UNREAD and not self._closed:
+            self.close()  # a router that reads nothing is not one; its requests are freed with the stream
+        elif not self._closed:
+            self._outbox.put_nowait(event)
 
     def close(self) -> None:
         """Ends the sending; on the stream's loop only."""
