@@ -65,6 +65,7 @@ class Scheduler:
         self._eos = frozenset(eos_token_ids)
         self._waiting: deque[Sequence] = deque()
         self._running: dict[OperationKey, Sequence] = {}
+        self._ready: dict[OperationKey, Sequence] = {}  # have blocks and KV, and wait for a place in the batch
         self._stalled: dict[OperationKey, Sequence] = {}  # preempted, and their embeddings are elsewhere
         self._parked: dict[OperationKey, Sequence] = {}  # hold blocks, compute nothing: reserved or finished
 
@@ -80,7 +81,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Sequences that wait for blocks or for a place in the batch."""
-        return len(self._waiting) + len(self._stalled)
+        return len(self._waiting) + len(self._ready) + len(self._stalled)
 
     @property
     def waiting_tokens(self) -> int:
@@ -90,12 +91,12 @@ class Scheduler:
     def sequences(self) -> Iterator[Sequence]:
         """Every sequence that has not been released."""
         yield from self._waiting
-        for group in (self._running, self._stalled, self._parked):
+        for group in (self._running, self._ready, self._stalled, self._parked):
             yield from group.values()
 
     def find(self, key: OperationKey) -> Sequence | None:
         """The sequence of that key, unless it has been released."""
-        for group in (self._running, self._parked, self._stalled):
+        for group in (self._running, self._ready, self._parked, self._stalled):
             if key in group:
                 return group[key]
         return next((s for s in self._waiting if s.key == key), None)
@@ -129,8 +130,8 @@ class Scheduler:
         return True
 
     def start(self, key: OperationKey) -> None:
-        """Lets a reserved sequence compute, its KV being in place up to `computed`."""
-        self._running[key] = self._parked.pop(key)
+        """Lets a reserved sequence compute as soon as the batch has a place; its KV is there up to `computed`."""
+        self._ready[key] = self._parked.pop(key)
 
     def supply(self, key: OperationKey, media: tuple[Media, ...]) -> None:
         """Gives a stalled sequence its embeddings back, so that it can be computed again."""
@@ -160,6 +161,7 @@ class Scheduler:
 
     def schedule(self) -> StepPlan:
         """The next step; no chunks when there is nothing to do."""
+        self._promote()
         batch = _Batch(self.options.max_batch_tokens)
         preemptions = self.preemptions
         for decode in (True, False):
@@ -203,6 +205,12 @@ class Scheduler:
             return FinishReason.STOP
         return FinishReason.LENGTH if len(sequence.token_ids) >= sequence.limit else None
 
+    def _promote(self) -> None:
+        """Sequences that have their KV come before those that would have to compute it."""
+        while self._ready and len(self._running) < self.options.max_running:
+            key = next(iter(self._ready))
+            self._running[key] = self._ready.pop(key)
+
     def _admit(self) -> Sequence | None:
         """Moves the longest waiting sequence into the batch when there is a place and all its blocks."""
         if not self._waiting or len(self._running) >= self.options.max_running:
@@ -240,7 +248,7 @@ class Scheduler:
             self._stalled[sequence.key] = sequence
 
     def _forget(self, sequence: Sequence) -> None:
-        for group in (self._running, self._stalled, self._parked):
+        for group in (self._running, self._ready, self._stalled, self._parked):
             if group.pop(sequence.key, None) is not None:
                 return
         self._waiting.remove(sequence)
