@@ -5,7 +5,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,27 +180,29 @@ def _eventually() -> Callable[..., None]:
     return eventually
 
 
+@contextmanager
+def running(model: Path, layout: str, **settings: Any) -> Iterator[Cluster]:
+    """A cluster with settings whose dots are written as "__"; at the end it must be idle and hold nothing."""
+    runtime = InProcessRuntime()
+    with (
+        LocalCluster(_spec(model, layout, settings), make_runtime=lambda *_: runtime) as local,
+        Client(local.address, timeout=60) as client,
+    ):
+        cluster = Cluster(local.address, client, runtime)
+        yield cluster
+        cluster.require_idle()
+
+
+@pytest.fixture(name="running", scope="session")
+def _running() -> Callable[..., AbstractContextManager[Cluster]]:
+    return running
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[..., Cluster]]:
-    """Starts clusters: `start(model, "1E1P1D", **settings)`, dots in settings written as "__".
-
-    At the end of the test each of them must be idle and hold nothing.
-    """
+    """Starts clusters that live until the end of the test: `start(model, "1E1P1D", **settings)`."""
     with ExitStack() as stack:
-        running: list[Cluster] = []
-
-        def begin(model: Path, layout: str, **settings: Any) -> Cluster:
-            runtime = InProcessRuntime()
-            cluster = stack.enter_context(
-                LocalCluster(_spec(model, layout, settings), make_runtime=lambda *_: runtime)
-            )
-            client = stack.enter_context(Client(cluster.address, timeout=60))
-            running.append(Cluster(cluster.address, client, runtime))
-            return running[-1]
-
-        yield begin
-        for cluster in running:
-            cluster.require_idle()
+        yield lambda *arguments, **settings: stack.enter_context(running(*arguments, **settings))
 
 
 def picture(rng: np.random.Generator, side: int = PIXELS) -> bytes:
