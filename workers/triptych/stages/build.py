@@ -18,12 +18,12 @@ from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.decoder_stage import DecoderStage
 from triptych.stages.encode_batch import BatchEncoder
 from triptych.stages.encode_stage import EncodeStage
+from triptych.stages.identity import Identity
 from triptych.stages.inbox import ComputeThread, Inbox
 from triptych.stages.messages import KvComplete, KvFailed
 from triptych.stages.movers import Movers
 from triptych.stages.panel import Decoding, WorkerPanel
 from triptych.stages.pulling import Puller
-from triptych.stages.reservations import Identity
 from triptych.stages.settings import StageSettings
 from triptych.transfer import (
     EmbeddingStore,

@@ -13,6 +13,7 @@ from triptych.engine.scheduler import Emitted
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages import events
 from triptych.stages.desk import JobDesk
+from triptych.stages.identity import Identity
 from triptych.stages.jobs import key_of
 from triptych.stages.messages import (
     ChunkSent,
@@ -26,7 +27,7 @@ from triptych.stages.messages import (
 )
 from triptych.stages.movers import Movers
 from triptych.stages.prefills import Prefills
-from triptych.stages.reservations import Identity, Reservations
+from triptych.stages.reservations import Reservations
 from triptych.stages.session import Session
 
 logger = logging.getLogger(__name__)

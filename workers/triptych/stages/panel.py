@@ -11,10 +11,10 @@ from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages import events
 from triptych.stages.decoder_stage import DecoderStage
 from triptych.stages.encode_stage import EncodeStage
+from triptych.stages.identity import Identity
 from triptych.stages.inbox import ComputeThread, Inbox
 from triptych.stages.messages import Command, SessionEnded
 from triptych.stages.movers import Movers
-from triptych.stages.reservations import Identity
 from triptych.stages.session import Session
 from triptych.transfer import TransferServer
 

@@ -2,28 +2,14 @@
 
 import uuid
 from collections import deque
-from dataclasses import dataclass
 
 from triptych.core.errors import TriptychError
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.desk import JobDesk
+from triptych.stages.identity import Identity
 from triptych.stages.jobs import Incoming, Job, key_of
 from triptych.stages.messages import Command
 from triptych.stages.prompts import check_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who a worker is.
-
-    Attributes:
-        incarnation: Differs between two processes of the same worker.
-        endpoint: Its transfer server.
-    """
-
-    worker_id: str
-    incarnation: str
-    endpoint: pb.DataEndpoint
 
 
 class Reservations:
