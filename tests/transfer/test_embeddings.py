@@ -127,9 +127,37 @@ def test_unheld_entries_go_when_room_is_needed(data: Bytes) -> None:
         store.read("here", "z")
     assert (store.read("here", "x") == data).all()
     store.hold("x", B)
-    with pytest.raises(ResourceExhausted, match=f"an entry of {SIZE} bytes does not fit: 3 of 256 entries"):
+    with pytest.raises(ResourceExhausted, match=f"{SIZE} bytes does not fit: {3 * SIZE} of {3 * SIZE} bytes"):
         store.put("v", data, A)
     assert store.stored_bytes == 3 * SIZE
+    store.close()
+
+
+def test_what_is_held_beyond_the_number_of_entries_travels_over_tcp(data: Bytes) -> None:
+    store = EmbeddingStore("here", 10 * SIZE, max_entries=2)
+    server = TransferServer([store])
+    made = [store.put(key, data, A) for key in "vwxyz"]
+    for embedding in made:
+        handle = EmbeddingHandle("here", embedding.content_hash, server.endpoint, SIZE, embedding.checksum)
+        assert (pull(handle) == data).all()
+    assert store.held_count == 5
+    server.shutdown()
+    assert store.counts.chunks == 5
+    assert store.counts.messages == (3 if SharedSegment.available() else 5)
+    store.close()
+
+
+def test_room_is_what_the_held_entries_leave(data: Bytes) -> None:
+    store = EmbeddingStore("here", 3 * SIZE)
+    store.put("x", data, A)
+    store.put("y", data, B)
+    assert store.fits({"x", "y", "z"}, SIZE)
+    assert not store.fits({"x", "y", "z", "w"}, SIZE)
+    assert not store.fits({"v", "w"}, SIZE)
+    store.release(B)
+    assert store.fits({"v", "w"}, SIZE)
+    assert store.fits({"y", "w"}, SIZE)
+    assert not store.fits({"y", "v", "w"}, SIZE)
     store.close()
 
 

@@ -15,6 +15,9 @@ from triptych.stages.messages import Command
 from triptych.transfer import Holder
 from triptych.transfer.segment import Bytes
 
+MAX_PICTURES = 16
+"""Pictures that pass the vision tower together."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class EncodeJob:
@@ -29,10 +32,19 @@ class EncodeJob:
         return Holder(self.encode.key.request_id, self.encode.key.epoch)
 
     @property
+    def pictures(self) -> frozenset[str]:
+        """Content hashes."""
+        return frozenset(image.content_hash for image in self.encode.images)
+
+    @property
+    def deadline(self) -> float | None:
+        """Monotonic seconds after which nobody wants them any more."""
+        return self.command.received + self.encode.timeout_ms / 1000 if self.encode.timeout_ms else None
+
+    @property
     def expired(self) -> bool:
         """Whether nobody wants them any more."""
-        limit = self.encode.timeout_ms / 1000
-        return bool(limit) and time.monotonic() >= self.command.received + limit
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,7 @@ class BatchEncoder:
 
     def __init__(self, eyes: Eyes, rows: int, columns: int, dtype: torch.dtype) -> None:
         self.shape = (rows, columns, dtype_name(dtype))
+        self.picture_bytes = rows * columns * dtype.itemsize
         self._eyes = eyes
         self._dtype = dtype
 
@@ -78,7 +91,7 @@ class BatchEncoder:
         finished = time.monotonic()
 
         def outcome(job: EncodeJob) -> Encoded | TriptychError:
-            hashes = {image.content_hash for image in job.encode.images} & pixels.keys()
+            hashes = job.pictures & pixels.keys()
             for content_hash in sorted(hashes):
                 if isinstance(error := pixels[content_hash], TriptychError):
                     return error
@@ -99,7 +112,10 @@ class BatchEncoder:
 
     @torch.inference_mode()
     def _see(self, pixels: dict[str, Tensor]) -> dict[str, Bytes]:
-        if not pixels:
-            return {}
-        embeddings = self._eyes.encoder.encode(torch.stack(list(pixels.values()))).to(self._dtype).contiguous()
-        return {key: e.view(torch.uint8).flatten().numpy() for key, e in zip(pixels, embeddings, strict=True)}
+        seen: dict[str, Bytes] = {}
+        keys = list(pixels)
+        for part in (keys[i : i + MAX_PICTURES] for i in range(0, len(keys), MAX_PICTURES)):
+            embeddings = self._eyes.encoder.encode(torch.stack([pixels[key] for key in part])).to(self._dtype)
+            rows = embeddings.contiguous().view(len(part), -1).view(torch.uint8).numpy()
+            seen |= zip(part, rows, strict=True)
+        return seen

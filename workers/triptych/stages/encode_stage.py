@@ -1,21 +1,20 @@
 """The control of an encode worker: pictures in, held embeddings out, in batches across requests."""
 
+import contextlib
 import logging
-import queue
 import threading
 from collections.abc import Callable
 
-from triptych.core.errors import DeadlineExceeded, Internal, TriptychError
+from triptych.core.errors import DeadlineExceeded, Internal, ResourceExhausted, TriptychError
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages import events
 from triptych.stages.encode_batch import BatchEncoder, Encoded, EncodeJob
+from triptych.stages.encode_queue import EncodeQueue
+from triptych.stages.identity import Identity
 from triptych.stages.messages import Command
-from triptych.stages.reservations import Identity
 from triptych.stages.session import Session
 from triptych.stages.threads import VitalThread
 from triptych.transfer import Embedding, EmbeddingStore, Holder
-
-MAX_BATCH_REQUESTS = 16
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +31,9 @@ class EncodeStage:
     def __init__(self, encoder: BatchEncoder, store: EmbeddingStore, identity: Identity) -> None:
         self.store = store
         self.encoded_images = 0
-        self.queued_images = 0
         self._encoder = encoder
         self._identity = identity
-        self._jobs: queue.SimpleQueue[EncodeJob | None] = queue.SimpleQueue()
+        self._queue = EncodeQueue(lambda pictures: store.fits(pictures, encoder.picture_bytes))
         self._lock = threading.Lock()
         self._open: dict[Holder, Session] = {}
         self._thread = VitalThread("encode", self._run)
@@ -45,24 +43,36 @@ class EncodeStage:
         """Requests that hold embeddings or wait for them."""
         return len(self._open)
 
+    @property
+    def queued_images(self) -> int:
+        """Pictures that nobody has begun to encode."""
+        return self._queue.images
+
     def start(self, on_crash: Callable[[], None]) -> None:
         """Begins; `on_crash` as `VitalThread.start`."""
         self._thread.start(on_crash)
 
     def stop(self) -> None:
         """Ends after the current batch."""
-        self._jobs.put(None)
+        self._queue.close()
         self._thread.join()
 
     def encode(self, command: Command) -> None:
-        """Queues pictures; a repeated command changes nothing."""
+        """Queues pictures until there is room for their embeddings; a repeated command changes nothing."""
         job = EncodeJob(command, command.request.encode)
         with self._lock:
             if job.holder in self._open:
                 return
             self._open[job.holder] = command.session
-            self.queued_images += len(job.encode.images)
-        self._jobs.put(job)
+        needed = len(job.pictures) * self._encoder.picture_bytes
+        if needed <= self.store.budget_bytes:
+            self._queue.put(job)
+            return
+        error = ResourceExhausted(
+            f"the embeddings of {len(job.pictures)} images need {needed} bytes; "
+            f"this worker keeps at most {self.store.budget_bytes}"
+        )
+        command.session.send(events.failed(job.encode.key, error))
 
     def free(self, key: pb.OperationKey) -> None:
         """Gives back what an operation holds; a batch under way will hold nothing for it."""
@@ -79,31 +89,35 @@ class EncodeStage:
         with self._lock:
             self._open.pop(holder, None)
             self.store.release(holder)
+        self._queue.drop(holder)
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            batch = [job]
-            while len(batch) < MAX_BATCH_REQUESTS and not self._jobs.empty():
-                following = self._jobs.get()
-                if following is None:
-                    return
-                batch.append(following)
+        while batch := self._queue.take():
             self._encode(batch)
 
     def _encode(self, batch: list[EncodeJob]) -> None:
-        with self._lock:
-            self.queued_images -= sum(len(job.encode.images) for job in batch)
-        wanted = [job for job in batch if job.holder in self._open]
-        known = {job: self._held(job) for job in wanted}
+        outcomes: dict[EncodeJob, Encoded | TriptychError] = {
+            job: DeadlineExceeded("the deadline passed") for job in batch if job.expired
+        }
+        wanted = [job for job in batch if job not in outcomes and job.holder in self._open]
+        known: dict[EncodeJob, dict[str, Embedding]] = {}
         try:
-            outcomes = self._encoder.encode(wanted, {hash_ for held in known.values() for hash_ in held})
+            known = {job: self._held(job) for job in wanted}
+            outcomes |= self._encoder.encode(wanted, {hash_ for held in known.values() for hash_ in held})
         except Exception as error:
             logger.exception("a batch of pictures could not be encoded")
-            failure = Internal(f"the worker failed to encode: {error}")
-            outcomes = dict.fromkeys(wanted, failure)
-        for job in wanted:
-            outcome = DeadlineExceeded("the deadline passed") if job.expired else outcomes[job]
-            job.command.session.send(self._answer(job, outcome, known[job]))
+            outcomes |= dict.fromkeys(wanted, Internal(f"the worker failed to encode: {error}"))
+        for job, outcome in outcomes.items():
+            self._answer(job, outcome, known.get(job, {}))
+
+    def _answer(self, job: EncodeJob, outcome: Encoded | TriptychError, known: dict[str, Embedding]) -> None:
+        try:
+            job.command.session.send(self._event(job, outcome, known))
+        except Exception as error:  # of this job alone: the others wait for the thread
+            logger.exception("an encode command could not be answered")
+            failure = error if isinstance(error, TriptychError) else Internal(f"the worker failed to encode: {error}")
+            with contextlib.suppress(Exception):
+                job.command.session.send(events.failed(job.encode.key, failure))
 
     def _held(self, job: EncodeJob) -> dict[str, Embedding]:
         """Embeddings of the job that an earlier request left behind, held from now on."""
@@ -115,18 +129,15 @@ class EncodeStage:
             }
         return {content_hash: embedding for content_hash, embedding in found.items() if embedding}
 
-    def _answer(
+    def _event(
         self, job: EncodeJob, outcome: Encoded | TriptychError, known: dict[str, Embedding]
     ) -> pb.ConnectResponse:
         if isinstance(outcome, TriptychError):
             return events.failed(job.encode.key, outcome)
-        try:
-            with self._lock:
-                if job.holder in self._open:
-                    for content_hash, data in outcome.data.items():
-                        known[content_hash] = self.store.put(content_hash, data, job.holder)
-        except TriptychError as error:
-            return events.failed(job.encode.key, error)
+        with self._lock:
+            if job.holder in self._open:
+                for content_hash, data in outcome.data.items():
+                    known[content_hash] = self.store.put(content_hash, data, job.holder)
         self.encoded_images += len(outcome.data)
         done = pb.EncodeDone(key=job.encode.key, times=outcome.times)
         for image in job.encode.images:

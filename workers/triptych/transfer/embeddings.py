@@ -1,12 +1,14 @@
 """The encode side of an embedding transfer: a content-addressed cache whose entries wait for their readers."""
 
+import logging
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import xxhash
 
-from triptych.core.errors import FailedPrecondition, InvalidArgument, NotFound, TriptychError
+from triptych.core.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, TriptychError
 from triptych.transfer.backend import TransferBackend, agree
 from triptych.transfer.connection import Connection
 from triptych.transfer.frames import Fetch, Found, Frame, Refusal
@@ -14,6 +16,8 @@ from triptych.transfer.holdings import Holder, Holdings
 from triptych.transfer.host import host_id
 from triptych.transfer.segment import Bytes, SharedSegment
 from triptych.transfer.stats import TransferCounts, TransferStats
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,8 @@ class EmbeddingStore:
     Args:
         incarnation: Identity of this process's store; a handle of another one is refused.
         budget_bytes: Bytes of all entries together.
-        max_entries: Entries at most; each costs two file descriptors.
+        max_entries: Entries at most, unless more are held. Each costs two file descriptors, so those beyond it are
+            kept in memory of the process and travel over TCP.
         backend: Wish.
     """
 
@@ -65,6 +70,7 @@ class EmbeddingStore:
         self._backend = backend
         self._shared = backend is not TransferBackend.TCP and SharedSegment.available()
         self._lock = threading.Lock()
+        self._max_entries = max_entries
         self._holdings = Holdings(budget_bytes, max_entries)
         self._stored: dict[str, _Stored] = {}
         self._stats = TransferStats()
@@ -73,6 +79,11 @@ class EmbeddingStore:
     def counts(self) -> TransferCounts:
         """What readers on other connections asked for so far."""
         return self._stats.counts
+
+    @property
+    def budget_bytes(self) -> int:
+        """Bytes of all entries together, at most."""
+        return self._holdings.budget_bytes
 
     @property
     def held_count(self) -> int:
@@ -90,6 +101,11 @@ class EmbeddingStore:
     def stored_bytes(self) -> int:
         """Bytes of all entries."""
         return self._holdings.stored_bytes
+
+    def fits(self, content_hashes: Collection[str], size: int) -> bool:
+        """Whether all of these can be held beside what is held now, the new ones with `size` bytes each."""
+        with self._lock:
+            return self._holdings.fits(content_hashes, size)
 
     def hold(self, content_hash: str, holder: Holder) -> Embedding | None:
         """Holds an entry for `holder`; None when there is no such entry. Idempotent."""
@@ -180,20 +196,23 @@ class EmbeddingStore:
         return stored
 
     def _add(self, content_hash: str, data: Bytes, holder: Holder) -> None:
-        segment = SharedSegment.create(data.size) if self._shared else None
-        array = np.empty(data.size, dtype=np.uint8) if segment is None else segment.array
-        try:
-            evicted = self._holdings.add(content_hash, data.size, holder)
-        except TriptychError:
-            if segment is not None:
-                segment.close()
-            raise
-        for old in evicted:
+        for old in self._holdings.add(content_hash, data.size, holder):
             self._forget(old)
+        segment = self._segment(data.size)
+        array = np.empty(data.size, dtype=np.uint8) if segment is None else segment.array
         np.copyto(array, data)
         array.flags.writeable = False
         embedding = Embedding(content_hash, data.size, xxhash.xxh3_64_intdigest(array.data))
         self._stored[content_hash] = _Stored(embedding, array, segment)
+
+    def _segment(self, size: int) -> SharedSegment | None:
+        if not self._shared or len(self._stored) >= self._max_entries:
+            return None
+        try:
+            return SharedSegment.create(size)
+        except ResourceExhausted as error:
+            _log.warning("an embedding will travel over TCP: %s", error)
+            return None
 
     def _forget(self, content_hash: str) -> None:
         # A reader that is being served keeps the array, and with it the memory, until it is done.

@@ -1,6 +1,7 @@
 """Which entries of a cache are held by whom, and which go when room is needed. Pure."""
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,11 +28,11 @@ class Holdings:
 
     Args:
         budget_bytes: Bytes of all entries together.
-        max_entries: Entries at most.
+        max_entries: Entries at most, unless more are held.
     """
 
     def __init__(self, budget_bytes: int, max_entries: int) -> None:
-        self._budget_bytes = budget_bytes
+        self.budget_bytes = budget_bytes
         self._max_entries = max_entries
         self._holdings: OrderedDict[str, _Holding] = OrderedDict()
         self.stored_bytes = 0
@@ -46,6 +47,11 @@ class Holdings:
     def held_sizes(self) -> tuple[int, ...]:
         """Bytes of each entry that somebody holds."""
         return tuple(holding.size for holding in self._holdings.values() if holding.holders)
+
+    def fits(self, keys: Collection[str], size: int) -> bool:
+        """Whether all of `keys` can be held, those that nobody holds yet with `size` bytes each."""
+        new = sum(1 for key in keys if key not in self._holdings or not self._holdings[key].holders)
+        return sum(self.held_sizes) + new * size <= self.budget_bytes
 
     def add(self, key: str, size: int, holder: Holder) -> tuple[str, ...]:
         """Adds a new entry, held by `holder`; the keys that had to go for it.
@@ -75,7 +81,7 @@ class Holdings:
         return len(mine)
 
     def _room_for(self, size: int) -> tuple[str, ...]:
-        excess_bytes = self.stored_bytes + size - self._budget_bytes
+        excess_bytes = self.stored_bytes + size - self.budget_bytes
         excess_entries = len(self._holdings) + 1 - self._max_entries
         evicted: list[str] = []
         for key, holding in self._holdings.items():
@@ -85,10 +91,8 @@ class Holdings:
                 evicted.append(key)
                 excess_bytes -= holding.size
                 excess_entries -= 1
-        if excess_bytes > 0 or excess_entries > 0:
-            held = self.held_sizes
+        if excess_bytes > 0:
             raise ResourceExhausted(
-                f"an entry of {size} bytes does not fit: {len(held)} of {self._max_entries} entries "
-                f"and {sum(held)} of {self._budget_bytes} bytes are held"
+                f"an entry of {size} bytes does not fit: {sum(self.held_sizes)} of {self.budget_bytes} bytes are held"
             )
         return tuple(evicted)

@@ -1,0 +1,282 @@
+"""An encode worker's own part, with a tower that the test drives."""
+
+import hashlib
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from triptych.core.errors import DeadlineExceeded, Internal, InvalidArgument, ResourceExhausted
+from triptych.stage.v1 import stage_pb2 as pb
+from triptych.stages.encode_batch import MAX_PICTURES, BatchEncoder
+from triptych.stages.encode_stage import EncodeStage
+from triptych.stages.identity import Identity
+from triptych.stages.messages import Command
+from triptych.transfer import EmbeddingStore
+
+ROWS, COLUMNS = 3, 5
+PICTURE_BYTES = ROWS * COLUMNS * 4
+ROOM = 40
+_ids = itertools.count()
+
+
+class Tower:
+    """Both halves of `Eyes`: a picture's bytes are its pixels, the embedding repeats their sum."""
+
+    def __init__(self) -> None:
+        self.prepared: list[bytes] = []
+        self.batches: list[int] = []
+        self.entered: queue.Queue[int] = queue.Queue()
+        self.open = threading.Event()
+        self.open.set()
+        self.error: Exception | None = None
+
+    @property
+    def preprocessor(self) -> "Tower":
+        return self
+
+    @property
+    def encoder(self) -> "Tower":
+        return self
+
+    def preprocess(self, data: bytes, *, field: str) -> Any:
+        self.prepared.append(data)
+        if data.startswith(b"bad"):
+            raise InvalidArgument("not a picture", field=field)
+        return np.frombuffer(data, dtype=np.uint8).astype(np.float32)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        self.entered.put(len(pixels))
+        assert self.open.wait(10)
+        if self.error:
+            raise self.error
+        self.batches.append(len(pixels))
+        return pixels.sum(dim=1)[:, None, None].expand(len(pixels), ROWS, COLUMNS)
+
+
+class Router:
+    """A session that keeps what is sent to it."""
+
+    def __init__(self) -> None:
+        self.events: queue.Queue[pb.ConnectResponse] = queue.Queue()
+        self.broken = 0
+
+    def send(self, event: pb.ConnectResponse) -> None:
+        if self.broken:
+            self.broken -= 1
+            raise RuntimeError("it cannot be sent")
+        self.events.put(event)
+
+    def failed(self) -> pb.Failed:
+        event = self.events.get(timeout=10)
+        assert event.HasField("failed"), event
+        return event.failed
+
+    def done(self) -> pb.EncodeDone:
+        event = self.events.get(timeout=10)
+        assert event.HasField("encode_done"), event
+        return event.encode_done
+
+
+@pytest.fixture
+def tower() -> Tower:
+    return Tower()
+
+
+@pytest.fixture
+def router() -> Router:
+    return Router()
+
+
+@pytest.fixture
+def store() -> Iterator[EmbeddingStore]:
+    store = EmbeddingStore("here", ROOM * PICTURE_BYTES, max_entries=8)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def crashes() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def stage(tower: Tower, store: EmbeddingStore, crashes: list[str]) -> Iterator[EncodeStage]:
+    encoder = BatchEncoder(cast(Any, tower), ROWS, COLUMNS, torch.float32)
+    stage = EncodeStage(encoder, store, Identity("encode-0", "here", pb.DataEndpoint()))
+    stage.start(lambda: crashes.append("crashed"))
+    yield stage
+    tower.open.set()
+    stage.stop()
+    assert crashes == []
+
+
+@pytest.fixture
+def encode(stage: EncodeStage, router: Router) -> Callable[..., pb.OperationKey]:
+    def send(pictures: int | list[bytes], timeout_ms: int = 0, age: float = 0.0) -> pb.OperationKey:
+        key = pb.OperationKey(request_id=f"request {next(_ids)}", epoch=1)
+        if isinstance(pictures, int):
+            pictures = [f"{key.request_id:20}{i:4}".encode() for i in range(pictures)]
+        images = [
+            pb.EncodeImage(index=i, content_hash=hashlib.sha256(data).hexdigest(), data=data)
+            for i, data in enumerate(pictures)
+        ]
+        request = pb.ConnectRequest(encode=pb.Encode(key=key, images=images, timeout_ms=timeout_ms))
+        stage.encode(Command(cast(Any, router), request, time.monotonic() - age))
+        return key
+
+    return send
+
+
+def test_every_picture_gets_its_own_embedding(
+    encode: Callable[..., pb.OperationKey], router: Router, store: EmbeddingStore, tower: Tower
+) -> None:
+    pictures = [bytes([i, 2, 3]) for i in range(20)]
+    key = encode([*pictures, pictures[4]])
+    done = router.done()
+    assert done.key == key
+    assert [handle.index for handle in done.handles] == list(range(21))
+    for handle, data in zip(done.handles, [*pictures, pictures[4]], strict=True):
+        stored = store.read("here", handle.content_hash).view(np.float32)
+        assert (stored == np.full(ROWS * COLUMNS, sum(data))).all()
+    assert tower.batches == [MAX_PICTURES, 4]
+
+
+def test_a_batch_is_bounded_by_its_pictures(
+    encode: Callable[..., pb.OperationKey], router: Router, tower: Tower, stage: EncodeStage
+) -> None:
+    tower.open.clear()
+    encode(1)
+    tower.entered.get(timeout=10)
+    for pictures in (7, 8, 2, 1):
+        encode(pictures)
+    assert stage.queued_images == 18
+    tower.open.set()
+    for _ in range(5):
+        router.done()
+    assert tower.batches == [1, 15, 3]
+    assert stage.queued_images == 0
+
+
+def test_pictures_nobody_waits_for_are_not_even_decoded(
+    encode: Callable[..., pb.OperationKey], router: Router, tower: Tower
+) -> None:
+    encode(2, timeout_ms=1000, age=1.0)
+    assert router.failed().code == DeadlineExceeded.code
+    encode([b"wanted"])
+    router.done()
+    assert tower.prepared == [b"wanted"]
+
+
+def test_a_picture_that_is_bad_fails_its_request_alone(
+    encode: Callable[..., pb.OperationKey], router: Router, tower: Tower
+) -> None:
+    tower.open.clear()
+    encode(1)
+    tower.entered.get(timeout=10)
+    good, bad = encode(2), encode([b"bad"])
+    tower.open.set()
+    router.done()
+    assert router.done().key == good
+    failed = router.failed()
+    assert (failed.key, failed.code) == (bad, InvalidArgument.code)
+
+
+def test_more_pictures_than_shared_entries_are_kept(
+    encode: Callable[..., pb.OperationKey], router: Router, store: EmbeddingStore
+) -> None:
+    encode(ROOM)
+    assert len(router.done().handles) == ROOM
+    assert store.held_count == ROOM
+
+
+def test_a_request_that_never_fits_is_refused_at_once(
+    encode: Callable[..., pb.OperationKey], router: Router, tower: Tower, stage: EncodeStage
+) -> None:
+    key = encode(ROOM + 1)
+    failed = router.failed()
+    assert failed.code == ResourceExhausted.code
+    assert f"{ROOM + 1} images need {(ROOM + 1) * PICTURE_BYTES} bytes" in failed.message
+    assert f"at most {ROOM * PICTURE_BYTES}" in failed.message
+    stage.free(key)
+    assert (stage.running, tower.prepared) == (0, [])
+
+
+def test_a_request_waits_until_room_is_given_back_and_is_not_overtaken(
+    encode: Callable[..., pb.OperationKey], router: Router, tower: Tower, stage: EncodeStage
+) -> None:
+    first, second = encode(20), encode(15)
+    assert {router.done().key.request_id for _ in range(2)} == {first.request_id, second.request_id}
+    large, small = encode(10), encode(1)
+    assert stage.queued_images == 11
+    stage.free(second)
+    assert [router.done().key for _ in range(2)] == [large, small]
+    assert tower.batches == [16, 4, 15, 11]
+
+
+def test_pictures_that_are_held_anyway_need_no_room(
+    encode: Callable[..., pb.OperationKey], router: Router, tower: Tower
+) -> None:
+    pictures = [bytes([i]) for i in range(ROOM)]
+    encode(pictures)
+    router.done()
+    encode(pictures)
+    assert len(router.done().handles) == ROOM
+    assert sum(tower.batches) == ROOM
+
+
+def test_waiting_ends_with_free_and_with_the_deadline(
+    encode: Callable[..., pb.OperationKey], router: Router, stage: EncodeStage
+) -> None:
+    encode(ROOM)
+    router.done()
+    freed = encode(1)
+    late = encode(1, timeout_ms=100)
+    failed = router.failed()
+    assert (failed.key, failed.code) == (late, DeadlineExceeded.code)
+    assert stage.queued_images == 1
+    stage.free(freed)
+    assert stage.queued_images == 0
+    assert router.events.empty()
+
+
+def test_an_error_of_the_tower_fails_its_batch_and_not_the_next(
+    encode: Callable[..., pb.OperationKey], router: Router, tower: Tower
+) -> None:
+    tower.error = ZeroDivisionError("a bug")
+    encode(1)
+    assert router.failed().code == Internal.code
+    tower.error = None
+    encode(1)
+    router.done()
+
+
+def test_an_answer_that_cannot_be_sent_ends_nothing_else(
+    encode: Callable[..., pb.OperationKey], router: Router
+) -> None:
+    router.broken = 1
+    key = encode(1)
+    failed = router.failed()
+    assert (failed.key, failed.code) == (key, Internal.code)
+    router.broken = 2
+    encode(1)
+    encode(1)
+    assert router.done().handles
+
+
+def test_an_error_of_the_store_is_told(
+    encode: Callable[..., pb.OperationKey], router: Router, store: EmbeddingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddingStore, "hold", lambda *_: 1 / 0)
+        encode(1)
+        assert router.failed().code == Internal.code
+    encode(1)
+    router.done()
