@@ -1,0 +1,144 @@
+"""A scheduler whose model is a table: what was written in each slot of the KV pool, and by whom."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from triptych.core.generation import GeneratedToken, OperationKey
+from triptych.core.sampling import SamplingParams
+from triptych.engine.blocks import BlockPool
+from triptych.engine.plan import StepPlan, StepResult
+from triptych.engine.scheduler import Emitted, Scheduler, SchedulerOptions
+from triptych.engine.sequence import Goal, Media, Sequence
+
+EOS = 0
+
+
+@dataclass
+class Bench:
+    """A scheduler of `blocks` blocks, and a model that checks what it reads before it writes.
+
+    The token after position p of request n is `token_after(n, p)`: it does not depend on the schedule, so a sequence
+    that was preempted must go on as if nothing had happened.
+    """
+
+    blocks: int = 8
+    block_size: int = 4
+    max_batch_tokens: int = 16
+    max_running: int = 8
+    written: dict[tuple[int, int], tuple[OperationKey, int, int]] = field(default_factory=dict)
+    made: int = 0
+
+    def __post_init__(self) -> None:
+        options = SchedulerOptions(self.max_batch_tokens, self.max_running)
+        self.scheduler = Scheduler(BlockPool(self.blocks), self.block_size, (EOS,), options)
+
+    @property
+    def capacity(self) -> int:
+        return self.blocks * self.block_size
+
+    def sequence(
+        self,
+        prompt: int,
+        max_tokens: int = 4,
+        *,
+        goal: Goal = Goal.ANSWER,
+        media: tuple[Media, ...] = (),
+        **params: Any,
+    ) -> Sequence:
+        """A new sequence, not added yet."""
+        self.made += 1
+        return Sequence(
+            key=OperationKey(f"{self.made}"),
+            token_ids=[token_after(self.made, position - 1) or 1 for position in range(prompt)],
+            prompt_length=prompt,
+            params=SamplingParams(**({"ignore_eos": True} | params)),
+            seed=0,
+            limit=min(self.capacity, prompt + max_tokens),
+            goal=goal,
+            media=media,
+        )
+
+    def add(self, prompt: int, max_tokens: int = 4, **options: Any) -> Sequence:
+        """A new sequence in the queue."""
+        sequence = self.sequence(prompt, max_tokens, **options)
+        self.scheduler.add(sequence)
+        return sequence
+
+    def step(self) -> tuple[StepPlan, list[Emitted]]:
+        """Plans, runs and commits one step."""
+        plan = self.scheduler.schedule()
+        self.run(plan)
+        tokens = tuple(
+            GeneratedToken(token_after(int(c.sequence.key.request_id), len(c.sequence.token_ids) - 1))
+            for c in plan.chunks
+            if c.samples
+        )
+        return plan, self.scheduler.commit(plan, StepResult(tokens))
+
+    def run(self, plan: StepPlan) -> None:
+        """Reads the KV before each chunk, then writes the chunk's own."""
+        for chunk in plan.chunks:
+            for position in range(chunk.start):
+                assert self.written.get(self._slot(chunk.sequence, position)) == self._kv(chunk.sequence, position)
+        for chunk in plan.chunks:
+            for position in range(chunk.start, chunk.start + chunk.length):
+                self.written[self._slot(chunk.sequence, position)] = self._kv(chunk.sequence, position)
+
+    def receive(self, sequence: Sequence) -> None:
+        """Writes a whole prompt from outside, as a transfer does, and starts the sequence with its first token."""
+        for position in range(sequence.prompt_length):
+            self.written[self._slot(sequence, position)] = self._kv(sequence, position)
+        sequence.computed = sequence.prompt_length
+        number = int(sequence.key.request_id)
+        sequence.token_ids.append(token_after(number, sequence.prompt_length - 1))
+        self.scheduler.start(sequence.key)
+
+    def answer_is_right(self, sequence: Sequence) -> bool:
+        """Whether every token after the prompt is the model's."""
+        number = int(sequence.key.request_id)
+        places = range(sequence.prompt_length, len(sequence.token_ids))
+        return all(sequence.token_ids[place] == token_after(number, place - 1) for place in places)
+
+    def drain(self, limit: int = 10_000) -> list[Emitted]:
+        """Steps until nobody has anything to do; ended sequences are released."""
+        emitted: list[Emitted] = []
+        for _ in range(limit):
+            plan, new = self.step()
+            emitted += new
+            for item in new:
+                if item.finish_reason is not None or item.sequence.goal is Goal.FIRST_TOKEN:
+                    self.scheduler.release(item.sequence.key)
+            self.scheduler.check_integrity()
+            if not plan.chunks and not self.scheduler.waiting:
+                return emitted
+        raise AssertionError(f"{self.scheduler.waiting} sequences still wait after {limit} steps")
+
+    def _slot(self, sequence: Sequence, position: int) -> tuple[int, int]:
+        return sequence.blocks[position // self.block_size], position % self.block_size
+
+    def _kv(self, sequence: Sequence, position: int) -> tuple[OperationKey, int, int]:
+        return sequence.key, position, sequence.token_ids[position]
+
+
+def token_after(number: int, position: int) -> int:
+    """What the model says after `position` tokens of request `number`: 0 (EOS) to 10."""
+    return (number * 7 + position) % 11
+
+
+@pytest.fixture
+def bench() -> Callable[..., Bench]:
+    return Bench
+
+
+@pytest.fixture
+def seed() -> int:
+    """Fresh random inputs every run; the seed is printed with a failure."""
+    value = secrets.randbits(32)
+    print(f"seed {value}")
+    torch.manual_seed(value)
+    return value

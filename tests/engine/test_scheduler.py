@@ -1,0 +1,285 @@
+"""Which tokens run in which step, and in which blocks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from triptych.core.errors import ResourceExhausted
+from triptych.core.generation import FinishReason, OperationKey
+from triptych.engine.plan import StepPlan
+from triptych.engine.sequence import Goal, Media
+
+Bench = Callable[..., Any]
+HERE = Media(1, 3, torch.zeros(3, 2))
+ELSEWHERE = Media(1, 3, None)
+
+
+def shape(plan: StepPlan) -> list[tuple[str, int, int]]:
+    """Each chunk as (request, start, length)."""
+    return [(c.sequence.key.request_id, c.start, c.length) for c in plan.chunks]
+
+
+def test_prompts_start_together_and_decode_together(bench: Bench) -> None:
+    b = bench()
+    b.add(3, max_tokens=2)
+    b.add(5, max_tokens=2)
+    plan, emitted = b.step()
+    assert shape(plan) == [("1", 0, 3), ("2", 0, 5)]
+    assert [e.finish_reason for e in emitted] == [None, None]
+    plan, emitted = b.step()
+    assert shape(plan) == [("1", 3, 1), ("2", 5, 1)]
+    assert [e.finish_reason for e in emitted] == [FinishReason.LENGTH] * 2
+    assert b.step() == (StepPlan(()), [])
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 4, 5, 8, 11, 12])
+def test_a_long_prompt_is_cut_at_the_budget(bench: Bench, budget: int) -> None:
+    b = bench(max_batch_tokens=budget)
+    b.add(12, max_tokens=1)
+    pieces = [min(budget, 12 - start) for start in range(0, 12, budget)]
+    for i, length in enumerate(pieces):
+        plan, emitted = b.step()
+        assert shape(plan) == [("1", i * budget, length)]
+        assert len(emitted) == (i == len(pieces) - 1)
+
+
+def test_decode_tokens_come_before_prompts(bench: Bench) -> None:
+    b = bench(max_batch_tokens=4)
+    b.add(2, max_tokens=9)
+    b.step()
+    b.add(7)
+    b.add(2)
+    assert shape(b.step()[0]) == [("1", 2, 1), ("2", 0, 3)]
+    assert shape(b.step()[0]) == [("1", 3, 1), ("2", 3, 3)]
+    # The end of the second prompt is one token and goes before the rest of the budget is handed out.
+    assert shape(b.step()[0]) == [("1", 4, 1), ("2", 6, 1), ("3", 0, 2)]
+    assert shape(b.step()[0]) == [("1", 5, 1), ("2", 7, 1), ("3", 2, 1)]
+
+
+def test_more_answers_than_budget_take_turns_by_age(bench: Bench) -> None:
+    b = bench(max_batch_tokens=2)
+    for _ in range(3):
+        b.add(1, max_tokens=3)
+    steps = [shape(b.step()[0]) for _ in range(5)]
+    assert steps[0] == [("1", 0, 1), ("2", 0, 1)]
+    assert all(len(step) <= 2 for step in steps)
+    b.drain()
+
+
+def test_a_prompt_of_one_token(bench: Bench) -> None:
+    b = bench()
+    sequence = b.add(1, max_tokens=1)
+    plan, emitted = b.step()
+    assert shape(plan) == [("1", 0, 1)]
+    assert emitted[0].finish_reason is FinishReason.LENGTH
+    assert len(sequence.token_ids) == 2
+
+
+def test_no_more_sequences_run_than_allowed(bench: Bench) -> None:
+    b = bench(max_running=2)
+    for _ in range(3):
+        b.add(1, max_tokens=2)
+    assert [len(b.step()[0].chunks) for _ in range(3)] == [2, 2, 1]
+    assert (b.scheduler.running, b.scheduler.waiting) == (1, 0)
+
+
+def test_the_queue_keeps_its_order_even_when_a_small_one_would_fit(bench: Bench) -> None:
+    b = bench(blocks=4)
+    b.add(8, max_tokens=2)
+    b.add(12)
+    b.add(1)
+    assert shape(b.step()[0]) == [("1", 0, 8)]
+    assert b.scheduler.waiting == 2
+    assert b.scheduler.waiting_tokens == 12
+
+
+def test_what_the_whole_pool_could_not_hold_is_refused(bench: Bench) -> None:
+    b = bench(blocks=2)
+    b.add(7)
+    with pytest.raises(ResourceExhausted, match="9 tokens do not fit the KV cache, which holds 8") as caught:
+        b.add(8)
+    assert (caught.value.field, caught.value.request_id) == ("kv_cache.memory", "2")
+    assert OperationKey("2") not in b.scheduler
+
+
+def test_the_youngest_gives_way_and_continues_where_it_was(bench: Bench) -> None:
+    b = bench(blocks=4)
+    old, young = b.add(7, max_tokens=6), b.add(7, max_tokens=6)
+    b.step()
+    b.step()
+    before = list(young.token_ids)
+    plan, _ = b.step()  # both need a third block now
+    assert shape(plan) == [("1", 8, 1)]
+    assert b.scheduler.preemptions == 1
+    assert (young.blocks, young.computed, young.token_ids) == ([], 0, before)
+    b.drain()
+    assert len(old.token_ids) == len(young.token_ids) == 13
+    assert b.scheduler.preemptions == 1
+
+
+def test_a_preempted_sequence_is_not_planned_in_the_same_step(bench: Bench) -> None:
+    b = bench(blocks=3, block_size=2)
+    b.add(2, max_tokens=4)
+    young = b.add(1, max_tokens=5)
+    while not b.scheduler.preemptions:
+        plan, _ = b.step()
+    assert shape(plan) == [("1", 3, 1)]
+    assert young.blocks == []
+    b.drain()
+    assert young.generated == 5
+
+
+def test_a_preempted_prompt_starts_again(bench: Bench) -> None:
+    b = bench(blocks=4, max_batch_tokens=4)
+    b.add(4, max_tokens=12)
+    b.step()
+    half = b.add(8)
+    b.step()
+    assert half.computed == 3
+    while not b.scheduler.preemptions:
+        b.step()
+    assert half.generated == 0 or half.computed == 0
+    b.drain()
+    assert half.generated == 4
+
+
+def test_blocks_that_a_transfer_may_be_reading_are_not_taken(bench: Bench) -> None:
+    b = bench(blocks=4)
+    old = b.add(7, max_tokens=6)
+    b.step()
+    sent = b.add(8, goal=Goal.FIRST_TOKEN)
+    b.step()
+    assert sent.generated == 1
+    held = list(sent.blocks)
+    b.step()
+    assert (old.blocks, b.scheduler.preemptions) == ([], 1)  # it gave way itself
+    assert sent.blocks == held
+    assert b.step()[0].chunks == ()
+    b.scheduler.release(sent.key)
+    assert shape(b.step()[0]) == [("1", 0, 9)]
+    b.drain()
+    assert old.generated == 6
+
+
+def test_a_first_token_is_the_end_of_a_prefill(bench: Bench) -> None:
+    b = bench()
+    sequence = b.add(5, max_tokens=3, goal=Goal.FIRST_TOKEN)
+    _, [emitted] = b.step()
+    assert emitted.finish_reason is None
+    assert b.step()[0].chunks == ()
+    assert (b.scheduler.running, len(sequence.blocks)) == (0, 2)
+    b.scheduler.release(sequence.key)
+    assert b.scheduler.pool.held_count == 0
+
+
+def test_a_preempted_sequence_with_its_embeddings_at_hand_is_computed_again(bench: Bench) -> None:
+    b = bench(blocks=4)
+    b.add(7, max_tokens=6)
+    young = b.add(7, max_tokens=6, media=(HERE,))
+    b.drain()
+    assert b.scheduler.preemptions == 1
+    assert young.generated == 6
+
+
+def test_a_preempted_sequence_without_its_embeddings_stalls_until_it_is_supplied(bench: Bench) -> None:
+    b = bench(blocks=4)
+    b.add(7, max_tokens=6)
+    b.step()
+    young = b.sequence(7, max_tokens=6, media=(ELSEWHERE,))
+    assert b.scheduler.reserve(young)
+    b.receive(young)
+    while not b.scheduler.preemptions:
+        b.step()
+    assert b.scheduler.stalled() == (young,)
+    assert b.scheduler.waiting == 1
+    for _ in range(10):
+        assert "2" not in [request for request, _, _ in shape(b.step()[0])]
+    b.scheduler.release(OperationKey("1"))
+    b.scheduler.supply(young.key, (HERE,))
+    assert b.scheduler.stalled() == ()
+    b.drain()
+    assert young.generated == 6
+    b.scheduler.supply(young.key, (HERE,))  # nobody needs it any more
+    assert b.scheduler.waiting == 0
+
+
+def test_a_reservation_takes_the_blocks_of_the_prompt_or_nothing(bench: Bench) -> None:
+    b = bench(blocks=3)
+    first, second = b.sequence(8), b.sequence(5)
+    assert b.scheduler.reserve(first)
+    assert not b.scheduler.reserve(second)
+    assert (len(first.blocks), second.blocks, b.scheduler.pool.free_count) == (2, [], 1)
+    assert second.key not in b.scheduler
+    b.receive(first)
+    assert shape(b.step()[0]) == [("1", 8, 1)]
+    assert len(first.blocks) == 3
+
+
+@pytest.mark.parametrize("state", ["waiting", "running", "stalled", "parked", "reserved"])
+def test_release_frees_a_sequence_in_any_state_once(bench: Bench, state: str) -> None:
+    b = bench(blocks=4)
+    match state:
+        case "waiting":
+            sequence = b.add(4)
+        case "running":
+            sequence = b.add(4)
+            b.step()
+        case "parked":
+            sequence = b.add(4)
+            b.step()
+            b.scheduler.park(sequence.key)
+            assert b.step()[0].chunks == ()
+            assert len(sequence.blocks) == 1
+        case "stalled":
+            b.add(7, max_tokens=6)
+            b.step()
+            sequence = b.sequence(7, media=(ELSEWHERE,), max_tokens=6)
+            b.scheduler.reserve(sequence)
+            b.receive(sequence)
+            while not b.scheduler.preemptions:
+                b.step()
+            b.scheduler.release(OperationKey("1"))
+        case _:
+            sequence = b.sequence(4)
+            b.scheduler.reserve(sequence)
+    assert sequence.key in b.scheduler
+    assert b.scheduler.find(sequence.key) is sequence
+    assert b.scheduler.release(sequence.key)
+    assert not b.scheduler.release(sequence.key)
+    assert sequence.key not in b.scheduler
+    assert b.scheduler.find(sequence.key) is None
+    assert b.scheduler.pool.free_count == 4
+    b.scheduler.check_integrity()
+
+
+def test_parking_what_is_not_there_does_nothing(bench: Bench) -> None:
+    b = bench()
+    b.scheduler.park(OperationKey("?"))
+    assert list(b.scheduler.sequences()) == []
+
+
+@pytest.mark.parametrize(
+    ("params", "tokens", "reason"),
+    [
+        ({"ignore_eos": False}, [9, 10, 0], FinishReason.STOP),
+        ({"ignore_eos": True}, [9, 10, 0, 1, 2], FinishReason.LENGTH),
+        ({"stop_token_ids": (10,)}, [9, 10], FinishReason.STOP),
+        ({"stop_token_ids": (0,)}, [9, 10, 0], FinishReason.STOP),
+        ({"stop_token_ids": (5,)}, [9, 10, 0, 1, 2], FinishReason.LENGTH),
+    ],
+)
+def test_why_an_answer_ends(bench: Bench, params: dict[str, Any], tokens: list[int], reason: FinishReason) -> None:
+    b = bench()
+    sequence = b.add(3, max_tokens=5, **params)
+    *_, last = b.drain()
+    assert sequence.token_ids[3:] == tokens
+    assert (last.finish_reason, sequence.finish_reason) == (reason, reason)
+
+
+def test_an_answer_ends_where_the_context_does(bench: Bench) -> None:
+    b = bench(blocks=2)
+    sequence = b.add(6, max_tokens=100)
+    *_, last = b.drain()
+    assert (len(sequence.token_ids), last.finish_reason) == (8, FinishReason.LENGTH)
