@@ -76,7 +76,9 @@ class Desk:
         self.fleet = FleetDirectory()
         for worker_id in self.workers:
             self.fleet.connect(welcome(worker_id))
-        self.dispatcher = Dispatcher(self.fleet, self, self.policy, self.max_running, lambda: self.now, self.first_epoch)
+        self.dispatcher = Dispatcher(
+            self.fleet, self, self.policy, self.max_running, lambda: self.now, self.first_epoch
+        )
 
     def send(self, worker_id: str, command: pb.ConnectRequest) -> None:
         kind = command.WhichOneof("command") or ""
@@ -145,11 +147,13 @@ class FakeWorker(stage_pb2_grpc.StageServiceServicer):
     Attributes:
         commands: Everything heard, oldest first.
         patient: Answer with the first token only, until Free.
+        mute: Take streams and say nothing on them.
     """
 
-    def __init__(self, worker_id: str, *, patient: bool = False) -> None:
+    def __init__(self, worker_id: str, *, patient: bool = False, mute: bool = False) -> None:
         self.worker_id = worker_id
         self.patient = patient
+        self.mute = mute
         self.commands: list[pb.ConnectRequest] = []
         self.routers: list[str] = []
         self.address = "127.0.0.1:0"
@@ -199,7 +203,8 @@ class FakeWorker(stage_pb2_grpc.StageServiceServicer):
             self.heard.notify_all()
         outbox: asyncio.Queue[pb.ConnectResponse | None] = asyncio.Queue()
         self._outboxes.append(outbox)
-        yield pb.ConnectResponse(welcome=welcome(self.worker_id))
+        if not self.mute:
+            yield pb.ConnectResponse(welcome=welcome(self.worker_id))
         reader = asyncio.create_task(self._read(requests, outbox))
         try:
             while event := await outbox.get():

@@ -3,18 +3,20 @@
 import asyncio
 import contextlib
 import logging
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import grpc
 
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stage.v1 import stage_pb2_grpc
 from triptych.wire.limits import STAGE_MESSAGE_LIMITS
+from triptych.wire.liveness import HEARTBEAT_SECONDS, KEEPALIVE, SILENCE_SECONDS
 
-HEARTBEAT_SECONDS = 2.0
 RECONNECT_SECONDS = 0.2
 
 logger = logging.getLogger(__name__)
+
+Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]"
 
 
 class LinkListener(Protocol):
@@ -61,7 +63,7 @@ class WorkerLink:
             await self._task
 
     async def _run(self) -> None:
-        options = (*STAGE_MESSAGE_LIMITS, ("grpc.use_local_subchannel_pool", 1))
+        options = (*STAGE_MESSAGE_LIMITS, *KEEPALIVE, ("grpc.use_local_subchannel_pool", 1))
         async with grpc.aio.insecure_channel(self.address, options=options) as channel:
             stub = stage_pb2_grpc.StageServiceStub(channel)
             while True:
@@ -69,6 +71,8 @@ class WorkerLink:
                     await self._stream(stub)
                 except grpc.RpcError as error:
                     logger.info("stream to %s ended: %s", self.worker_id, error.code())
+                except TimeoutError:
+                    logger.warning("nothing was heard of %s for %g seconds", self.worker_id, SILENCE_SECONDS)
                 except Exception:  # one event that cannot be handled must not cost the worker
                     logger.exception("stream to %s failed", self.worker_id)
                 finally:
@@ -77,23 +81,30 @@ class WorkerLink:
 
     async def _stream(self, stub: "stage_pb2_grpc.StageServiceAsyncStub") -> None:
         call = stub.Connect()
-        await call.write(pb.ConnectRequest(hello=pb.Hello(router_id=self._router_id)))
-        first = await call.read()
-        if not isinstance(first, pb.ConnectResponse) or first.welcome.worker_id != self.worker_id:
-            call.cancel()
-            return
-        self._outbox = asyncio.Queue()
-        self._connected = True
-        self._listener.connected(first.welcome)
-        writer = asyncio.create_task(self._write(call), name=f"writer to {self.worker_id}")
         try:
-            while isinstance(event := await call.read(), pb.ConnectResponse):
-                self._listener.received(self.worker_id, event)
+            await call.write(pb.ConnectRequest(hello=pb.Hello(router_id=self._router_id)))
+            async with asyncio.timeout(SILENCE_SECONDS):  # wait_for of Python 3.11 may swallow a cancellation
+                first = await call.read()
+            if isinstance(first, pb.ConnectResponse) and first.welcome.worker_id == self.worker_id:
+                await self._talk(call, first.welcome)
         finally:
-            writer.cancel()
             call.cancel()
 
-    async def _write(self, call: "grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]") -> None:
+    async def _talk(self, call: Call, welcome: pb.Welcome) -> None:
+        self._outbox = asyncio.Queue()
+        self._connected = True
+        self._listener.connected(welcome)
+        loop = asyncio.get_running_loop()
+        writer = loop.create_task(self._write(call), name=f"writer to {self.worker_id}")
+        try:
+            async with asyncio.timeout(SILENCE_SECONDS) as silence:
+                while isinstance(event := await call.read(), pb.ConnectResponse):
+                    silence.reschedule(loop.time() + SILENCE_SECONDS)
+                    self._listener.received(self.worker_id, event)
+        finally:
+            writer.cancel()
+
+    async def _write(self, call: Call) -> None:
         """Commands as they come, and heartbeats between them however many there are: leases depend on those."""
         loop = asyncio.get_running_loop()
         due = loop.time() + HEARTBEAT_SECONDS
@@ -107,7 +118,8 @@ class WorkerLink:
         if within <= 0:
             return None
         try:
-            return await asyncio.wait_for(self._outbox.get(), within)
+            async with asyncio.timeout(within):
+                return await self._outbox.get()
         except TimeoutError:
             return None
 

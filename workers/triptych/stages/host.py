@@ -15,10 +15,12 @@ from triptych.stages.build import build_panel
 from triptych.stages.panel import WorkerPanel
 from triptych.stages.service import StageServicer
 from triptych.stages.settings import StageSettings
+from triptych.wire.address import host_port
 from triptych.wire.limits import STAGE_MESSAGE_LIMITS
+from triptych.wire.liveness import HEARTBEAT_SECONDS, KEEPALIVE_SERVER
 
 REPORT_SECONDS = 0.1  # how often a changed load is reported
-REFRESH_REPORTS = 20  # and an unchanged one
+REFRESH_REPORTS = round(HEARTBEAT_SECONDS / REPORT_SECONDS)  # and an unchanged one
 
 
 class StageHost:
@@ -73,15 +75,15 @@ class StageHost:
             self.ended.set_result(None)
 
     async def _serve(self) -> None:
-        server = grpc.aio.server(options=(*STAGE_MESSAGE_LIMITS, ("grpc.so_reuseport", 0)))
+        server = grpc.aio.server(options=(*STAGE_MESSAGE_LIMITS, *KEEPALIVE_SERVER, ("grpc.so_reuseport", 0)))
         stage_pb2_grpc.add_StageServiceServicer_to_server(self._servicer, server)
         health = HealthServicer()
         await health.set("", health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
-        port = server.add_insecure_port(f"{self._host}:0")
+        port = server.add_insecure_port(host_port(self._host, 0))
         await server.start()
         reports = asyncio.create_task(self._report())
-        self._address.set_result(f"{self._host}:{port}")
+        self._address.set_result(host_port(self._host, port))
         await self._stopping.wait()
         reports.cancel()
         await server.stop(0)
