@@ -63,13 +63,12 @@ def test_a_prompt_is_colocated_below_the_threshold_and_not_at_it() -> None:
 
 def test_without_a_prefill_worker_prompts_are_computed_where_they_are_decoded() -> None:
     answer = chosen(LONG, decoder("D1"), decoder("D2", requests=1))
-    assert (answer.name, answer.decode, answer.reason) == ("colocated", "D1", "no prefill worker")
+    assert (answer.name, answer.decode, answer.reason) == ("colocated", "D1", "no prefill and decode worker to pair")
 
 
 def test_without_a_decode_worker_a_prefill_worker_does_it() -> None:
     answer = chosen(LONG, prefiller("P1", requests=1), prefiller("P2"))
-    assert (answer.prefill, answer.decode) == ("P1", "P2")
-    assert chosen(LONG, prefiller("P")).name == "colocated"
+    assert (answer.prefill, answer.decode) == ("P2", "P2")
 
 
 def test_the_caller_may_ask_for_one_worker() -> None:
@@ -80,10 +79,10 @@ def test_the_caller_may_ask_for_one_worker() -> None:
 def test_the_caller_may_ask_for_two_workers() -> None:
     split = replace(SHORT, placement=Placement.DISAGGREGATED)
     assert chosen(split, prefiller("P"), decoder("D")).name == "PD"
-    assert chosen(split, decoder("D1"), decoder("D2")).name == "PD"
-    error = refused(split, decoder("D"))
-    assert isinstance(error, Unavailable)
-    assert error.field == "placement"
+    for fleet in ((decoder("D"),), (decoder("D1"), decoder("D2")), (prefiller("P1"), prefiller("P2"))):
+        error = refused(split, *fleet)
+        assert isinstance(error, Unavailable)
+        assert error.field == "placement"
 
 
 def test_every_stage_takes_the_worker_with_the_least_of_its_own_work() -> None:
@@ -165,6 +164,15 @@ def test_nobody_is_sent_what_it_cannot_do_or_has_no_room_for(demand: Demand, fle
         assert workers[name].requests < POLICY.max_requests_per_worker
     if demand.placement is not Placement.ANY:
         assert answer.colocated is (demand.placement is Placement.COLOCATED)
+
+
+@given(DEMANDS, FLEETS)
+def test_kv_goes_from_prefill_to_decode_workers_only(demand: Demand, fleet: Fleet) -> None:
+    """Otherwise two workers could each hold blocks for what the other one has no room to begin."""
+    answer = plan(demand, fleet, POLICY)
+    roles = {w.worker_id: w.role for w in fleet.workers}
+    if isinstance(answer, Plan) and not answer.colocated:
+        assert (roles[answer.prefill], roles[answer.decode]) == (Stage.PREFILL, Stage.DECODE)
 
 
 @given(DEMANDS, FLEETS)

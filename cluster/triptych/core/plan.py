@@ -93,16 +93,20 @@ def plan(demand: Demand, fleet: Fleet, policy: RoutingPolicy) -> Plan | Triptych
 def _choose_prefill(
     demand: Demand, fleet: Fleet, policy: RoutingPolicy, decode: Worker
 ) -> tuple[Worker, str] | TriptychError:
-    others = tuple(w for w in fleet.serving(Stage.PREFILL) if w.worker_id != decode.worker_id)
+    # KV goes from prefill to decode workers only: two that sent to each other would hold what the other one waits for.
+    others = tuple(w for w in fleet.workers if w.role is Stage.PREFILL) if decode.role is Stage.DECODE else ()
     if demand.placement is Placement.COLOCATED:
         return decode, "the caller asked for one worker"
     if demand.placement is Placement.ANY:
         if demand.prompt_tokens < policy.colocate_below_tokens:
             return decode, f"a prompt under {policy.colocate_below_tokens} tokens is not worth a transfer"
-        if not any(w.role is Stage.PREFILL for w in others):
-            return decode, "no prefill worker"
+        if not others:
+            return decode, "no prefill and decode worker to pair"
     elif not others:
-        return Unavailable("no second worker can prefill; ask for another placement", field="placement")
+        return Unavailable(
+            "a request on two workers needs a prefill and a decode worker; ask for another placement",
+            field="placement",
+        )
     candidates = _with_room(others, policy)
     if isinstance(candidates, TriptychError):
         return candidates
