@@ -95,7 +95,8 @@ class Desk:
             Demand(4 * images + 3, images, options.pop("placement", Placement.ANY)),
             **options,
         )
-        return self.dispatcher.submit(request, IncrementalDetokenizer(Letters(), ("stop",)), self.now)
+        with self.dispatcher.seat():
+            return self.dispatcher.submit(request, IncrementalDetokenizer(Letters(), ("stop",)), self.now)
 
     def hear(self, call: Call, worker_id: str, *, age: int = 0, **event: Any) -> None:
         """A worker says something of a call, or of its attempt `age` epochs ago."""

@@ -5,9 +5,18 @@ from typing import Any
 
 import pytest
 
-from triptych.core.errors import AlreadyExists, Cancelled, DataLoss, NotFound, ResourceExhausted, Unavailable
+from triptych.core.errors import (
+    AlreadyExists,
+    Cancelled,
+    DataLoss,
+    Internal,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from triptych.core.generation import FinishReason
 from triptych.core.plan import Placement, RoutingPolicy
+from triptych.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH
 from triptych.router.call import Finished, Piece
 from triptych.stage.v1 import stage_pb2 as pb
 
@@ -222,6 +231,73 @@ def test_a_full_router_refuses_and_says_when_to_come_back(desk: Any) -> None:
     assert first.record.closed is False
     d.submit("three")
     assert d.dispatcher.counters.refused == 1
+
+
+def test_requests_that_are_being_checked_take_their_places(desk: Any) -> None:
+    d = desk(max_running=2)
+    d.submit("one")
+    with d.dispatcher.seat():
+        with pytest.raises(ResourceExhausted, match="2 requests are running") as caught, d.dispatcher.seat():
+            pass
+        assert caught.value.retry_after == RoutingPolicy().retry_after
+    with pytest.raises(ZeroDivisionError), d.dispatcher.seat():
+        raise ZeroDivisionError("the check failed")
+    d.submit("two")
+    assert (d.dispatcher.running, d.dispatcher.counters.refused) == (2, 1)
+
+
+async def test_a_message_that_makes_no_sense_ends_its_own_request_only(desk: Any) -> None:
+    d = desk()
+    calls = [d.submit(name, placement=Placement.COLOCATED) for name in ("bad", "good")]
+    for call in calls:
+        d.prefilled(call, "decode-0", "a")
+    deltas = [pb.TokenDelta(token_ids=[98]), pb.TokenDelta(token_ids=[98], finish_reason=FINISH_REASON_LENGTH)]
+    for call, delta in zip(calls, deltas, strict=True):
+        delta.key.request_id, delta.key.epoch = call.record.key.request_id, call.record.key.epoch
+    deltas[0].logprobs.add().logprob = -1.0
+    deltas[0].logprobs.add().logprob = -2.0
+    d.dispatcher.receive("decode-0", pb.ConnectResponse(step_tokens=pb.StepTokens(deltas=deltas)))
+    with pytest.raises(Internal, match="the router failed; its log says how") as caught:
+        await outcome(calls[0])
+    assert caught.value.request_id == "bad"
+    assert (await outcome(calls[1]))[0] == "ab"
+    assert d.frees() == ["decode-0", "decode-0"]
+    assert (d.dispatcher.running, d.dispatcher.counters.failed, d.dispatcher.counters.finished) == (0, 1, 1)
+
+
+async def test_a_command_that_cannot_be_sent_ends_its_request_and_frees_the_others(desk: Any) -> None:
+    d = desk(max_running=1)
+    send = d.send
+
+    def refuse_encode_1(worker_id: str, command: pb.ConnectRequest) -> None:
+        if worker_id == "encode-1" and command.HasField("encode"):
+            raise ValueError("too large")
+        send(worker_id, command)
+
+    d.send = refuse_encode_1
+    call = d.submit(images=2)
+    with pytest.raises(Internal):
+        await outcome(call)
+    assert d.sent == [("encode-0", "encode"), ("encode-0", "free"), ("encode-1", "free")]
+    assert d.dispatcher.running == 0
+    d.freed(call, "encode-0", "encode-1")
+    assert d.dispatcher.awaiting_free == 0
+    d.submit()
+
+
+async def test_a_token_that_is_none_or_an_end_that_cannot_be_told_is_a_defect(desk: Any) -> None:
+    d = desk()
+    call = d.submit("one", placement=Placement.COLOCATED)
+    d.hear(call, "decode-0", prefill_done=pb.PrefillDone(token=pb.TokenDelta(token_ids=[-1])))
+    with pytest.raises(Internal):
+        await outcome(call)
+    call = d.submit("two", placement=Placement.COLOCATED)
+    call.detokenizer.finish = None
+    d.prefilled(call, "decode-0", "a", FinishReason.LENGTH)
+    with pytest.raises(Internal):
+        await outcome(call)
+    assert d.frees() == ["decode-0", "decode-0"]
+    assert d.dispatcher.running == 0
 
 
 def test_a_full_worker_refuses_before_anything_is_sent(desk: Any) -> None:

@@ -127,6 +127,19 @@ async def test_more_requests_than_allowed_are_told_when_to_come_back(open_door: 
     assert (await door.client.status()).router.refused_requests == 1
 
 
+async def test_a_full_router_spends_nothing_on_a_refusal(open_door: Any) -> None:
+    """What is wrong with a request is not even looked at."""
+    door = await open_door("decode-0", max_running=1, patient=True)
+    async with door.client.stream("Hi") as stream:
+        await anext(stream)
+        with pytest.raises(ResourceExhausted, match="1 requests are running"):
+            await door.client.generate("far too long" * 10)
+    await door.workers["decode-0"].wait_for("free")
+    with pytest.raises(PromptTooLong):
+        await door.client.generate("far too long" * 10)
+    assert (await door.client.status()).router.running_requests == 0
+
+
 async def test_a_full_worker_refuses(open_door: Any) -> None:
     door = await open_door("decode-0", per_worker=1, patient=True)
     async with door.client.stream("Hi") as stream:

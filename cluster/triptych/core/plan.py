@@ -93,7 +93,7 @@ def plan(demand: Demand, fleet: Fleet, policy: RoutingPolicy) -> Plan | Triptych
 def _choose_prefill(
     demand: Demand, fleet: Fleet, policy: RoutingPolicy, decode: Worker
 ) -> tuple[Worker, str] | TriptychError:
-    # KV goes from prefill to decode workers only: two that sent to each other would hold what the other one waits for.
+    # KV goes from prefill to decode workers only: two that sent to each other would each hold what the other awaits.
     others = tuple(w for w in fleet.workers if w.role is Stage.PREFILL) if decode.role is Stage.DECODE else ()
     if demand.placement is Placement.COLOCATED:
         return decode, "the caller asked for one worker"

@@ -3,16 +3,18 @@
 Everything here runs on the router's event loop, so that a step and its actions are one piece.
 """
 
+import contextlib
 import itertools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 from triptych.core import events as ev
-from triptych.core.errors import AlreadyExists, Cancelled, NotFound, ResourceExhausted, TriptychError
+from triptych.core.errors import AlreadyExists, Cancelled, Internal, NotFound, ResourceExhausted, TriptychError
 from triptych.core.generation import OperationKey
 from triptych.core.load import load_of
-from triptych.core.plan import Plan, RoutingPolicy, plan
+from triptych.core.plan import RoutingPolicy, plan
 from triptych.core.request import Ended, Record, step
 from triptych.models.detokenize import IncrementalDetokenizer
 from triptych.router import commands
@@ -23,6 +25,8 @@ from triptych.stage.v1 import stage_pb2 as pb
 
 MAX_TIMEOUT_MS = 2**32 - 1  # what the wire can say: seven weeks
 EPOCHS = 2**32  # and how many epochs it tells apart
+
+logger = logging.getLogger(__name__)
 
 
 class Outbound(Protocol):
@@ -73,6 +77,7 @@ class Dispatcher:
         self._clock = clock
         self._running: dict[str, Call] = {}
         self._calls: dict[OperationKey, Call] = {}  # running ones, and ended ones that a worker still holds
+        self._admitting = 0
         self._epochs = itertools.count(first_epoch)
 
     @property
@@ -85,17 +90,36 @@ class Dispatcher:
         """Ended requests of which a worker has not acknowledged Free."""
         return len(self._calls) - len(self._running)
 
+    @contextlib.contextmanager
+    def seat(self) -> Iterator[None]:
+        """Takes a place among the running requests for one that is still being checked, up to its `submit`.
+
+        Raises:
+            ResourceExhausted: every place is taken; nothing has been spent on the request yet.
+        """
+        if len(self._running) + self._admitting >= self.max_running:
+            self.counters.refused += 1
+            raise ResourceExhausted(
+                f"{self.max_running} requests are running, which is the limit (router.max_running_requests)",
+                retry_after=self._policy.retry_after,
+            )
+        self._admitting += 1
+        try:
+            yield
+        finally:
+            self._admitting -= 1
+
     def submit(self, request: Admitted, detokenizer: IncrementalDetokenizer, now: float) -> Call:
-        """Starts a request.
+        """Starts a request that has a `seat`.
 
         Raises:
             AlreadyExists: a running request has that id.
-            ResourceExhausted: the router or every suitable worker is full.
+            ResourceExhausted: every suitable worker is full.
             Unavailable: no suitable worker is there.
         """
         if request.request_id in self._running:
             raise AlreadyExists(f"a request with id {request.request_id!r} is running", field="request_id")
-        chosen = self._choose(request)
+        chosen = plan(request.demand, self._fleet.snapshot(), self._policy)
         if isinstance(chosen, TriptychError):
             self.counters.refused += 1
             raise chosen
@@ -135,15 +159,11 @@ class Dispatcher:
         for message in keyed_messages(event):
             key = OperationKey(message.key.request_id, message.key.epoch)
             if call := self._calls.get(key):
-                self._apply(call, core_event(message, call, worker_id, self._clock()))
-
-    def _choose(self, request: Admitted) -> Plan | TriptychError:
-        if len(self._running) >= self.max_running:
-            return ResourceExhausted(
-                f"{self.max_running} requests are running, which is the limit (router.max_running_requests)",
-                retry_after=self._policy.retry_after,
-            )
-        return plan(request.demand, self._fleet.snapshot(), self._policy)
+                try:
+                    self._apply(call, core_event(message, call, worker_id, self._clock()))
+                except Exception:  # a message that makes no sense ends its own request, not the stream of all
+                    logger.exception("%s from %s cannot be handled", type(message).__name__, worker_id)
+                    self._apply(call, ev.Abandoned(_defect()))
 
     def _apply(self, call: Call, event: ev.Event) -> None:
         record, actions = step(call.record, event)
@@ -153,10 +173,13 @@ class Dispatcher:
             load = load_of(record, call.request.demand)
             self._fleet.rebook(call.load, load)
             call.load = load
-        for action in actions:
-            self._perform(call, action)
+        failed = [action for action in actions if not self._performed(call, action)]
         if isinstance(record.state, Ended):
+            if failed:
+                call.end(_defect(), self._clock())  # not heard if the client has its end already
             self._retire(call)
+        elif failed:
+            self._apply(call, ev.Abandoned(_defect()))
         elif call.detokenizer.stopped:
             self._apply(call, ev.StopTextFound())
 
@@ -165,6 +188,15 @@ class Dispatcher:
             del self._running[call.request.request_id]
         if call.record.closed:
             self._calls.pop(call.record.key, None)
+
+    def _performed(self, call: Call, action: ev.Action) -> bool:
+        """Whether the action could be carried out; one that cannot must not keep the others from it."""
+        try:
+            self._perform(call, action)
+        except Exception:
+            logger.exception("%s cannot be carried out for %s", type(action).__name__, call.record.key)
+            return False
+        return True
 
     def _perform(self, call: Call, action: ev.Action) -> None:
         match action:
@@ -183,8 +215,8 @@ class Dispatcher:
                 self.counters.generated_tokens += len(tokens)
                 call.deliver(tokens)
             case ev.End(outcome):
-                self._count(outcome)
                 call.end(outcome, self._clock())
+                self._count(outcome)
             case unknown:
                 assert_never(unknown)
 
@@ -202,3 +234,7 @@ class Dispatcher:
             return 0
         left = round((call.request.deadline - self._clock()) * 1000)
         return min(max(1, left), MAX_TIMEOUT_MS)
+
+
+def _defect() -> Internal:
+    return Internal("the router failed; its log says how")

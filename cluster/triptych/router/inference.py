@@ -100,15 +100,19 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         accepted = now()
         remaining = context.time_remaining()
         deadline = None if remaining is None else accepted + remaining
-        admitted = await self._intake.admit(generation_from_proto(request), deadline)
-        detokenizer = IncrementalDetokenizer(self._intake.text, admitted.sampling.stop)
-        call = self._dispatcher.submit(admitted, detokenizer, accepted)
+        call = await self._submit(request, accepted, deadline)
         try:
             yield call
         finally:
             expired = deadline is not None and now() >= deadline
             error = DeadlineExceeded("the deadline passed") if expired else Cancelled("the client went away")
             self._dispatcher.abandon(call, error)
+
+    async def _submit(self, request: pb.GenerationInput, accepted: float, deadline: float | None) -> Call:
+        with self._dispatcher.seat():
+            admitted = await self._intake.admit(generation_from_proto(request), deadline)
+            detokenizer = IncrementalDetokenizer(self._intake.text, admitted.sampling.stop)
+            return self._dispatcher.submit(admitted, detokenizer, accepted)
 
 
 def _stream_message(request_id: str, output: Piece | Finished) -> pb.GenerateStreamResponse:

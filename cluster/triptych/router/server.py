@@ -29,6 +29,7 @@ SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
 )
+SPARE_RPCS = 64  # calls beside the running requests: health, status, and refusals on their way out
 
 
 def require_free(address: str) -> None:
@@ -67,7 +68,9 @@ class Router:
         self._ready = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         # Without this two servers could share a port, and each would get half of the connections.
-        self._server = grpc.aio.server(options=(*MESSAGE_LIMITS, ("grpc.so_reuseport", 0)))
+        self._server = grpc.aio.server(
+            options=(*MESSAGE_LIMITS, ("grpc.so_reuseport", 0)), maximum_concurrent_rpcs=max_running + SPARE_RPCS
+        )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceServicer(intake, self.dispatcher), self._server
         )
