@@ -1,7 +1,5 @@
 """Logit penalties and the filters that narrow the choice of a token; each works on one row."""
 
-from collections import Counter
-
 import torch
 from torch import Tensor
 
@@ -18,14 +16,14 @@ def penalise(logits: Tensor, params: SamplingParams, token_ids: list[int], promp
         prompt_length: How many of them are the prompt.
     """
     if params.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted(set(token_ids)), device=logits.device)
+        # A token that is there several times gets the same value several times.
+        seen = torch.tensor(token_ids, dtype=torch.int64, device=logits.device)
         values = logits[seen]
         scaled = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
         logits[seen] = scaled.clamp(max=torch.finfo(logits.dtype).max)  # a tiny penalty overflows
-    counts = Counter(token_ids[prompt_length:])
-    if counts and (params.presence_penalty or params.frequency_penalty):
-        ids = torch.tensor(list(counts), device=logits.device)
-        times = torch.tensor(list(counts.values()), dtype=logits.dtype, device=logits.device)
+    if params.presence_penalty or params.frequency_penalty:
+        answer = torch.tensor(token_ids[prompt_length:], dtype=torch.int64, device=logits.device)
+        ids, times = torch.unique(answer, return_counts=True)
         logits[ids] -= params.presence_penalty + params.frequency_penalty * times
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from triptych.core.generation import GeneratedToken, PositionLogprobs, TokenLogprob
 from triptych.core.sampling import SamplingParams
-from triptych.engine.filters import keep_min_p, keep_top_k, keep_top_p, penalise
+from triptych.engine.drawing import Draw, draw
+from triptych.engine.filters import penalise
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,11 @@ def sample(logits: Tensor, rows: list[SamplingRow]) -> tuple[GeneratedToken, ...
     for i, row in enumerate(rows):
         if row.params.penalised:
             penalise(logits[i], row.params, row.token_ids, row.prompt_length)
-    likeliest = logits.argmax(dim=-1).tolist()
-    chosen = [
-        likeliest[i] if row.params.greedy else _draw(logits[i], row.params, uniform(row))
-        for i, row in enumerate(rows)
-    ]
+    chosen: list[int] = logits.argmax(dim=-1).tolist()
+    random = [i for i, row in enumerate(rows) if not row.params.greedy]
+    drawn = draw(logits[random], [Draw(rows[i].params, uniform(rows[i])) for i in random])
+    for i, token in zip(random, drawn, strict=True):
+        chosen[i] = token
     return tuple(
         GeneratedToken(token, report.of(token) if report else None)
         for token, report in zip(chosen, reports, strict=True)
@@ -57,17 +58,6 @@ def uniform(row: SamplingRow) -> float:
     """The number in [0, 1) that decides the row's next token."""
     position = len(row.token_ids) - row.prompt_length
     return float(np.random.Generator(np.random.Philox(key=row.seed, counter=position)).random())
-
-
-def _draw(logits: Tensor, params: SamplingParams, u: float) -> int:
-    """Inverse-CDF draw among the tokens that the filters keep, likeliest first: top_k, then top_p, then min_p."""
-    values, ids = keep_top_k(logits, params.top_k)
-    # Differences to the first stay finite or fall to -inf, however small the temperature.
-    probabilities = torch.softmax((values - values[0]).double() / params.temperature, dim=-1)
-    kept = keep_min_p(keep_top_p(probabilities, params.top_p), params.min_p)
-    cumulative = kept.cumsum(dim=-1)
-    position = int(torch.searchsorted(cumulative, u * float(cumulative[-1]), right=True))
-    return int(ids[min(position, len(kept) - 1)])
 
 
 @dataclass(frozen=True, slots=True)
