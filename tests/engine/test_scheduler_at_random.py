@@ -47,6 +47,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = self.bench.scheduler
         self.ended: set[Sequence] = set()
         self.waiting_for_kv: set[Sequence] = set()
+        self.in_batch: set[Sequence] = set()
 
     @rule(target=sequences, prompt=PROMPT, answer=ANSWER, goal=st.sampled_from(Goal), eos=st.booleans(), media=MEDIA)
     def add(self, prompt: int, answer: int, goal: Goal, eos: bool, media: tuple[Media, ...]) -> Added:
@@ -135,10 +136,11 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def _step(self) -> None:
         held = [s for s in self.scheduler.sequences() if s.blocks and s not in self.ended]
-        decoding = [s for s in held if s.pending == 1 and s.generated]
+        decoding = [s for s in held if s.pending == 1 and s.generated and s in self.in_batch]
         sent = {s: list(s.blocks) for s in held if s.goal is Goal.FIRST_TOKEN}
         plan, emitted = self.bench.step()  # checks that the KV that a chunk reads is its own
         planned = [c.sequence for c in plan.chunks]
+        self.in_batch.update(planned)
         assert plan.tokens <= self.bench.max_batch_tokens
         assert all(c.length >= 1 for c in plan.chunks)
         assert len(set(planned)) == len(planned)
