@@ -36,11 +36,17 @@ EVERYWHERE = ("encode-0", "encode-1", "prefill-0", "decode-0")
 MODEL = "fake"
 
 
-def welcome(worker_id: str, incarnation: str = "1") -> pb.Welcome:
+def welcome(worker_id: str, incarnation: str = "1", blocks: int = 0) -> pb.Welcome:
     role = ROLES[Stage(worker_id.partition("-")[0])]
     stages = [role] if role == pb.STAGE_ENCODE else [pb.STAGE_PREFILL, pb.STAGE_DECODE]
     return pb.Welcome(
-        worker_id=worker_id, incarnation=incarnation, role=role, stages=stages, model=MODEL, block_size=16
+        worker_id=worker_id,
+        incarnation=incarnation,
+        role=role,
+        stages=stages,
+        model=MODEL,
+        block_size=16,
+        total_blocks=blocks,
     )
 
 
@@ -148,12 +154,14 @@ class FakeWorker(stage_pb2_grpc.StageServiceServicer):
     Attributes:
         commands: Everything heard, oldest first.
         patient: Answer with the first token only, until Free.
+        blocks: Size of its KV cache; 0 does not tell.
         mute: Take streams and say nothing on them.
     """
 
-    def __init__(self, worker_id: str, *, patient: bool = False, mute: bool = False) -> None:
+    def __init__(self, worker_id: str, *, patient: bool = False, blocks: int = 0, mute: bool = False) -> None:
         self.worker_id = worker_id
         self.patient = patient
+        self.blocks = blocks
         self.mute = mute
         self.commands: list[pb.ConnectRequest] = []
         self.routers: list[str] = []
@@ -205,7 +213,7 @@ class FakeWorker(stage_pb2_grpc.StageServiceServicer):
         outbox: asyncio.Queue[pb.ConnectResponse | None] = asyncio.Queue()
         self._outboxes.append(outbox)
         if not self.mute:
-            yield pb.ConnectResponse(welcome=welcome(self.worker_id))
+            yield pb.ConnectResponse(welcome=welcome(self.worker_id, blocks=self.blocks))
         reader = asyncio.create_task(self._read(requests, outbox))
         try:
             while event := await outbox.get():
@@ -269,6 +277,11 @@ def make_intake(context_length: int = 64) -> Intake:
     decoder = DecoderSpec(len(VOCABULARY), 8, (), 1e-5, True)
     spec = ModelSpec("LlamaForCausalLM", decoder, None, None, (0,), context_length)
     return Intake(MODEL, spec, TextProcessor(tokenizer, template, spec), InputLimits(context_length, 2, 1000, 1000))
+
+
+@pytest.fixture(name="make_intake")
+def _make_intake() -> Callable[[int], Intake]:
+    return make_intake
 
 
 @dataclass

@@ -75,6 +75,13 @@ def test_commands_carry_what_the_next_worker_needs(desk: Any) -> None:
     assert list(d.last["decode"].decode.emitted_token_ids) == [ord("a")]
 
 
+def test_pictures_are_let_go_once_they_are_sent(desk: Any) -> None:
+    d = desk()
+    call = d.submit(images=1)
+    assert d.last["encode"].encode.images[0].data == b"picture 0"
+    assert [(image.data, image.content_hash) for image in call.request.images] == [(b"", "hash 0")]
+
+
 def test_kv_that_arrives_before_the_first_token(desk: Any) -> None:
     d = desk()
     call = d.submit()

@@ -25,9 +25,12 @@ from triptych.core.errors import (
     Unavailable,
 )
 from triptych.core.generation import FinishReason
+from triptych.core.inputs import TextInput, TokenInput
+from triptych.core.plan import Placement
 from triptych.core.prompt import ChatMessage, TextPart
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.inference.v1 import inference_pb2_grpc
+from triptych.router.intake import INLINE_LENGTH
 from triptych.router.server import Router
 from triptych.stage.v1 import stage_pb2
 
@@ -249,6 +252,42 @@ async def test_texts_and_chats_are_tokenized_and_back(open_door: Any) -> None:
         with pytest.raises(NotFound, match="'other' is not served here; 'fake' is") as caught:
             await call
         assert caught.value.field == "model"
+
+
+async def test_more_ids_than_a_context_holds_are_refused_uncopied(open_door: Any) -> None:
+    client = (await open_door()).client
+    with pytest.raises(PromptTooLong, match="holds 64 tokens; the prompt has 1000000") as too_long:
+        await client.generate([300] * 1_000_000)  # 300 is no token of the model: nobody looked
+    assert too_long.value.field == "prompt"
+    with pytest.raises(InvalidArgument, match="at most 64 ids, which is the context; got 65") as caught:
+        await client.detokenize([3] * 65)
+    assert caught.value.field == "token_ids"
+
+
+async def test_what_is_long_is_worked_on_aside_with_the_same_result(make_intake: Any) -> None:
+    intake = make_intake(context_length=3 * INLINE_LENGTH)
+    text = "ab" * INLINE_LENGTH
+    ids = (await intake.tokenize(TextInput(text))).token_ids
+    assert len(ids) == len(text)
+    assert (await intake.tokenize(TokenInput(ids))).token_ids == ids
+    assert await intake.detokenize(ids, len(ids)) == text
+    intake.close()
+
+
+async def test_the_smallest_kv_cache_bounds_the_context(open_door: Any, fake_worker: Any) -> None:
+    door = await open_door()
+    assert (await door.client.models())[0].context_length == 64
+    blocks = {"encode-0": 0, "prefill-0": 3, "decode-0": 2}
+    door.workers |= {name: await fake_worker(name, blocks=count) for name, count in blocks.items()}
+    await door.place()
+    assert (await door.client.models())[0].context_length == 32
+    options = {"placement": Placement.COLOCATED}
+    assert (await door.client.generate("x" * 31, **options)).usage.completion_tokens == 1
+    with pytest.raises(PromptTooLong, match="holds 32 tokens; the prompt has 32"):
+        await door.client.generate("x" * 32, **options)
+    with pytest.raises(PromptTooLong, match="holds 32 tokens; the prompt has 2 and max_tokens is 31") as caught:
+        await door.client.generate("xx", max_tokens=31, **options)
+    assert caught.value.field == "sampling.max_tokens"
 
 
 async def test_the_served_model_is_listed(open_door: Any) -> None:

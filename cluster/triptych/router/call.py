@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from triptych.core.errors import TriptychError
 from triptych.core.generation import FinishReason, GeneratedToken
@@ -72,6 +72,11 @@ class Call:
         self.ticket: pb.Ticket | None = None
         self.emitted: list[int] = []
         self._outputs: asyncio.Queue[Output] = asyncio.Queue()
+
+    def drop_pictures(self) -> None:
+        """Lets go of the pictures' bytes, once every encode worker has been sent its own."""
+        images = tuple(replace(image, data=b"") for image in self.request.images)
+        self.request = replace(self.request, images=images)
 
     def usage(self) -> Usage:
         """Token counts so far."""

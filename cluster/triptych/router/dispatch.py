@@ -128,7 +128,8 @@ class Dispatcher:
         call.plan = chosen
         call.timeline.dispatched(self._clock())
         self._running[request.request_id] = self._calls[key] = call
-        self._apply(call, ev.Dispatched(chosen))
+        self._apply(call, ev.Dispatched(chosen))  # sends every Encode
+        call.drop_pictures()
         return call
 
     def abandon(self, call: Call, error: TriptychError) -> None:

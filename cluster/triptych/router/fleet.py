@@ -61,6 +61,11 @@ class FleetDirectory:
             else:
                 self._loads[worker] = load
 
+    def kv_tokens(self) -> int | None:
+        """Tokens that the smallest connected KV cache holds; None while there is none."""
+        sizes = (welcome.total_blocks * welcome.block_size for welcome in self.welcomes.values())
+        return min((size for size in sizes if size), default=None)
+
     def snapshot(self) -> Fleet:
         """Connected workers and their dispatched load."""
         return Fleet(tuple(self._worker(welcome) for welcome in self.welcomes.values()))

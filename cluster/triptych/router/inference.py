@@ -14,6 +14,7 @@ from triptych.models.detokenize import IncrementalDetokenizer
 from triptych.router.call import Call, Finished, Piece
 from triptych.router.clock import now
 from triptych.router.dispatch import Dispatcher
+from triptych.router.fleet import FleetDirectory
 from triptych.router.guard import guarded
 from triptych.router.intake import Intake
 from triptych.wire.generation import finish_reason_to_proto, logprobs_to_proto, timeline_to_proto, usage_to_proto
@@ -29,11 +30,19 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     Args:
         intake: Checks and tokenizes.
         dispatcher: Runs requests.
+        fleet: Says how much the workers have room for.
     """
 
-    def __init__(self, intake: Intake, dispatcher: Dispatcher) -> None:
+    def __init__(self, intake: Intake, dispatcher: Dispatcher, fleet: FleetDirectory) -> None:
         self._intake = intake
         self._dispatcher = dispatcher
+        self._fleet = fleet
+
+    @property
+    def _context_length(self) -> int:
+        """What a request may fill: the model's context, or the smallest KV cache if that is less."""
+        limit = self._intake.limits.context_length
+        return min(limit, self._fleet.kv_tokens() or limit)
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """Collects the stream into one answer."""
@@ -81,14 +90,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """Token ids to text."""
         async with guarded(context):
             self._intake.require_model(request.model)
-            return pb.DetokenizeResponse(text=self._intake.text.decode(request.token_ids))
+            return pb.DetokenizeResponse(text=await self._intake.detokenize(request.token_ids, self._context_length))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """The one model that is served."""
         spec = self._intake.spec
         model = pb.Model(
             name=self._intake.model,
-            context_length=self._intake.limits.context_length,
+            context_length=self._context_length,
             accepts_images=spec.vision is not None,
             vocabulary_size=spec.decoder.vocab_size,
         )
@@ -110,7 +119,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def _submit(self, request: pb.GenerationInput, accepted: float, deadline: float | None) -> Call:
         with self._dispatcher.seat():
-            admitted = await self._intake.admit(generation_from_proto(request), deadline)
+            self._intake.require_room(len(request.token_ids.ids), self._context_length)  # before they are copied
+            admitted = await self._intake.admit(generation_from_proto(request), self._context_length, deadline)
             detokenizer = IncrementalDetokenizer(self._intake.text, admitted.sampling.stop)
             return self._dispatcher.submit(admitted, detokenizer, accepted)
 

@@ -3,7 +3,10 @@
 import asyncio
 import secrets
 import uuid
+from collections.abc import Callable, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar, TypeVarTuple
 
 from triptych.core.errors import FailedPrecondition, InvalidArgument, NotFound, PromptTooLong
 from triptych.core.inputs import ChatInput, GenerationInput, PromptInput, TextInput, TokenInput
@@ -15,7 +18,12 @@ from triptych.models.spec import ModelSpec
 from triptych.models.text import TextProcessor
 from triptych.router.call import Admitted, CheckedImage
 
-INLINE_CHARACTERS = 4096  # a longer text is tokenized off the event loop
+INLINE_LENGTH = 4096  # characters or ids; what is longer is worked on off the event loop
+THREADS = 2  # pictures and texts that are looked at together; further ones wait
+
+R = TypeVar("R")
+S = TypeVar("S", bound=Sized)
+Arguments = TypeVarTuple("Arguments")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,11 @@ class Intake:
         self.spec = spec
         self.text = text
         self.limits = limits
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="intake")
+
+    def close(self) -> None:
+        """Ends the threads; what waits for one is cancelled."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def require_model(self, name: str) -> None:
         """Refuses any name but the served one.
@@ -60,8 +73,19 @@ class Intake:
         if name not in ("", self.model):
             raise NotFound(f"model {name!r:.200} is not served here; {self.model!r} is", field="model")
 
-    async def admit(self, request: GenerationInput, deadline: float | None) -> Admitted:
-        """Checks a request.
+    def require_room(self, prompt_tokens: int, context_length: int) -> None:
+        """Refuses a prompt that leaves no room for an answer.
+
+        Raises:
+            PromptTooLong: with the limit and the value.
+        """
+        if prompt_tokens >= context_length:
+            raise PromptTooLong(
+                f"the context holds {context_length} tokens; the prompt has {prompt_tokens}", field="prompt"
+            )
+
+    async def admit(self, request: GenerationInput, context_length: int, deadline: float | None) -> Admitted:
+        """Checks a request; `context_length` is what the workers have room for now.
 
         Raises:
             InvalidArgument: with the field, the limit and the value.
@@ -72,7 +96,7 @@ class Intake:
         images = await self._images(request.prompt)
         prompt = await self.tokenize(request.prompt)
         length = len(prompt.token_ids)
-        sampling = self._sampling(request.sampling, length)
+        sampling = self._sampling(request.sampling, length, context_length)
         return Admitted(
             request_id=request.request_id or uuid.uuid4().hex,
             prompt=prompt,
@@ -86,22 +110,40 @@ class Intake:
         """Token ids and image places of a prompt."""
         match prompt:
             case TokenInput(token_ids):
-                return self.text.token_ids(token_ids)
-            case TextInput(text) if len(text) <= INLINE_CHARACTERS:
-                return self.text.text(text)
+                return await self._sized(token_ids, self.text.token_ids)
             case TextInput(text):
-                return await asyncio.to_thread(self.text.text, text)
+                return await self._sized(text, self.text.text)
             case ChatInput(messages):
-                return await asyncio.to_thread(self.text.chat, messages)
+                return await self._aside(self.text.chat, messages)
 
-    def _sampling(self, sampling: SamplingParams, prompt_tokens: int) -> SamplingParams:
+    async def detokenize(self, token_ids: Sequence[int], context_length: int) -> str:
+        """Token ids to text.
+
+        Raises:
+            InvalidArgument: more ids than a context holds, or one outside the vocabulary.
+        """
+        if len(token_ids) > context_length:
+            raise InvalidArgument(
+                f"token_ids may hold at most {context_length} ids, which is the context; got {len(token_ids)}",
+                field="token_ids",
+            )
+        return await self._sized(token_ids, self.text.decode)
+
+    async def _sized(self, value: S, work: Callable[[S], R]) -> R:
+        return work(value) if len(value) <= INLINE_LENGTH else await self._aside(work, value)
+
+    async def _aside(self, work: Callable[[*Arguments], R], *arguments: *Arguments) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+
+    def _sampling(self, sampling: SamplingParams, prompt_tokens: int, context_length: int) -> SamplingParams:
         """Draws the seed here, so that a replay on another worker continues the same random stream."""
-        room = self.limits.context_length - prompt_tokens
-        if room < 1 or (sampling.max_tokens or 0) > room:
-            asked = f" and max_tokens is {sampling.max_tokens}" if sampling.max_tokens else ""
+        self.require_room(prompt_tokens, context_length)
+        room = context_length - prompt_tokens
+        if (sampling.max_tokens or 0) > room:
             raise PromptTooLong(
-                f"the context holds {self.limits.context_length} tokens; the prompt has {prompt_tokens}{asked}",
-                field="prompt" if room < 1 else "sampling.max_tokens",
+                f"the context holds {context_length} tokens; the prompt has {prompt_tokens} "
+                f"and max_tokens is {sampling.max_tokens}",
+                field="sampling.max_tokens",
             )
         vocabulary = self.spec.decoder.vocab_size
         for token_id in sampling.stop_token_ids:
@@ -128,7 +170,7 @@ class Intake:
             raise InvalidArgument(
                 f"a request may hold at most {self.limits.max_images} images, got {len(parts)}", field="chat.messages"
             )
-        return tuple([await asyncio.to_thread(self._check, field, data) for field, data in parts])
+        return tuple([await self._aside(self._check, field, data) for field, data in parts])
 
     def _check(self, field: str, data: bytes) -> CheckedImage:
         check_image(data, max_pixels=self.limits.max_image_pixels, max_bytes=self.limits.max_image_bytes, field=field)

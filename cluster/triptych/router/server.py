@@ -62,6 +62,7 @@ class Router:
     def __init__(self, address: str, intake: Intake, policy: RoutingPolicy, max_running: int) -> None:
         self.address = address
         self.fleet = FleetDirectory()
+        self._intake = intake
         self._links = Links(uuid.uuid4().hex, self.fleet, self)
         self.dispatcher = Dispatcher(self.fleet, self._links, policy, max_running, now, secrets.randbits(31))
         self._health = HealthServicer()
@@ -72,7 +73,7 @@ class Router:
             options=(*MESSAGE_LIMITS, ("grpc.so_reuseport", 0)), maximum_concurrent_rpcs=max_running + SPARE_RPCS
         )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(intake, self.dispatcher), self._server
+            InferenceServicer(intake, self.dispatcher, self.fleet), self._server
         )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
             AdminServicer(intake.model, self.dispatcher, self.fleet), self._server
@@ -109,6 +110,7 @@ class Router:
         """Refuses new requests, gives running ones `grace` seconds, and closes."""
         await self._server.stop(grace)
         await self._links.close()
+        self._intake.close()
 
     def connected(self, welcome: stage_pb.Welcome) -> None:
         """A worker is ready."""
