@@ -1,10 +1,10 @@
 """Worker events into events of the core; payloads and times are filed with the call on the way."""
 
 from triptych.core import events as ev
-from triptych.core.errors import error_class
 from triptych.core.generation import GeneratedToken
 from triptych.router.call import Call
 from triptych.stage.v1 import stage_pb2 as pb
+from triptych.wire.failed import failed_from_proto
 from triptych.wire.generation import finish_reason_from_proto, logprobs_from_proto
 
 KeyedMessage = pb.EncodeDone | pb.Reserved | pb.PrefillDone | pb.KvReady | pb.Freed | pb.Failed | pb.TokenDelta
@@ -60,7 +60,7 @@ def core_event(message: KeyedMessage, call: Call, worker_id: str, now: float) ->
         case pb.Freed():
             return ev.HolderFreed(worker_id)
         case pb.Failed():
-            return ev.StageFailed(worker_id, error_class(message.code)(message.message, field=message.field))
+            return ev.StageFailed(worker_id, failed_from_proto(message))
 
 
 def _tokens(delta: pb.TokenDelta) -> ev.TokensArrived:

@@ -28,6 +28,16 @@ _REFINED: Final[dict[str, type[TriptychError]]] = {"PROMPT_TOO_LONG": PromptTooL
 _REASONS: Final = {kind: reason for reason, kind in _REFINED.items()}
 
 
+def reason_of(error: TriptychError) -> str:
+    """Names the error's class where its status code does not; empty otherwise."""
+    return _REASONS.get(type(error), "")
+
+
+def class_for(code: int, reason: str) -> type[TriptychError]:
+    """The class of an error with that status code and `reason_of`."""
+    return _REFINED.get(reason) or error_class(code)
+
+
 def status_from_error(error: TriptychError) -> grpc.Status:
     """What a servicer hands to `context.abort_with_status`."""
     rich = status_pb2.Status(code=error.code, message=_bounded(error.message, _MAX_MESSAGE_BYTES))
@@ -53,8 +63,7 @@ def error_from_rpc(error: grpc.RpcError, *, address: str, request_id: str = "") 
     retry = _detail(rich, error_details_pb2.RetryInfo)
     delay = retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None
     info = _detail(rich, error_details_pb2.ErrorInfo)
-    kind = _REFINED.get(info.reason) if info.domain == _DOMAIN else None
-    return (kind or error_class(rich.code))(
+    return class_for(rich.code, info.reason if info.domain == _DOMAIN else "")(
         rich.message,
         field=violations[0].field if violations else "",
         request_id=_detail(rich, error_details_pb2.RequestInfo).request_id or request_id,
@@ -73,8 +82,8 @@ def _details(error: TriptychError) -> list[Message]:
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if error.request_id:
         details.append(error_details_pb2.RequestInfo(request_id=_bounded(error.request_id, _MAX_NAME_BYTES)))
-    if type(error) in _REASONS:
-        details.append(error_details_pb2.ErrorInfo(reason=_REASONS[type(error)], domain=_DOMAIN))
+    if reason := reason_of(error):
+        details.append(error_details_pb2.ErrorInfo(reason=reason, domain=_DOMAIN))
     return details
 
 

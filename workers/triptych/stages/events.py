@@ -7,12 +7,13 @@ from triptych.core.generation import GeneratedToken
 from triptych.engine.scheduler import Emitted
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.jobs import Job
+from triptych.wire.failed import failed_to_proto
 from triptych.wire.generation import finish_reason_to_proto, logprobs_to_proto
 
 
 def failed(key: pb.OperationKey, error: TriptychError) -> pb.ConnectResponse:
     """The operation cannot go on."""
-    return pb.ConnectResponse(failed=pb.Failed(key=key, code=error.code, message=error.message, field=error.field))
+    return pb.ConnectResponse(failed=failed_to_proto(key, error))
 
 
 def freed(key: pb.OperationKey) -> pb.ConnectResponse:
