@@ -226,7 +226,8 @@ def test_a_receiver_that_is_gone_is_unavailable(bench: Any) -> None:
         sender.send(decoder.endpoint, "t", 1, [1], True).result(10)
 
 
-def test_a_lost_acknowledgement_does_not_write_twice(bench: Any) -> None:
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_lost_acknowledgement_does_not_write_twice(bench: Any, closed: bool) -> None:
     """The chunk arrived but the sender does not know; it comes again and is acknowledged again."""
     decoder, pool = bench.decoder(TransferBackend.TCP), bench.pool()
     decoder.receiver.open("t", "request", 0, [3, 4], 2)
@@ -239,6 +240,8 @@ def test_a_lost_acknowledgement_does_not_write_twice(bench: Any) -> None:
         connection.send(chunk, pages.pieces(runs))
         assert connection.receive().frame == Ack("t", 0)
         connection.close()
+        if closed:  # by its owner, who has all blocks
+            decoder.receiver.close("t")
         pool.array[:] = 0  # a duplicate's payload is not even looked at
     assert decoder.pages([3, 4]).any()
     assert decoder.receiver.counts.chunks == 1

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from triptych.core.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument
-from triptych.transfer.ledger import Busy, Duplicate, Ledger, Write
+from triptych.transfer.ledger import REMEMBERED, Busy, Duplicate, Ledger, Write
 from triptych.transfer.reservation import (
     MAX_MISMATCHES,
     Closed,
@@ -47,6 +47,29 @@ def test_a_chunk_that_is_here_is_acknowledged_again(ledger: Ledger) -> None:
     ledger.begin("t", 2, 1, True, now=0.0)
     ledger.end("t", Outcome.ARRIVED, 0.0)
     assert ledger.begin("t", 2, 1, True, now=0.0) == Duplicate()
+
+
+def test_a_chunk_of_a_ticket_that_was_completed_and_closed_is_acknowledged_again(ledger: Ledger) -> None:
+    ledger.begin("t", 0, 3, True, now=0.0)
+    ledger.end("t", Outcome.ARRIVED, 0.0)
+    ledger.close("t")
+    ledger.open(_reservation("u"), expires_at=10.0)
+    assert ledger.begin("t", 0, 3, True, now=99.0) == Duplicate()
+    with pytest.raises(InvalidArgument, match="expects 3 blocks"):
+        ledger.begin("t", 0, 4, True, now=99.0)
+    assert ledger.state("t") is None
+
+
+def test_completed_tickets_are_forgotten_in_their_order() -> None:
+    ledger = Ledger()
+    for i in range(REMEMBERED + 1):
+        ledger.open(_reservation(str(i), (0,), 1), expires_at=10.0)
+        ledger.begin(str(i), 0, 1, True, now=0.0)
+        ledger.end(str(i), Outcome.ARRIVED, 0.0)
+        ledger.close(str(i))
+    with pytest.raises(FailedPrecondition, match="ticket 0 is unknown or closed"):
+        ledger.begin("0", 0, 1, True, now=0.0)
+    assert {type(ledger.begin(str(i), 0, 1, True, now=0.0)) for i in range(1, REMEMBERED + 1)} == {Duplicate}
 
 
 def test_out_of_order_is_refused(ledger: Ledger) -> None:

@@ -1,5 +1,6 @@
 """All reservations of one KV pool: who may write which blocks, until when. Pure: no clock, no thread, no socket."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -40,12 +41,16 @@ class Busy:
 
 Admission = Write | Duplicate | Busy
 
+REMEMBERED = 1024
+"""Completed tickets that are still known after their end: a sender that lost the last Ack asks once more, soon."""
+
 
 class Ledger:
     """All reservations of one pool. Not thread-safe: its user holds a lock."""
 
     def __init__(self) -> None:
         self._states: dict[str, State] = {}
+        self._arrived: OrderedDict[str, Reservation] = OrderedDict()
 
     def state(self, ticket_id: str) -> State | None:
         """The state; None when the ticket is unknown or gone."""
@@ -86,6 +91,9 @@ class Ledger:
             InvalidArgument: The chunk does not fit the reservation.
         """
         match self._states.get(ticket_id):
+            case None if ticket_id in self._arrived:
+                check_fit(self._arrived[ticket_id], first, count, last)
+                return Duplicate()
             case None | Closing():
                 raise FailedPrecondition(f"ticket {ticket_id} is unknown or closed", field="ticket_id")
             case Receiving():
@@ -125,7 +133,10 @@ class Ledger:
         match self._states.get(ticket_id):
             case Receiving(before):
                 self._states[ticket_id] = Closing(before.reservation)
-            case Open() | Complete():
+            case Complete(reservation):
+                del self._states[ticket_id]
+                self._remember(reservation)
+            case Open():
                 del self._states[ticket_id]
             case None | Closing():
                 pass
@@ -136,3 +147,8 @@ class Ledger:
         for ticket_id in expired:
             self.close(ticket_id)
         return expired
+
+    def _remember(self, reservation: Reservation) -> None:
+        self._arrived[reservation.ticket_id] = reservation
+        if len(self._arrived) > REMEMBERED:
+            self._arrived.popitem(last=False)
