@@ -154,14 +154,14 @@ class FakeWorker(stage_pb2_grpc.StageServiceServicer):
     Attributes:
         commands: Everything heard, oldest first.
         patient: Answer with the first token only, until Free.
-        blocks: Size of its KV cache; 0 does not tell.
+        welcome: How it introduces itself.
         mute: Take streams and say nothing on them.
     """
 
     def __init__(self, worker_id: str, *, patient: bool = False, blocks: int = 0, mute: bool = False) -> None:
         self.worker_id = worker_id
         self.patient = patient
-        self.blocks = blocks
+        self.welcome = welcome(worker_id, blocks=blocks)
         self.mute = mute
         self.commands: list[pb.ConnectRequest] = []
         self.routers: list[str] = []
@@ -213,7 +213,7 @@ class FakeWorker(stage_pb2_grpc.StageServiceServicer):
         outbox: asyncio.Queue[pb.ConnectResponse | None] = asyncio.Queue()
         self._outboxes.append(outbox)
         if not self.mute:
-            yield pb.ConnectResponse(welcome=welcome(self.worker_id, blocks=self.blocks))
+            yield pb.ConnectResponse(welcome=self.welcome)
         reader = asyncio.create_task(self._read(requests, outbox))
         try:
             while event := await outbox.get():

@@ -24,12 +24,14 @@ from triptych.core.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from triptych.core.fleet import Stage
 from triptych.core.generation import FinishReason
 from triptych.core.inputs import TextInput, TokenInput
 from triptych.core.plan import Placement
 from triptych.core.prompt import ChatMessage, TextPart
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.inference.v1 import inference_pb2_grpc
+from triptych.router.fleet import WorkerAddress
 from triptych.router.intake import INLINE_LENGTH
 from triptych.router.server import Router
 from triptych.stage.v1 import stage_pb2
@@ -235,6 +237,25 @@ async def test_a_lost_worker_is_unavailable_and_comes_back(open_door: Any) -> No
     await door.workers["decode-0"].start()
     await asyncio.wait_for(door.router.wait_ready(), 10)
     assert (await door.client.generate("Hi", max_tokens=1)).text == "a"
+
+
+async def test_a_worker_with_an_unknown_role_is_not_taken(
+    open_door: Any, fake_worker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    door = await open_door("decode-0")
+    stranger = await fake_worker("prefill-0")
+    stranger.welcome.role = 99
+    door.workers["prefill-0"] = stranger
+    await door.router.place(
+        [WorkerAddress(w.worker_id, Stage(w.worker_id.partition("-")[0]), w.address) for w in door.workers.values()]
+    )
+    await stranger.wait_for_streams(2)
+    assert "worker prefill-0 has the unknown role 99" in caplog.text
+    assert (await door.client.generate("Hi", max_tokens=1)).text == "a"
+    status = await door.client.status()
+    assert [(w.worker_id, w.health) for w in status.workers] == [("decode-0", "healthy"), ("prefill-0", "lost")]
+    stranger.welcome.role = stage_pb2.STAGE_PREFILL
+    await asyncio.wait_for(door.router.wait_ready(), 10)
 
 
 async def test_texts_and_chats_are_tokenized_and_back(open_door: Any) -> None:

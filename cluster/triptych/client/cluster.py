@@ -6,14 +6,10 @@ from typing import Final, Literal
 from triptych.admin.v1 import admin_pb2 as pb
 from triptych.core.fleet import Stage
 from triptych.stage.v1 import stage_pb2
+from triptych.wire.stage import stage_from_proto
 
 Health = Literal["starting", "healthy", "lost", "unknown"]
 
-_STAGES: Final = {
-    stage_pb2.STAGE_ENCODE: Stage.ENCODE,
-    stage_pb2.STAGE_PREFILL: Stage.PREFILL,
-    stage_pb2.STAGE_DECODE: Stage.DECODE,
-}
 _HEALTH: Final[dict[pb.WorkerHealth.ValueType, Health]] = {
     pb.WORKER_HEALTH_STARTING: "starting",
     pb.WORKER_HEALTH_HEALTHY: "healthy",
@@ -106,8 +102,8 @@ def _worker(message: pb.WorkerStatus) -> WorkerStatus:
     return WorkerStatus(
         worker_id=message.worker_id,
         incarnation=message.incarnation,
-        role=_STAGES.get(message.role),
-        stages=tuple(_STAGES[stage] for stage in message.stages if stage in _STAGES),
+        role=stage_from_proto(message.role),
+        stages=tuple(stage for value in message.stages if (stage := stage_from_proto(value))),
         health=_HEALTH.get(message.health, "unknown"),
         address=message.address,
         pid=message.pid,

@@ -6,14 +6,13 @@ import grpc
 
 from triptych.admin.v1 import admin_pb2 as pb
 from triptych.admin.v1 import admin_pb2_grpc
-from triptych.core.fleet import Stage
 from triptych.router.clock import now
 from triptych.router.dispatch import Dispatcher
-from triptych.router.fleet import STAGES, FleetDirectory, WorkerAddress
-from triptych.router.guard import guarded
+from triptych.router.fleet import FleetDirectory, WorkerAddress
+from triptych.router.guard import Guarded
+from triptych.wire.stage import stage_to_proto
 
 Context = grpc.aio.ServicerContext[Any, Any]
-_STAGE_TO_PROTO = {stage: value for value, stage in STAGES.items()}
 
 
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
@@ -29,7 +28,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.GetClusterStatusRequest, context: Context
     ) -> pb.GetClusterStatusResponse:
         """Every placed worker with its last report, and the router's totals."""
-        async with guarded(context):
+        async with Guarded(context):
             return pb.GetClusterStatusResponse(
                 model=self._model,
                 layout=self._fleet.layout(),
@@ -37,13 +36,12 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 workers=[self._worker(address) for address in self._fleet.addresses.values()],
                 router=self._router(),
             )
-        raise AssertionError
 
     async def CancelGeneration(
         self, request: pb.CancelGenerationRequest, context: Context
     ) -> pb.CancelGenerationResponse:
         """Ends a running request."""
-        async with guarded(context):
+        async with Guarded(context):
             self._dispatcher.cancel(request.request_id)
         return pb.CancelGenerationResponse()
 
@@ -64,7 +62,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     def _worker(self, address: WorkerAddress) -> pb.WorkerStatus:
         status = pb.WorkerStatus(
             worker_id=address.worker_id,
-            role=_STAGE_TO_PROTO[Stage(address.role)],
+            role=stage_to_proto(address.role),
             address=address.address,
             pid=address.pid,
             restarts=address.restarts,

@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from triptych.core.errors import FailedPrecondition
 from triptych.core.fleet import Fleet, Stage, Worker
 from triptych.core.load import Load
 from triptych.stage.v1 import stage_pb2 as pb
+from triptych.wire.stage import stage_from_proto
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +28,6 @@ class WorkerAddress:
     restarts: int = 0
 
 
-STAGES = {
-    pb.STAGE_ENCODE: Stage.ENCODE,
-    pb.STAGE_PREFILL: Stage.PREFILL,
-    pb.STAGE_DECODE: Stage.DECODE,
-}
-
-
 class FleetDirectory:
     """Answers "who can be sent work now" with a frozen snapshot."""
 
@@ -40,10 +35,19 @@ class FleetDirectory:
         self.addresses: dict[str, WorkerAddress] = {}
         self.welcomes: dict[str, pb.Welcome] = {}
         self.reports: dict[str, pb.LoadReport] = {}
+        self._roles: dict[str, Stage] = {}
         self._loads: dict[str, Load] = {}
 
     def connect(self, welcome: pb.Welcome) -> None:
-        """A worker has opened its stream."""
+        """A worker has opened its stream.
+
+        Raises:
+            FailedPrecondition: it has a role that this router does not know.
+        """
+        role = stage_from_proto(welcome.role)
+        if role is None:
+            raise FailedPrecondition(f"worker {welcome.worker_id} has the unknown role {welcome.role}")
+        self._roles[welcome.worker_id] = role
         self.welcomes[welcome.worker_id] = welcome
         self.reports[welcome.worker_id] = pb.LoadReport()
 
@@ -51,6 +55,7 @@ class FleetDirectory:
         """A worker's stream has ended."""
         self.welcomes.pop(worker_id, None)
         self.reports.pop(worker_id, None)
+        self._roles.pop(worker_id, None)
 
     def rebook(self, before: Mapping[str, Load], after: Mapping[str, Load]) -> None:
         """A request's load changes from `before` to `after`."""
@@ -83,8 +88,8 @@ class FleetDirectory:
         load = self._loads.get(welcome.worker_id, Load())
         return Worker(
             worker_id=welcome.worker_id,
-            role=STAGES[welcome.role],
-            stages=frozenset(STAGES[stage] for stage in welcome.stages),
+            role=self._roles[welcome.worker_id],
+            stages=frozenset(stage for value in welcome.stages if (stage := stage_from_proto(value))),
             requests=load.requests,
             tokens=load.tokens,
             images=load.images,

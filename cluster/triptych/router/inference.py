@@ -15,7 +15,7 @@ from triptych.router.call import Call, Finished, Piece
 from triptych.router.clock import now
 from triptych.router.dispatch import Dispatcher
 from triptych.router.fleet import FleetDirectory
-from triptych.router.guard import guarded
+from triptych.router.guard import Guarded
 from triptych.router.intake import Intake
 from triptych.wire.generation import finish_reason_to_proto, logprobs_to_proto, timeline_to_proto, usage_to_proto
 from triptych.wire.prompt import prompt_from_proto
@@ -46,33 +46,32 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """Collects the stream into one answer."""
-        async with guarded(context):
-            text: list[str] = []
-            tokens: list[GeneratedToken] = []
-            async with self._call(request.input, context) as call:
-                async for output in call.outputs():
-                    match output:
-                        case Piece(piece, new):
-                            text.append(piece)
-                            tokens += new
-                        case Finished(reason, usage, timeline):
-                            return pb.GenerateResponse(
-                                request_id=call.request.request_id,
-                                model=self._intake.model,
-                                text="".join(text),
-                                token_ids=[token.token_id for token in tokens],
-                                finish_reason=finish_reason_to_proto(reason),
-                                logprobs=_logprobs(tokens),
-                                usage=usage_to_proto(usage),
-                                timeline=timeline_to_proto(timeline),
-                            )
-        raise AssertionError("a call ended without an end")
+        text: list[str] = []
+        tokens: list[GeneratedToken] = []
+        async with Guarded(context), self._call(request.input, context) as call:
+            outputs = call.outputs()
+            while True:
+                match await anext(outputs):
+                    case Piece(piece, new):
+                        text.append(piece)
+                        tokens += new
+                    case Finished(reason, usage, timeline):
+                        return pb.GenerateResponse(
+                            request_id=call.request.request_id,
+                            model=self._intake.model,
+                            text="".join(text),
+                            token_ids=[token.token_id for token in tokens],
+                            finish_reason=finish_reason_to_proto(reason),
+                            logprobs=_logprobs(tokens),
+                            usage=usage_to_proto(usage),
+                            timeline=timeline_to_proto(timeline),
+                        )
 
     async def GenerateStream(
         self, request: pb.GenerateStreamRequest, context: Context
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         """Sends pieces as they come; the stream's end, however it comes about, ends the call."""
-        async with guarded(context), self._call(request.input, context) as call:
+        async with Guarded(context), self._call(request.input, context) as call:
             model = self._intake.model
             async for output in call.outputs():
                 message = _stream_message(call.request.request_id, output)
@@ -81,14 +80,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Text or chat to token ids."""
-        async with guarded(context):
+        async with Guarded(context):
             self._intake.require_model(request.model)
             prompt = await self._intake.tokenize(prompt_from_proto(request))
             return pb.TokenizeResponse(token_ids=prompt.token_ids)
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
         """Token ids to text."""
-        async with guarded(context):
+        async with Guarded(context):
             self._intake.require_model(request.model)
             return pb.DetokenizeResponse(text=await self._intake.detokenize(request.token_ids, self._context_length))
 

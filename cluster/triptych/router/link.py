@@ -7,6 +7,7 @@ from typing import Protocol, TypeAlias
 
 import grpc
 
+from triptych.core.errors import FailedPrecondition
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stage.v1 import stage_pb2_grpc
 from triptych.wire.limits import STAGE_MESSAGE_LIMITS
@@ -23,7 +24,11 @@ class LinkListener(Protocol):
     """Hears what happens on a link."""
 
     def connected(self, welcome: pb.Welcome) -> None:
-        """The worker has introduced itself."""
+        """The worker has introduced itself.
+
+        Raises:
+            FailedPrecondition: it is of no use to this router.
+        """
 
     def received(self, worker_id: str, event: pb.ConnectResponse) -> None:
         """An event arrived."""
@@ -73,6 +78,8 @@ class WorkerLink:
                     logger.info("stream to %s ended: %s", self.worker_id, error.code())
                 except TimeoutError:
                     logger.warning("nothing was heard of %s for %g seconds", self.worker_id, SILENCE_SECONDS)
+                except FailedPrecondition as error:
+                    logger.error("stream to %s refused: %s", self.worker_id, error)
                 except Exception:  # one event that cannot be handled must not cost the worker
                     logger.exception("stream to %s failed", self.worker_id)
                 finally:
@@ -92,8 +99,8 @@ class WorkerLink:
 
     async def _talk(self, call: Call, welcome: pb.Welcome) -> None:
         self._outbox = asyncio.Queue()
-        self._connected = True
         self._listener.connected(welcome)
+        self._connected = True
         loop = asyncio.get_running_loop()
         writer = loop.create_task(self._write(call), name=f"writer to {self.worker_id}")
         try:

@@ -17,12 +17,7 @@ from triptych.stages.messages import Command, SessionEnded
 from triptych.stages.movers import Movers
 from triptych.stages.session import Session
 from triptych.transfer import TransferServer
-
-STAGE_TO_PROTO = {
-    Stage.ENCODE: pb.STAGE_ENCODE,
-    Stage.PREFILL: pb.STAGE_PREFILL,
-    Stage.DECODE: pb.STAGE_DECODE,
-}
+from triptych.wire.stage import stage_to_proto
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +86,7 @@ class WorkerPanel:
             worker_id=self._identity.worker_id,
             incarnation=self._identity.incarnation,
             stages=stages,
-            role=STAGE_TO_PROTO[self._role],
+            role=stage_to_proto(self._role),
             model=self._model,
             block_size=pool.block_size if pool else 0,
             total_blocks=pool.pool.count if pool else 0,
