@@ -97,6 +97,7 @@ class JobDesk:
         if outgoing or incoming:
             self.movers.fence(job.key, outgoing, incoming)
         else:
+            self.movers.drop_pull(job.key)
             self.release(job)
 
     def release(self, job: Job) -> None:
