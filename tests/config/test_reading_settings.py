@@ -96,6 +96,18 @@ stages:
         ("model: x\nstages: {encode: {}}", "2:10: the key 'stages.encode.replicas' is missing"),
         ("model: x\ncontext_length: 1", "2:1: context_length must be greater than or equal to 2, got 1"),
         ("model: x\nkv_cache: {memory: 1KiB}", '2:12: kv_cache.memory must be 1MiB to 1TiB, got "1KiB"'),
+        (
+            "model: x\ntransfer: {lease_seconds: 4.9}",
+            "2:12: transfer.lease_seconds must be greater than or equal to 5",
+        ),
+        (
+            "model: x\nscheduler: {max_batch_tokens: 64, max_running: 64}",
+            "2:35: scheduler.max_running must be below max_batch_tokens, which is 64: each running request takes one",
+        ),
+        (
+            "model: x\nscheduler: {max_batch_tokens: 32}",
+            "scheduler.max_running must be below max_batch_tokens, which is 32",
+        ),
         ("model: x\ntransfer: {lease_seconds: .nan}", "2:12: transfer.lease_seconds must be "),
         ("model: ''", '1:1: model must have at least 1 character, got ""'),
         ("model: x\nserved_name: !!python/object:os.system x", "2:14: could not determine a constructor"),

@@ -1,15 +1,16 @@
 from pathlib import Path
 
-from triptych.config.reference import reference_markdown
+from triptych.config.reference import write_reference
 from triptych.config.spec import ClusterSpec
 
-PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_page_is_the_one_that_the_settings_make() -> None:
-    assert PAGE.read_text() == reference_markdown(), (
-        "run: python -m triptych.config.reference > docs/configuration.md"
-    )
+def test_page_and_schema_are_those_that_the_settings_make(tmp_path: Path) -> None:
+    write_reference(tmp_path)
+    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert made.keys() == {"configuration.md", "configuration.schema.json"}
+    assert made == {name: (DOCS / name).read_text() for name in made}, "run `make docs` and commit what it writes"
 
 
 def test_every_setting_is_described_and_closed_to_unknown_keys() -> None:

@@ -37,11 +37,12 @@ def test_settings_reach_the_workers(make_workers: Callable[..., Any]) -> None:
         context_length=48,
         kv_cache={"memory": 5 * MIB, "block_size": 8},
         scheduler={"max_batch_tokens": 32, "max_running": 3},
-        transfer={"backend": "tcp", "lease_seconds": 4.0},
+        transfer={"backend": "tcp", "lease_seconds": 6.0, "embedding_cache": 3 * MIB},
     )
     s = worker.settings
     assert (s.dtype, s.context_length, s.kv_cache_bytes, s.block_size) == ("float32", 48, 5 * MIB, 8)
-    assert (s.max_batch_tokens, s.max_running, s.transfer_backend, s.lease_seconds) == (32, 3, "tcp", 4.0)
+    assert (s.max_batch_tokens, s.max_running, s.transfer_backend, s.lease_seconds) == (32, 3, "tcp", 6.0)
+    assert s.embedding_cache_bytes == 3 * MIB
 
 
 def test_a_cluster_that_does_not_fit_is_refused_with_what_it_needs(

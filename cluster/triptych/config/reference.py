@@ -1,9 +1,12 @@
 """The reference of all settings, made from their JSON Schema.
 
-`python -m triptych.config.reference > docs/configuration.md` writes the page.
+`python -m triptych.config.reference docs` writes the page and the schema into a folder.
 """
 
+import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from triptych.config.sizes import format_bytes
@@ -18,8 +21,8 @@ _HEAD = """\
 the file. A key that does not exist, a key given twice or a value out of bounds is refused with its line and column.
 Sizes are a number of bytes or a text such as `512MiB`.
 
-This page is made by `python -m triptych.config.reference` from the JSON Schema of the settings, which is
-`ClusterSpec.model_json_schema()` in `triptych.config.spec`.
+This page is made by `make docs` from the JSON Schema of the settings, which editors can check a file against:
+[configuration.schema.json](configuration.schema.json).
 """
 
 _TABLE = "| key | value | default | meaning |\n| --- | --- | --- | --- |\n"
@@ -34,6 +37,17 @@ def reference_markdown() -> str:
     parts = [_part("The cluster", schema, schema)]
     parts += [_part(", ".join(paths), schema["$defs"][name], schema) for name, paths in titles.items()]
     return _HEAD + "".join(parts)
+
+
+def schema_text() -> str:
+    """The JSON Schema of a settings file."""
+    return json.dumps(ClusterSpec.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def write_reference(folder: Path) -> None:
+    """Writes configuration.md and configuration.schema.json."""
+    (folder / "configuration.md").write_text(reference_markdown(), encoding="utf-8")
+    (folder / "configuration.schema.json").write_text(schema_text(), encoding="utf-8")
 
 
 def _part(title: str, section: Schema, schema: Schema) -> str:
@@ -98,4 +112,4 @@ def _bounds(value: Schema) -> str:
 
 
 if __name__ == "__main__":
-    print(reference_markdown(), end="")
+    write_reference(Path(sys.argv[1]))

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from triptych.config.choices import Address, OrAuto, say_auto
 from triptych.config.layout import MAX_WORKERS, Layout
@@ -73,7 +73,17 @@ class SchedulerSpec(Section):
     max_batch_tokens: int = Field(default=512, ge=16, le=65536)
     """Tokens of a step; a longer prompt is read over several steps."""
     max_running: int = Field(default=64, ge=1, le=4096)
-    """Requests that a worker computes at once; others wait."""
+    """Requests that a worker computes at once; others wait. Fewer than `max_batch_tokens`, the default too."""
+
+    @field_validator("max_running")
+    @classmethod
+    def _leaves_room_to_read(cls, max_running: int, info: ValidationInfo) -> int:
+        tokens = info.data.get("max_batch_tokens")
+        if tokens is not None and max_running >= tokens:
+            raise ValueError(
+                f"must be below max_batch_tokens, which is {tokens}: each running request takes one token of a step"
+            )
+        return max_running
 
 
 class RouterSpec(Section):
@@ -100,8 +110,10 @@ class TransferSpec(Section):
 
     backend: Literal["auto", "shared_memory", "tcp"] = "auto"
     """`auto` takes shared memory between workers of one host, and TCP otherwise."""
-    lease_seconds: float = Field(default=10.0, ge=0.5, le=600)
-    """Life of a reservation whose sender has gone silent."""
+    lease_seconds: float = Field(default=10.0, ge=5, le=600)
+    """Life of a reservation whose router has gone silent; routers send a heartbeat every two seconds."""
+    embedding_cache: Annotated[int, ByteRange(MIB, 1024 * GIB)] = 256 * MIB
+    """Size of the embeddings that each encode worker keeps."""
 
 
 class RaySpec(Section):

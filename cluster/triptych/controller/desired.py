@@ -45,8 +45,10 @@ def desired_workers(
                 context_length=spec.context_length,
                 block_size=spec.kv_cache.block_size,
                 kv_cache_bytes=spec.kv_cache.memory_on(machine_bytes),
+                embedding_cache_bytes=spec.transfer.embedding_cache,
                 max_batch_tokens=spec.scheduler.max_batch_tokens,
-                max_running=spec.scheduler.max_running,
+                # Each takes a token of a step, and one has to be left to read prompts with; a given value fits already.
+                max_running=min(spec.scheduler.max_running, spec.scheduler.max_batch_tokens - 1),
                 threads=resources.threads,
                 transfer_backend=spec.transfer.backend,
                 lease_seconds=spec.transfer.lease_seconds,
