@@ -104,10 +104,6 @@ stages:
             "model: x\nscheduler: {max_batch_tokens: 64, max_running: 64}",
             "2:35: scheduler.max_running must be below max_batch_tokens, which is 64: each running request takes one",
         ),
-        (
-            "model: x\nscheduler: {max_batch_tokens: 32}",
-            "scheduler.max_running must be below max_batch_tokens, which is 32",
-        ),
         ("model: x\ntransfer: {lease_seconds: .nan}", "2:12: transfer.lease_seconds must be "),
         ("model: ''", '1:1: model must have at least 1 character, got ""'),
         ("model: x\nserved_name: !!python/object:os.system x", "2:14: could not determine a constructor"),

@@ -45,6 +45,11 @@ def test_settings_reach_the_workers(make_workers: Callable[..., Any]) -> None:
     assert s.embedding_cache_bytes == 3 * MIB
 
 
+def test_the_default_of_running_requests_fits_a_small_step(make_workers: Callable[..., Any]) -> None:
+    [worker] = make_workers("1D", scheduler={"max_batch_tokens": 16})
+    assert (worker.settings.max_batch_tokens, worker.settings.max_running) == (16, 15)
+
+
 def test_a_cluster_that_does_not_fit_is_refused_with_what_it_needs(
     make_workers: Callable[..., Any], model_spec: Callable[..., Any]
 ) -> None:

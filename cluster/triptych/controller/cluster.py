@@ -66,7 +66,8 @@ async def run_cluster(
     stages = resolve_stages(spec, accepts_images=model.vision is not None, cpu_count=cpu_count)
     memory = psutil.virtual_memory()
     workers = desired_workers(spec, files, model, stages, memory.total)
-    require_memory(workers, model, 4 if spec.dtype == "float32" else 2, memory.available)
+    if spec.ray.address is None:  # the workers of a joined cluster are elsewhere
+        require_memory(workers, model, 4 if spec.dtype == "float32" else 2, memory.available)
     async with contextlib.AsyncExitStack() as stack:
         # Ray forks, and a fork between gRPC's threads hangs: Ray starts before the first server or channel exists.
         cpus = max(cpu_count, sum(worker.cpus for worker in workers))

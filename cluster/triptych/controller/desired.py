@@ -47,7 +47,7 @@ def desired_workers(
                 kv_cache_bytes=spec.kv_cache.memory_on(machine_bytes),
                 embedding_cache_bytes=spec.transfer.embedding_cache,
                 max_batch_tokens=spec.scheduler.max_batch_tokens,
-                # Each takes a token of a step, and one has to be left to read prompts with; a given value fits already.
+                # A running request takes a token of every step, and one has to be left to read prompts with.
                 max_running=min(spec.scheduler.max_running, spec.scheduler.max_batch_tokens - 1),
                 threads=resources.threads,
                 transfer_backend=spec.transfer.backend,
