@@ -1,0 +1,1 @@
+"""The contract between router and stage workers."""
