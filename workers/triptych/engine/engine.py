@@ -66,7 +66,7 @@ class Engine:
             torch.set_num_threads(threads)
         self._files = resolve(model, progress=progress)
         self._device = device
-        self._loaded = load_model(self._files, dtype, device)
+        self._loaded = load_model(self._files, dtype, device, progress=progress)
         self.spec = self._loaded.spec
         self.text = TextProcessor.load(self._files, self.spec)
         decoder = self._loaded.decoder
@@ -99,7 +99,7 @@ class Engine:
             InvalidArgument: a prompt is empty, too long, or does not suit the model.
         """
         many = [cast(PromptLike, prompts)] if is_single(prompts) else list(cast(Sequence_[PromptLike], prompts))
-        params = params or SamplingParams()
+        params = SamplingParams() if params is None else params
         each = [params] * len(many) if isinstance(params, SamplingParams) else list(params)
         if len(each) != len(many):
             raise InvalidArgument(f"{len(many)} prompts need as many SamplingParams, got {len(each)}", field="params")
