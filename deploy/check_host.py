@@ -1,5 +1,7 @@
 """Says what this machine lacks, before anything is installed. Needs nothing but Python."""
 
+from __future__ import annotations  # so that an older Python gets as far as being told so
+
 import importlib.util
 import os
 import shutil
@@ -36,8 +38,17 @@ def _memory_gib() -> float | None:
         return None
 
 
+def notes() -> list[str]:
+    """What would be better with, but works without."""
+    if shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++"):
+        return []
+    return ["there is no C++ compiler, so torch computes instead of compiled kernels; on Debian: apt-get install g++"]
+
+
 if __name__ == "__main__":
     problems = missing()
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
+    for note in notes():
+        print(f"note: {note}", file=sys.stderr)
     sys.exit(bool(problems))

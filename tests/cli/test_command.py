@@ -60,7 +60,7 @@ def test_an_error_is_one_line_with_field_request_and_hint() -> None:
     ]
     assert error_lines(InvalidArgument("no")) == ["error: no"]
     assert error_lines(ResourceExhausted("full")) == ["error: full"]
-    assert "status" in error_lines(NotFound("no model", field="model"))[-1]
+    assert error_lines(NotFound("no model", field="model")) == ["error: no model", "  field: model"]
     assert "--max-tokens" in error_lines(PromptTooLong("too long"))[-1]
 
 

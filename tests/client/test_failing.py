@@ -136,7 +136,7 @@ def test_an_error_arrives_as_it_was_raised(error: TriptychError, streaming: bool
         ({"temperature": float("nan")}, "sampling.temperature"),
         ({"stop": ["ok", "\ud800"]}, "sampling.stop[1]"),
         ({"stop_token_ids": [-1]}, "sampling.stop_token_ids"),
-        ({"ignore_eos": "no"}, "sampling"),
+        ({"ignore_eos": "no"}, "sampling.ignore_eos"),
         ({"model": 3}, "model"),
         ({"request_id": "x" * 129}, "request_id"),
     ],

@@ -6,6 +6,7 @@ import time
 
 from rich.console import Console
 
+from triptych.cli.notes import machine_notes
 from triptych.cli.progress import ProgressBars
 from triptych.config.spec import ClusterSpec
 from triptych.controller.cluster import RunningCluster, run_cluster
@@ -21,6 +22,8 @@ async def serve_until_stopped(spec: ClusterSpec) -> None:
     loop = asyncio.get_running_loop()
     console = Console(stderr=True, highlight=False)
     begun = time.monotonic()
+    for note in machine_notes():
+        console.print(f"note: {note}", markup=False)
     console.print(f"starting a cluster for {spec.name} ...", markup=False)
     main = asyncio.current_task()
     assert main is not None

@@ -26,7 +26,7 @@ class StageSpec(Section):
     cpus: Annotated[Annotated[float, Field(gt=0, le=1024)] | None, OrAuto()] = None
     """Processors that Ray sets aside for each worker; `auto` is an even share of the machine."""
     gpus: float = Field(default=0.0, ge=0, le=64)
-    """GPUs that Ray sets aside for each worker."""
+    """GPUs that Ray sets aside for each worker; the workers of this version compute on CPU all the same."""
     threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, OrAuto()] = None
     """Threads that compute in each worker; `auto` gives decode all processors, prefill all but one, encode one."""
 

@@ -56,6 +56,7 @@ class RayRuntime:
     """
 
     def __init__(self, address: str | None, cpus: float) -> None:
+        os.environ.setdefault("PYTHONSAFEPATH", "1")  # Ray's own processes inherit it
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:

@@ -10,6 +10,7 @@ from triptych.kernels import native
 from triptych.models.config import read_config
 from triptych.models.decoder import Decoder
 from triptych.models.files import ModelFiles
+from triptych.models.progress import SILENT, Progress
 from triptych.models.spec import ModelSpec, read_spec
 
 
@@ -22,7 +23,9 @@ class LoadedModel:
     decoder: Decoder
 
 
-def load_model(files: ModelFiles, dtype: str = "auto", device: str = "cpu") -> LoadedModel:
+def load_model(
+    files: ModelFiles, dtype: str = "auto", device: str = "cpu", *, progress: Progress = SILENT
+) -> LoadedModel:
     """Reads the language part of a model.
 
     Raises:
@@ -32,7 +35,7 @@ def load_model(files: ModelFiles, dtype: str = "auto", device: str = "cpu") -> L
     chosen = choose_dtype(dtype, read_config(files), device)
     if chosen is torch.bfloat16 and device == "cpu":
         native.install()
-    return LoadedModel(spec, chosen, Decoder.load(files, spec, chosen, device))
+    return LoadedModel(spec, chosen, Decoder.load(files, spec, chosen, device, progress=progress))
 
 
 def context_length(spec: ModelSpec, requested: int | None) -> int:

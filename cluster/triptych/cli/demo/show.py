@@ -1,5 +1,6 @@
 """The demo itself: a chat, eight digits, a timeline for each request, and the budgets."""
 
+import contextlib
 import os
 import statistics
 import time
@@ -11,6 +12,7 @@ from rich.console import Console
 from triptych.cli.demo.baseline import PROMPT, TOKENS, transformers_decode_rate
 from triptych.cli.demo.budgets import Figure, budget_table
 from triptych.cli.demo.digits import held_out_digits
+from triptych.cli.notes import machine_notes
 from triptych.cli.progress import ProgressBars
 from triptych.cli.timeline import render_timeline
 from triptych.client import Client, Generation
@@ -20,7 +22,7 @@ from triptych.controller.local import LocalCluster
 MODEL, LAYOUT = "builtin:smollm2-digits", "1E1P1D"
 QUESTION = "What digit is in the image?"
 DIGITS = 8
-STARTED = "TRIPTYCH_DEMO_STARTED"  # set by `make demo` to the time before the installation
+STARTED = "TRIPTYCH_DEMO_STARTED"  # set by `make demo` to the time before the installation, if there is one
 
 
 @dataclass(slots=True)
@@ -36,11 +38,14 @@ class Measured:
 
 
 def run_demo(console: Console, *, compare: bool) -> bool:
-    """Shows everything; True when every digit but one was read at least and no budget was missed."""
+    """Shows everything; True when every digit but one was read at least. A missed budget is printed as such."""
     begun = time.time()
-    origin = float(os.environ.get(STARTED, begun))
+    fresh = bool(os.environ.get(STARTED))
+    origin = float(os.environ[STARTED]) if fresh else begun
     measured = Measured()
     spec = make_spec({"model": MODEL, "layout": LAYOUT, "router.grpc": "127.0.0.1:0"})
+    for note in machine_notes():
+        console.print(f"note: {note}")
     console.print(f"starting {LAYOUT} with {MODEL} on {os.cpu_count()} CPUs ...")
     with LocalCluster(spec, progress=ProgressBars(console)) as cluster, Client(cluster.address) as client:
         measured.ready_seconds = time.time() - begun
@@ -51,9 +56,8 @@ def run_demo(console: Console, *, compare: bool) -> bool:
         measured.cluster_bytes = _tree_bytes()
     console.print("the cluster has shut down")
     baseline = _baseline(console) if compare else None
-    figures = _figures(measured, baseline, fresh=STARTED in os.environ and origin < begun - 60)
-    console.print(budget_table(figures))
-    return measured.right >= DIGITS - 1 and all(figure.within for figure in figures)
+    console.print(budget_table(figures(measured, baseline, fresh=fresh)))
+    return measured.right >= DIGITS - 1
 
 
 def _chat(console: Console, client: Client, measured: Measured, origin: float) -> None:
@@ -98,10 +102,9 @@ def _tree_bytes() -> int:
     process = psutil.Process()
     total = 0
     for member in (process, *process.children(recursive=True)):
-        try:
-            total += member.memory_full_info().pss
-        except (psutil.Error, AttributeError):
-            continue
+        with contextlib.suppress(psutil.Error):
+            memory = member.memory_full_info()
+            total += getattr(memory, "pss", memory.rss)
     return total
 
 
@@ -112,19 +115,31 @@ def _baseline(console: Console) -> float:
     return transformers_decode_rate(resolve(MODEL).path, threads=os.cpu_count() or 1)
 
 
-def _figures(measured: Measured, baseline: float | None, *, fresh: bool) -> list[Figure]:
+def figures(measured: Measured, baseline: float | None, *, fresh: bool) -> list[Figure]:
+    """What was measured, beside its budget.
+
+    Args:
+        measured: By the demo.
+        baseline: Decode rate of transformers' generate, if it was measured.
+        fresh: Whether the installation and the downloads are part of the time.
+    """
     label = "fresh clone to first streamed token" if fresh else "command to first streamed token"
-    figures = [
-        Figure("cluster ready", measured.ready_seconds, "s"),
+    found = [
+        Figure("cluster ready", measured.ready_seconds, "s", None if fresh else 25.0),
         Figure(label, measured.first_token_seconds, "s", 480.0 if fresh else 60.0),
         Figure("memory of the whole cluster", measured.cluster_bytes / 2**30, "GiB", 4e9 / 2**30),
-        Figure("added to the first token by router and transport", min(measured.added_milliseconds), "ms", 10.0),
+        Figure(
+            "added to the first token by router and transport",
+            statistics.median(measured.added_milliseconds),
+            "ms",
+            10.0,
+        ),
     ]
     decode = statistics.median(measured.decode_rates)
     if baseline is None:
-        return [*figures, Figure("decode of one stream", decode, "tok/s")]
+        return [*found, Figure("decode of one stream", decode, "tok/s")]
     return [
-        *figures,
+        *found,
         Figure("transformers' generate", baseline, "tok/s"),
         Figure("decode of one stream", decode, "tok/s", baseline, at_least=True),
     ]
