@@ -10,10 +10,15 @@ from triptych.models.resolve import resolve
 from triptych.models.spec import read_spec
 
 REFERENCE_LENGTH = 64
-"""Upper bound of tokens in each reference answer."""
 
 _CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 _LONG = " ".join(f"Item {n} of the list costs {n * 7 % 31} coins and weighs {n * 5 % 13} kilos." for n in range(24))
+
+
+@pytest.fixture(scope="session")
+def reference_length() -> int:
+    """Upper bound of tokens in each reference answer."""
+    return REFERENCE_LENGTH
 
 
 @pytest.fixture(scope="session")
