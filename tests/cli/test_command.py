@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from triptych.cli.report import error_lines
-from triptych.core.errors import InvalidArgument, NotFound, PromptTooLong, ResourceExhausted
+from triptych.core.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PromptTooLong,
+    ResourceExhausted,
+    Unavailable,
+)
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -53,12 +60,16 @@ def test_chatting_imports_no_torch() -> None:
 def test_an_error_is_one_line_with_field_request_and_hint() -> None:
     error = ResourceExhausted("the queue\nis full", field="queue", request_id="r1", retry_after=1.5)
     assert error_lines(error) == [
-        "error: the queue is full",
+        "error: the queue",
+        "  is full",
         "  field: queue",
         "  request: r1",
         "  hint: try again in 1.5 s",
     ]
     assert error_lines(InvalidArgument("no")) == ["error: no"]
+    assert "--grpc" in error_lines(FailedPrecondition("port", field="router.grpc"))[-1]
+    assert "serve" in error_lines(Unavailable("gone"))[-1]
+    assert error_lines(Unavailable("no Ray", field="ray.address"))[-1] == "  field: ray.address"
     assert error_lines(ResourceExhausted("full")) == ["error: full"]
     assert error_lines(NotFound("no model", field="model")) == ["error: no model", "  field: model"]
     assert "--max-tokens" in error_lines(PromptTooLong("too long"))[-1]

@@ -1,5 +1,6 @@
 """Shows an answer while it arrives."""
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Final
 from rich.console import Console
 
 from triptych.cli.timeline import render_timeline
-from triptych.client import ChatMessage, Client, Generation, SamplingParams
+from triptych.client import ChatMessage, Client, FinishReason, Generation, SamplingParams
 
 # A model may say anything, and a terminal obeys escape sequences: control characters are shown as a replacement.
 _CONTROLS: Final = {
@@ -70,6 +71,8 @@ class Answerer:
 
     def _report(self, generation: Generation, wait: float, rest: float) -> None:
         tokens = generation.usage.completion_tokens
+        if generation.finish_reason is FinishReason.LENGTH:
+            print(f"note: the answer stops at {tokens} tokens; --max-tokens allows more", file=sys.stderr)
         if self.console.is_terminal:
             pace = f", then {(tokens - 1) / rest:.1f} a second" if tokens > 1 and rest > 0 else ""
             self.console.print(f"{tokens} tokens, the first after {wait:.2f} s{pace}", style="dim")

@@ -5,7 +5,7 @@ import tempfile
 import traceback
 from typing import Final
 
-from triptych.core.errors import PromptTooLong, ResourceExhausted, TriptychError, Unavailable
+from triptych.core.errors import FailedPrecondition, PromptTooLong, ResourceExhausted, TriptychError, Unavailable
 
 _HINTS: Final[dict[type[TriptychError], str]] = {
     Unavailable: "start a cluster with `triptych serve`, or name a running one with --address or TRIPTYCH_ADDRESS",
@@ -28,13 +28,21 @@ def report_defect(error: Exception) -> None:
 
 def error_lines(error: TriptychError) -> list[str]:
     """The message, then the field, the request and a hint, as far as they are known."""
-    message = " ".join(error.message.split())
+    first, *rest = [" ".join(line.split()) for line in error.message.splitlines() if line.strip()] or [""]
     extra = {"field": error.field, "request": error.request_id, "hint": _hint(error)}
-    return [f"error: {message}", *(f"  {name}: {text}" for name, text in extra.items() if text)]
+    return [
+        f"error: {first}",
+        *(f"  {line}" for line in rest),
+        *(f"  {name}: {text}" for name, text in extra.items() if text),
+    ]
 
 
 def _hint(error: TriptychError) -> str:
     match error:
+        case FailedPrecondition(field="router.grpc"):
+            return "choose another address with --grpc HOST:PORT"
+        case Unavailable(field=str(field)) if field:  # something that a start needs, not a cluster that is called
+            return ""
         case ResourceExhausted(retry_after=float() | int() as seconds):
             return f"try again in {seconds:g} s"
         case _:

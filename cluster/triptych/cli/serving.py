@@ -48,5 +48,6 @@ def _announce(console: Console, cluster: RunningCluster, seconds: float) -> None
     console.print(
         f"{cluster.model} serves as {cluster.layout} on {cluster.address} after {seconds:.1f} s", markup=False
     )
-    option = "" if cluster.address.endswith(":50051") else f" --address {cluster.address}"
+    reachable = cluster.address.replace("0.0.0.0", "127.0.0.1")
+    option = "" if reachable == "127.0.0.1:50051" else f" --address {reachable}"
     console.print(f"try: triptych chat{option} 'Why is the sky blue?'   or: triptych status{option}", markup=False)

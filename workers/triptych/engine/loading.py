@@ -33,7 +33,7 @@ def load_model(
     """
     spec = read_spec(files)
     chosen = choose_dtype(dtype, read_config(files), device)
-    if chosen is torch.bfloat16 and device == "cpu":
+    if chosen is torch.bfloat16 and device == "cpu" and torch.get_num_threads() <= native.MAX_THREADS:
         native.install()
     return LoadedModel(spec, chosen, Decoder.load(files, spec, chosen, device, progress=progress))
 

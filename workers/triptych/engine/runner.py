@@ -7,7 +7,7 @@ from torch import Tensor
 
 from triptych.engine.plan import Chunk, StepPlan, StepResult
 from triptych.engine.sampler import SamplingRow, sample
-from triptych.kernels import AttentionBatch, linear
+from triptych.kernels import AttentionBatch, native
 from triptych.models.decoder import Decoder
 from triptych.models.step import EmbeddingRows, StepInput
 
@@ -17,9 +17,9 @@ FEW_ROWS = 8
 class ModelRunner:
     """Runs plans on one decoder and its KV pool.
 
-    A step of few rows is bound by memory, which one thread of the C++ kernels saturates. It is run on one: waking a
-    second thread for every op costs more than it brings, and a thread that spins for its partner on a busy machine
-    costs ten times the step (measured: docs/log.md).
+    A step of few rows is bound by memory. Where there are two threads it is run on one: waking the second for every
+    op costs more than it brings, and a thread that spins for its partner on a busy machine costs ten times the step
+    (measured: docs/log.md). More threads than that reach what one cannot, and are used.
 
     Args:
         decoder: The model.
@@ -30,7 +30,7 @@ class ModelRunner:
         self._decoder = decoder
         self._kv = kv
         self._threads = torch.get_num_threads()
-        self._few_threads = 1 if "native" in linear.backends and kv.dtype is torch.bfloat16 else self._threads
+        self._few_threads = 1 if self._threads <= native.MAX_THREADS else self._threads
         self._block_size = kv.shape[4]
 
     @torch.inference_mode()

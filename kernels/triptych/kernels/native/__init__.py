@@ -9,6 +9,9 @@ from functools import cache
 from triptych.kernels.native.compile import NotAvailable
 from triptych.kernels.native.linear import native_linear
 
+MAX_THREADS = 2
+"""The kernels run on the calling thread, which more threads of torch than this outrun."""
+
 logger = logging.getLogger(__name__)
 
 
