@@ -106,14 +106,16 @@ def test_a_damaged_picture_fails_its_own_request_alone(
 ) -> None:
     questions = oracle.questions(tiny_llava, lambda: ask(2, images=1), 3, TOKENS)
     image = next(part for part in questions[0][0][0].parts if isinstance(part, ImagePart))
-    cut = [ChatMessage("user", (ImagePart(image.data[: len(image.data) // 2]),))]
+    cut = ImagePart(image.data[: len(image.data) // 2])
+    places = [0, 1, 2]
+    damaged = [ChatMessage("user", (*[TextPart("see")] * place, cut)) for place in places]
     cluster = start(tiny_llava, "1E1P1D")
 
     with ThreadPoolExecutor(4) as threads:
-        bad = [threads.submit(cluster.client.generate, cut, max_tokens=3) for _ in range(3)]
+        bad = [threads.submit(cluster.client.generate, prompt, max_tokens=3) for prompt in damaged]
         assert answers(cluster, [prompt for prompt, _ in questions], TOKENS) == [answer for _, answer in questions]
-        for failed in bad:
+        for place, failed in zip(places, bad, strict=True):
             error = failed.exception()
             assert isinstance(error, InvalidArgument)
-            assert error.field == "chat.messages[0].parts[0].image"
+            assert error.field == f"chat.messages[0].parts[{place}].image"
             assert "damaged PNG" in error.message

@@ -1,7 +1,6 @@
 """The one stream between this router and one worker: commands out, events in, reopened while the worker is placed."""
 
 import asyncio
-import contextlib
 import logging
 from typing import Protocol, TypeAlias
 
@@ -63,9 +62,9 @@ class WorkerLink:
 
     async def close(self) -> None:
         """Ends the stream."""
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        while not self._task.done():  # gRPC swallows a cancellation that meets it while it prepares a call
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=RECONNECT_SECONDS)
 
     async def _run(self) -> None:
         options = (*STAGE_MESSAGE_LIMITS, *KEEPALIVE, ("grpc.use_local_subchannel_pool", 1))

@@ -81,34 +81,35 @@ class BatchEncoder:
             known: Content hashes whose embeddings are there already.
         """
         started = time.monotonic()
-        pixels: dict[str, Tensor | TriptychError] = {}
-        for job in jobs:
-            for image in job.encode.images:
-                if image.content_hash not in known and image.content_hash not in pixels:
-                    pixels[image.content_hash] = self._prepare(image)
+        pixels: dict[str, Tensor] = {}
+        failed = {job: error for job in jobs if (error := self._prepare(job, known, pixels))}
         prepared = time.monotonic()
-        embeddings = self._see({key: value for key, value in pixels.items() if isinstance(value, Tensor)})
+        embeddings = self._see(pixels)
         finished = time.monotonic()
 
         def outcome(job: EncodeJob) -> Encoded | TriptychError:
-            hashes = job.pictures & pixels.keys()
-            for content_hash in sorted(hashes):
-                if isinstance(error := pixels[content_hash], TriptychError):
-                    return error
+            if error := failed.get(job):
+                return error
             times = pb.StageTimes(
                 queue_us=round((started - job.command.received) * 1e6),
                 input_us=round((prepared - started) * 1e6),
                 compute_us=round((finished - prepared) * 1e6),
             )
-            return Encoded({content_hash: embeddings[content_hash] for content_hash in hashes}, times)
+            return Encoded({key: embeddings[key] for key in job.pictures & embeddings.keys()}, times)
 
         return {job: outcome(job) for job in jobs}
 
-    def _prepare(self, image: pb.EncodeImage) -> Tensor | TriptychError:
-        try:
-            return torch.from_numpy(self._eyes.preprocessor.preprocess(image.data, field=image.field))
-        except TriptychError as error:
-            return error
+    def _prepare(self, job: EncodeJob, known: Collection[str], pixels: dict[str, Tensor]) -> TriptychError | None:
+        """Adds the request's new pictures to `pixels`; the error of the first bad one, by the request's own name."""
+        for image in job.encode.images:
+            if image.content_hash in known or image.content_hash in pixels:
+                continue
+            try:
+                array = self._eyes.preprocessor.preprocess(image.data, field=image.field)
+            except TriptychError as error:
+                return error
+            pixels[image.content_hash] = torch.from_numpy(array)
+        return None
 
     @torch.inference_mode()
     def _see(self, pixels: dict[str, Tensor]) -> dict[str, Bytes]:
