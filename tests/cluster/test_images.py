@@ -108,7 +108,7 @@ def test_a_damaged_picture_fails_its_own_request_alone(
     image = next(part for part in questions[0][0][0].parts if isinstance(part, ImagePart))
     cut = ImagePart(image.data[: len(image.data) // 2])
     places = [0, 1, 2]
-    damaged = [ChatMessage("user", (*[TextPart("see")] * place, cut)) for place in places]
+    damaged = [[ChatMessage("user", (*[TextPart("see")] * place, cut))] for place in places]
     cluster = start(tiny_llava, "1E1P1D")
 
     with ThreadPoolExecutor(4) as threads:
