@@ -24,6 +24,8 @@ dtype: bfloat16
 kv_cache: {{memory: 128MiB}}
 """
 
+pytestmark = pytest.mark.timeout(900)  # Ray starts, and models load, within the first test
+
 
 @pytest.fixture(scope="module")
 def served(serving: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:

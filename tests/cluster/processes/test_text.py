@@ -3,12 +3,16 @@
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 SETTINGS = """
 model: builtin:smollm2
 layout: 1P1D
 dtype: float32
 kv_cache: {memory: 256MiB}
 """
+
+pytestmark = pytest.mark.timeout(900)  # Ray starts, and models load, within the first test
 
 
 def test_greedy_answers_are_those_of_transformers(
