@@ -6,6 +6,7 @@ is one line on stdout. The last stream is never read.
 
 import base64
 import json
+import os
 import sys
 import threading
 
@@ -20,7 +21,7 @@ for text, image in json.loads(sys.stdin.readline()):
 
 def read(stream: TextStream) -> None:
     next(stream)
-    print("streaming", flush=True)
+    os.write(1, b"streaming\n")
     for _ in stream:
         pass
 
