@@ -1,6 +1,7 @@
 """One router's stream, as the threads of a worker see it."""
 
 import asyncio
+import contextlib
 
 from triptych.stage.v1 import stage_pb2 as pb
 
@@ -24,7 +25,8 @@ class Session:
     def send(self, event: pb.ConnectResponse) -> None:
         """Queues an event; dropped when the stream is gone, since its router has given up what it concerns."""
         if not self._closed:
-            self._loop.call_soon_threadsafe(self._put, event)
+            with contextlib.suppress(RuntimeError):  # the loop has just been closed, and the stream with it
+                self._loop.call_soon_threadsafe(self._put, event)
 
     def _put(self, event: pb.ConnectResponse) -> None:
         if self._outbox.qsize() >= MAX_UNREAD and not self._closed:
