@@ -6,7 +6,6 @@ is one line on stdout. The last stream is never read.
 
 import base64
 import json
-import os
 import sys
 import threading
 
@@ -21,7 +20,7 @@ for text, image in json.loads(sys.stdin.readline()):
 
 def read(stream: TextStream) -> None:
     next(stream)
-    os.write(1, b"streaming\n")
+    print("streaming", flush=True)
     for _ in stream:
         pass
 

@@ -1,7 +1,6 @@
 """What cannot start says why, in a typed error, and leaves nothing behind."""
 
 import json
-import logging
 import shutil
 import socket
 import threading
@@ -17,7 +16,6 @@ from triptych.controller import testing as runtime_module
 from triptych.controller.local import LocalCluster
 from triptych.controller.testing import InProcessRuntime
 from triptych.core.errors import (
-    Cancelled,
     DataLoss,
     FailedPrecondition,
     InvalidArgument,
@@ -150,29 +148,6 @@ def test_one_worker_that_cannot_start_takes_the_others_with_it(
 
     monkeypatch.setattr(runtime_module, "StageHost", build)
     assert failure(tiny_llava, "1E1P1D") is error
-
-
-def test_a_cluster_that_ends_at_work_lets_short_answers_finish_and_ends_the_others(
-    tiny_llava: Path, ask: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    before, runtime = left(), CountingRuntime()
-    given = {"model": str(tiny_llava), "layout": "1E1P1D", "router.grpc": "127.0.0.1:0", "dtype": "float32"}
-    cluster = LocalCluster(make_spec(given), make_runtime=lambda *_: runtime)
-    with Client(cluster.__enter__().address) as client:
-        lengths = [(number, 300 if number < 2 else 4000) for number in range(6)]
-        streams = [client.stream(ask(3, images=n % 2), max_tokens=length, ignore_eos=True) for n, length in lengths]
-        for stream in streams:
-            next(stream)
-        ended = threading.Thread(target=cluster.__exit__, args=(None, None, None))
-        ended.start()
-        assert [stream.result().usage.completion_tokens for stream in streams[:2]] == [300, 300]
-        for stream in streams[2:]:
-            with pytest.raises((Unavailable, Cancelled)):
-                stream.result()
-        ended.join(30)
-    assert runtime.closed == 1
-    assert left() == before
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 def test_a_cluster_starts_again_where_one_has_ended(tiny_llama: Path, running: Any) -> None:
