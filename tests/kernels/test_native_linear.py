@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from triptych.kernels import linear
+from triptych.kernels import DenseWeight, Weight, linear
 from triptych.kernels.native import compile as compiling
 from triptych.kernels.native.compile import NotAvailable, compiled
 from triptych.kernels.native.linear import FEATURES, MAX_ROWS, SOURCE, native_linear
@@ -27,7 +27,7 @@ def kernel() -> object:
         pytest.skip(str(error))
 
 
-def refuse(x: Tensor, /, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+def refuse(x: Tensor, /, weight: Weight, bias: Tensor | None, out: Tensor) -> None:
     raise AssertionError("the reference was asked")
 
 
@@ -42,7 +42,7 @@ def test_equals_float64_for_odd_sizes(kernel: object, rows: int, inner: int, out
         torch.randn(*shape, generator=generator).bfloat16() for shape in ((rows, inner), (outer, inner), (outer,))
     )
     out = torch.full((rows, outer), torch.nan, dtype=torch.bfloat16)
-    native_linear(refuse)(x, weight, bias if biased else None, out)
+    native_linear(refuse)(x, DenseWeight(weight), bias if biased else None, out)
     exact = x.double() @ weight.double().T + (bias.double() if biased else 0.0)
     scale = x.double().abs() @ weight.double().abs().T + bias.double().abs()
     assert ((out.double() - exact).abs() / scale).max() < 2**-8
@@ -51,7 +51,7 @@ def test_equals_float64_for_odd_sizes(kernel: object, rows: int, inner: int, out
 def test_writes_nothing_beside_its_output(kernel: object) -> None:
     x, weight = torch.randn(3, 40).bfloat16(), torch.randn(7, 40).bfloat16()
     memory = torch.full((5, 7), 3.0, dtype=torch.bfloat16)
-    native_linear(refuse)(x, weight, None, memory[1:4])
+    native_linear(refuse)(x, DenseWeight(weight), None, memory[1:4])
     assert (memory[0] == 3).all()
     assert (memory[4] == 3).all()
 
@@ -65,14 +65,14 @@ def test_other_shapes_and_types_go_to_the_reference(kernel: object, case: str) -
     x, out = torch.randn(rows, 8).to(dtype), torch.zeros(rows, 12, dtype=dtype)[:, ::2]
     out = out if case == "strided output" else out.contiguous()
     asked: list[int] = []
-    native_linear(lambda x, /, weight, bias, out: asked.append(len(x)))(x, weight, None, out)
+    native_linear(lambda x, /, weight, bias, out: asked.append(len(x)))(x, DenseWeight(weight), None, out)
     assert asked == [rows]
 
 
 def test_nan_stays_nan(kernel: object) -> None:
     x, weight = torch.full((1, 8), torch.nan).bfloat16(), torch.ones(2, 8).bfloat16()
     out = torch.zeros(1, 2, dtype=torch.bfloat16)
-    native_linear(refuse)(x, weight, None, out)
+    native_linear(refuse)(x, DenseWeight(weight), None, out)
     assert out.isnan().all()
 
 
@@ -107,7 +107,7 @@ def test_a_damaged_shared_object_is_compiled_again(
     monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
     compiled(SOURCE, FEATURES).write_bytes(b"cut short")
     out = torch.zeros(1, 4, dtype=torch.bfloat16)
-    native_linear(refuse)(torch.ones(1, 8).bfloat16(), torch.ones(4, 8).bfloat16(), None, out)
+    native_linear(refuse)(torch.ones(1, 8).bfloat16(), DenseWeight(torch.ones(4, 8).bfloat16()), None, out)
     assert out.tolist() == [[8.0] * 4]
 
 

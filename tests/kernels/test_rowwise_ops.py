@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from triptych import kernels
-from triptych.kernels import Op
+from triptych.kernels import DenseWeight, Op
 
 Poisoned = Callable[..., Tensor]
 Close = Callable[[Tensor, Tensor], None]
@@ -21,7 +21,7 @@ WIDTH = 37
 @pytest.mark.parametrize("rows", ROWS)
 def test_embedding_copies_rows_of_the_table(rows: int, dtype: torch.dtype, poisoned: Poisoned) -> None:
     table, ids, out = torch.randn(11, WIDTH).to(dtype), torch.randint(11, (rows,)), poisoned(rows, WIDTH, dtype=dtype)
-    kernels.embedding(ids, table, out)
+    kernels.embedding(ids, DenseWeight(table), out)
     assert torch.equal(out, table[ids])
 
 
@@ -61,7 +61,7 @@ def test_linear(rows: int, biased: bool, dtype: torch.dtype, poisoned: Poisoned,
     x, weight = torch.randn(rows, WIDTH).to(dtype), (torch.randn(29, WIDTH) / 6).to(dtype)
     bias = torch.randn(29).to(dtype) if biased else None
     out = poisoned(rows, 29, dtype=dtype)
-    kernels.linear(x, weight, bias, out)
+    kernels.linear(x, DenseWeight(weight), bias, out)
     expected = x.double() @ weight.double().T
     close(out, expected if bias is None else expected + bias.double())
 

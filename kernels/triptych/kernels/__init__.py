@@ -11,19 +11,28 @@ from triptych.kernels.batch import AttentionBatch
 from triptych.kernels.dispatch import Op
 from triptych.kernels.embedding import embedding
 from triptych.kernels.kv_cache import store_kv
-from triptych.kernels.linear import linear
+from triptych.kernels.linear import gated_linear, linear, linear_argmax, linears
 from triptych.kernels.norm import add_rms_norm, layer_norm, rms_norm
 from triptych.kernels.rope import rope
+from triptych.kernels.weights import DenseWeight, GgufWeight, Int8Weight, Weight, dequantize
 
 __all__ = [
     "AttentionBatch",
+    "DenseWeight",
+    "GgufWeight",
+    "Int8Weight",
     "Op",
+    "Weight",
     "add_rms_norm",
     "attention",
+    "dequantize",
     "embedding",
+    "gated_linear",
     "gelu",
     "layer_norm",
     "linear",
+    "linear_argmax",
+    "linears",
     "paged_attention",
     "quick_gelu",
     "rms_norm",

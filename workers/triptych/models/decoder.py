@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from triptych.kernels import add_rms_norm, embedding, linear, rms_norm
+from triptych.kernels import Weight, add_rms_norm, embedding, linear, rms_norm
 from triptych.models.files import ModelFiles
 from triptych.models.layer import DecoderLayer, load_layer
 from triptych.models.parameters import open_parameters
@@ -29,10 +29,10 @@ class Decoder:
     spec: DecoderSpec
     dtype: torch.dtype
     device: torch.device
-    _embedding: Tensor
+    _embedding: Weight
     _layers: tuple[DecoderLayer, ...]
     _norm: Tensor
-    _head: Tensor
+    _head: Weight
     _workspace: Workspace
 
     @classmethod
@@ -60,7 +60,7 @@ class Decoder:
             )
             for layer in set(decoder.layers)
         }
-        table = parameters.tensor("model.embed_tokens.weight", *size)
+        table = parameters.weight("model.embed_tokens.weight", *size)
         return cls(
             spec=decoder,
             dtype=dtype,
@@ -71,7 +71,7 @@ class Decoder:
                 for index, layer in enumerate(decoder.layers)
             ),
             _norm=parameters.tensor("model.norm.weight", decoder.hidden_size),
-            _head=table if decoder.tied_head else parameters.tensor("lm_head.weight", *size),
+            _head=table if decoder.tied_head else parameters.weight("lm_head.weight", *size),
             _workspace=Workspace(decoder, dtype, where),
         )
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from triptych.core.errors import DataLoss
-from triptych.kernels import linear
+from triptych.kernels import DenseWeight, Weight, linear
 from triptych.models.files import ModelFiles
 from triptych.models.progress import Progress
 from triptych.models.recipes import Recipe, recipe_for
@@ -15,9 +15,9 @@ from triptych.models.weights import Weights, open_weights
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A projection: `weight` [O, I] as the checkpoint stores it, `bias` [O] or None."""
+    """A projection: `weight` [O, I], `bias` [O] or None."""
 
-    weight: Tensor
+    weight: Weight
     bias: Tensor | None
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
@@ -55,9 +55,13 @@ class Parameters:
             raise DataLoss(f"{self.files.path}: tensor {found} must have shape {list(shape)}, found {list(actual)}")
         return self.weights.tensor(found).to(self.device)
 
+    def weight(self, name: str, outputs: int, inputs: int) -> Weight:
+        """A matrix that rows are projected by, or looked up in."""
+        return DenseWeight(self.tensor(name, outputs, inputs))
+
     def linear(self, name: str, outputs: int, inputs: int, *, bias: bool) -> Linear:
         """`name`.weight and, if there is one, `name`.bias."""
-        weight = self.tensor(f"{name}.weight", outputs, inputs)
+        weight = self.weight(f"{name}.weight", outputs, inputs)
         return Linear(weight, self.tensor(f"{name}.bias", outputs) if bias else None)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from triptych.core.errors import InvalidArgument
-from triptych.kernels import linear
+from triptych.kernels import DenseWeight, linear
 from triptych.kernels.dispatch import Op
 from triptych.models.files import ModelFiles
 from triptych.models.parameters import Linear, Parameters, open_parameters
@@ -20,7 +20,7 @@ class Embeddings:
     """Cuts an image into patches, projects them, puts the class token before them and adds positions."""
 
     patch_size: int
-    patch_weight: Tensor
+    patch_weight: DenseWeight
     class_token: Tensor
     positions: Tensor
 
@@ -29,10 +29,10 @@ class Embeddings:
         # A convolution whose stride is its kernel is a linear over flattened patches.
         patch = self.patch_size
         grid = pixels.unfold(2, patch, patch).unfold(3, patch, patch)
-        flat = grid.permute(0, 2, 3, 1, 4, 5).reshape(-1, self.patch_weight[0].numel())
+        flat = grid.permute(0, 2, 3, 1, 4, 5).reshape(-1, self.patch_weight.inputs)
         x = pixels.new_empty(len(pixels), *self.positions.shape)
         patches = pixels.new_empty(len(flat), x.shape[-1])
-        linear(flat, self.patch_weight.flatten(1), None, patches)
+        linear(flat, self.patch_weight, None, patches)
         x[:, 0] = self.class_token
         x[:, 1:] = patches.view(len(pixels), -1, x.shape[-1])
         return x.add_(self.positions)
@@ -137,9 +137,10 @@ class VisionEncoder:
 
 def _load_embeddings(spec: VisionSpec, parameters: Parameters) -> Embeddings:
     hidden, patch, prefix = spec.hidden_size, spec.patch_size, "vision_tower.embeddings"
+    filters = parameters.tensor(f"{prefix}.patch_embedding.weight", hidden, spec.num_channels, patch, patch)
     return Embeddings(
         patch_size=patch,
-        patch_weight=parameters.tensor(f"{prefix}.patch_embedding.weight", hidden, spec.num_channels, patch, patch),
+        patch_weight=DenseWeight(filters.flatten(1)),
         class_token=parameters.tensor(f"{prefix}.class_embedding", hidden),
         positions=parameters.tensor(f"{prefix}.position_embedding.weight", spec.num_patches + 1, hidden),
     )

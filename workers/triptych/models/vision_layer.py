@@ -62,7 +62,7 @@ class VisionLayer:
         normed = torch.empty_like(x)
         self.mlp_norm(x, normed)
         rows = normed.flatten(0, 1)
-        inner = x.new_empty(len(rows), len(self.expand.weight))
+        inner = x.new_empty(len(rows), self.expand.weight.outputs)
         self.expand(rows, inner)
         self.activation(inner, inner)
         self.contract(inner, rows)

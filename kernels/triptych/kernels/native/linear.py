@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from triptych.kernels.native.compile import NotAvailable, compiled, discard
+from triptych.kernels.weights import DenseWeight, Weight
 
 
 class Linear(Protocol):
     """The signature of the op."""
 
-    def __call__(self, x: Tensor, /, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    def __call__(self, x: Tensor, /, weight: Weight, bias: Tensor | None, out: Tensor) -> None:
         """See `triptych.kernels.linear`."""
 
 
@@ -33,14 +34,15 @@ def native_linear(reference: Linear) -> Linear:
     """
     kernel = _load()
 
-    def linear(x: Tensor, /, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    def linear(x: Tensor, /, weight: Weight, bias: Tensor | None, out: Tensor) -> None:
         rows = x.shape[0]
-        suits = 0 < rows <= MAX_ROWS and out.dtype is torch.bfloat16 and _plain(x, weight, out)
-        if not suits or not (bias is None or _plain(bias)):
+        given = (x, out) if bias is None else (x, out, bias)
+        few = 0 < rows <= MAX_ROWS
+        if not (few and isinstance(weight, DenseWeight) and _plain(weight.values, *given)):
             reference(x, weight, bias, out)
             return
         address = None if bias is None else bias.data_ptr()
-        kernel(x.data_ptr(), weight.data_ptr(), address, out.data_ptr(), rows, x.shape[1], weight.shape[0])
+        kernel(x.data_ptr(), weight.values.data_ptr(), address, out.data_ptr(), rows, x.shape[1], weight.outputs)
 
     return linear
 
