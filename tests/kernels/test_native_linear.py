@@ -1,20 +1,14 @@
-"""The C++ kernel against float64, and what happens where it cannot be used."""
+"""The C++ kernel against float64."""
 
-import logging
 import secrets
-import stat
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from triptych.kernels import DenseWeight, Weight, linear
-from triptych.kernels.native import compile as compiling
-from triptych.kernels.native.compile import NotAvailable, compiled
-from triptych.kernels.native.linear import FEATURES, MAX_ROWS, SOURCE, native_linear
+from triptych.kernels.native.compile import NotAvailable
+from triptych.kernels.native.linear import MAX_ROWS, native_linear
 
 REFERENCE = linear.implementation("reference")
 
@@ -74,69 +68,3 @@ def test_nan_stays_nan(kernel: object) -> None:
     out = torch.zeros(1, 2, dtype=torch.bfloat16)
     native_linear(refuse)(x, DenseWeight(weight), None, out)
     assert out.isnan().all()
-
-
-def test_compiles_once_for_two_processes(kernel: object, tmp_path: Path) -> None:
-    counting = tmp_path / "cxx"
-    counting.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo x >> {tmp_path}/runs\nexec g++ "$@"\n')
-    counting.chmod(counting.stat().st_mode | stat.S_IXUSR)
-    code = (
-        "from triptych.kernels.native.compile import compiled\n"
-        "from triptych.kernels.native.linear import SOURCE, FEATURES\n"
-        "print(compiled(SOURCE, FEATURES))"
-    )
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "TRIPTYCH_CACHE": str(tmp_path),
-        "CXX": str(counting),
-        "HOME": str(tmp_path),
-    }
-    both = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    paths = {process.communicate(timeout=120)[0].strip() for process in both}
-    assert len(paths) == 1
-    assert (tmp_path / "runs").read_text().count("x") == 1
-    assert stat.S_IMODE((tmp_path / "kernels").stat().st_mode) == 0o700
-
-
-def test_a_damaged_shared_object_is_compiled_again(
-    kernel: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
-    compiled(SOURCE, FEATURES).write_bytes(b"cut short")
-    out = torch.zeros(1, 4, dtype=torch.bfloat16)
-    native_linear(refuse)(torch.ones(1, 8).bfloat16(), DenseWeight(torch.ones(4, 8).bfloat16()), None, out)
-    assert out.tolist() == [[8.0] * 4]
-
-
-def test_without_a_compiler_the_reason_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(compiling, "_cpu_features", lambda: set(FEATURES))
-    with pytest.raises(NotAvailable, match="no C\\+\\+ compiler; on Debian: apt-get install g\\+\\+"):
-        compiled(SOURCE, FEATURES)
-
-
-def test_without_the_instructions_the_reason_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "_cpu_features", lambda: {"avx2"})
-    with pytest.raises(NotAvailable, match="this CPU has no avx512bf16"):
-        compiled(SOURCE, FEATURES)
-
-
-def test_installing_warns_once_and_leaves_the_reference(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    from triptych.kernels import native
-
-    monkeypatch.setattr(compiling, "_cpu_features", set)
-    native.install.cache_clear()
-    try:
-        with caplog.at_level(logging.WARNING):
-            assert native.install() == ()
-            assert native.install() == ()
-        assert [record.message.split(":")[0] for record in caplog.records] == [
-            "C++ kernels are off, torch computes instead"
-        ]
-    finally:
-        native.install.cache_clear()

@@ -1,4 +1,4 @@
-"""Compiles a C++ source once per machine: the result is named by a hash of source, flags and compiler."""
+"""Compiles C++ sources once per machine: a result is named by a hash of sources, flags and compiler."""
 
 import fcntl
 import hashlib
@@ -9,39 +9,41 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
+from triptych.kernels.native.isa import Isa
+
+SOURCES = Path(__file__).with_name("src")
+FLAGS = ("-O3", "-std=c++20", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-shared", "-fPIC", "-pthread")
 
 
 class NotAvailable(Exception):
-    """This machine cannot compile or run the kernel; the message says why and what would help."""
+    """This machine cannot compile or run the kernels; the message says why and what would help."""
 
 
-def compiled(source: Path, cpu_features: tuple[str, ...]) -> Path:
-    """The shared object of a source, compiled if it is not there yet.
+def compiled(name: str, isa: Isa) -> Path:
+    """The shared object of `src/name.cpp`, compiled if it is not there yet.
 
     Processes that start together compile once: the others wait for the lock and find the file.
 
-    Args:
-        source: A C++ file that needs no other headers than the compiler's.
-        cpu_features: What it uses, as gcc's -m options and /proc/cpuinfo name it without punctuation: avx512bf16.
-
     Raises:
-        NotAvailable: the CPU lacks a feature, there is no compiler, or it fails.
+        NotAvailable: there is no compiler, or it fails, or the cache cannot be written.
     """
-    missing = set(cpu_features) - _cpu_features()
-    if missing:
-        raise NotAvailable(f"this CPU has no {', '.join(sorted(missing))}")
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
-    if compiler is None:
-        raise NotAvailable("there is no C++ compiler; on Debian: apt-get install g++")
-    flags = (*FLAGS, *(f"-m{feature}" for feature in cpu_features))
-    target = _cache_directory() / f"{source.stem}-{_digest(source, compiler, flags)}.so"
+    target = target_of(name, isa)
     with _locked(target.with_suffix(".lock")):
         if not target.exists():
-            _compile(compiler, flags, source, target)
+            _compile(SOURCES / f"{name}.cpp", isa, target)
     return target
+
+
+def target_of(name: str, isa: Isa) -> Path:
+    """Where the shared object is, or will be.
+
+    Raises:
+        NotAvailable: there is no compiler, or the cache cannot be written.
+    """
+    return cache_directory() / f"{name}-{isa.name}-{_digest(SOURCES / f'{name}.cpp', isa)}.so"
 
 
 def discard(target: Path) -> None:
@@ -49,24 +51,29 @@ def discard(target: Path) -> None:
     target.unlink(missing_ok=True)
 
 
-def _compile(compiler: str, flags: tuple[str, ...], source: Path, target: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        made = Path(scratch) / "made.so"
-        command = [compiler, *flags, str(source), "-o", str(made)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise NotAvailable(f"{compiler} failed on {source.name}: {done.stderr.strip()[:500]}")
-        made.replace(target)
+def sources() -> tuple[str, ...]:
+    """Names of everything that can be compiled."""
+    return tuple(sorted(path.stem for path in SOURCES.glob("*.cpp")))
 
 
-def _digest(source: Path, compiler: str, flags: tuple[str, ...]) -> str:
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    text = "\n".join((source.read_text(), " ".join(flags), version, platform.machine()))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def compiler() -> str:
+    """The C++ compiler: $CXX, g++ or c++.
+
+    Raises:
+        NotAvailable: there is none.
+    """
+    found = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
+    if found is None:
+        raise NotAvailable("there is no C++ compiler; on Debian: apt-get install g++")
+    return found
 
 
-def _cache_directory() -> Path:
-    """A folder that only this user can write, because what lies there is executed."""
+def cache_directory() -> Path:
+    """A folder that only this user can write, because what lies there is executed.
+
+    Raises:
+        NotAvailable: it cannot be made.
+    """
     shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(os.environ.get("TRIPTYCH_CACHE") or Path(shared, "triptych"), "kernels")
     try:
@@ -77,13 +84,26 @@ def _cache_directory() -> Path:
     return folder
 
 
-def _cpu_features() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    flags = next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
-    return {flag.replace("_", "") for flag in flags.split()}
+def _compile(source: Path, isa: Isa, target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        made = Path(scratch) / "made.so"
+        command = [compiler(), *FLAGS, *isa.flags, str(source), "-o", str(made)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NotAvailable(f"{command[0]} failed on {source.name}: {done.stderr.strip()[:500]}")
+        made.replace(target)
+
+
+def _digest(source: Path, isa: Isa) -> str:
+    headers = sorted(source.parent.glob("*.h"))
+    texts = [path.read_text() for path in (source, *headers)]
+    text = "\n".join((*texts, *FLAGS, *isa.flags, _version(compiler()), platform.machine()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def _version(command: str) -> str:
+    return subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 """The dense projection for few rows in bfloat16, in C++; other shapes and types go to the reference."""
 
 import ctypes
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from triptych.kernels.native.compile import NotAvailable, compiled, discard
+from triptych.kernels import linear as op
+from triptych.kernels.native.isa import ISAS, Isa
+from triptych.kernels.native.library import load
 from triptych.kernels.weights import DenseWeight, Weight
 
 
@@ -19,8 +20,11 @@ class Linear(Protocol):
 
 
 MAX_ROWS = 8
-SOURCE = Path(__file__).with_name("linear.cpp")
-FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512bf16")
+
+
+def register(isa: Isa) -> None:
+    """Makes the kernel the backend of `linear` on CPUs."""
+    op.register("native", "cpu", native_linear(op.implementation("reference")))
 
 
 def native_linear(reference: Linear) -> Linear:
@@ -52,15 +56,7 @@ def _plain(*tensors: Tensor) -> bool:
 
 
 def _load() -> Any:
-    path = compiled(SOURCE, FEATURES)
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError:  # a damaged file, such as one that a full disk cut short
-        discard(path)
-        try:
-            library = ctypes.CDLL(str(compiled(SOURCE, FEATURES)))
-        except OSError as error:
-            raise NotAvailable(f"the compiled kernel cannot be loaded: {error}") from error
+    library = load("linear_few", ISAS[0])
     kernel = library.triptych_linear_bf16
     kernel.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
     kernel.restype = None
