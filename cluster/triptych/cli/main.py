@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from triptych.cli.bench.command import bench
 from triptych.cli.chat import chat
 from triptych.cli.demo.command import demo
 from triptych.cli.report import report_defect, report_error
@@ -25,6 +26,7 @@ app.command()(serve)
 app.command()(chat)
 app.command()(status)
 app.command()(demo)
+app.add_typer(bench, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

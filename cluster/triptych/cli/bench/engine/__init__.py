@@ -1,0 +1,1 @@
+"""`triptych bench engine`: fixed workloads on the offline engine, each beside its measured ceiling."""

@@ -1,0 +1,1 @@
+"""`triptych bench serve`: load on a running cluster, and what its clients see of it."""
