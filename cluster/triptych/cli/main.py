@@ -11,6 +11,7 @@ import typer
 from triptych.cli.bench.command import bench
 from triptych.cli.chat import chat
 from triptych.cli.demo.command import demo
+from triptych.cli.kernels import kernels
 from triptych.cli.report import report_defect, report_error
 from triptych.cli.serve import serve
 from triptych.cli.status import status
@@ -27,6 +28,7 @@ app.command()(chat)
 app.command()(status)
 app.command()(demo)
 app.add_typer(bench, name="bench")
+app.add_typer(kernels, name="kernels")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

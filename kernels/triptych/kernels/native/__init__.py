@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
 
@@ -12,22 +12,29 @@ from triptych.kernels.native.compile import NotAvailable
 from triptych.kernels.native.isa import Isa, supported
 
 MAX_THREADS = 2
-"""The kernels run on the calling thread, which more threads of torch than this outrun."""
+"""More threads of torch than this outrun kernels that run on the calling thread."""
 
 logger = logging.getLogger(__name__)
 
 
 @cache
-def install() -> MappingProxyType[str, str]:
+def install() -> Mapping[str, str]:
     """Registers the native backends for the best instruction set of this machine; the first call may compile.
 
     Returns:
         The ops that stay with torch although they have a kernel, and why. One warning is logged if there are any.
     """
+    from triptych.kernels.native.building import build, units
+
     reasons: dict[str, str] = {}
+    isa = supported()[0]
+    try:
+        build(units((isa,)))
+    except NotAvailable:
+        logger.debug("not every kernel could be built ahead", exc_info=True)  # each is tried again, and says why
     for ops, register in _registrars():
         try:
-            register(supported()[0])
+            register(isa)
         except NotAvailable as error:
             reasons |= dict.fromkeys(ops, str(error))
     if reasons:

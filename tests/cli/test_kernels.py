@@ -1,0 +1,67 @@
+"""`triptych kernels`: what is built, and what computes each op."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from triptych.cli.main import app
+from triptych.core.errors import FailedPrecondition
+from triptych.kernels import native
+from triptych.kernels.native.compile import sources
+from triptych.kernels.native.isa import supported
+from triptych.kernels.native.library import load
+
+
+def test_list_names_every_op_with_its_backend_and_the_reason() -> None:
+    result = CliRunner().invoke(app, ["kernels", "list", "--json"])
+    assert result.exit_code == 0
+    statuses = {status["op"]: status for status in json.loads(result.stdout)}
+    assert statuses["linear"]["backend"] == "native"
+    assert statuses["linear"]["reason"].startswith(f"compiled for {supported()[0].name}")
+    assert statuses["rms_norm"]["backend"] == "native"
+
+
+def test_list_as_a_table_has_a_line_per_op() -> None:
+    result = CliRunner().invoke(app, ["kernels", "list"], env={"COLUMNS": "120"})
+    assert result.exit_code == 0
+    assert {"add_rms_norm", "paged_attention", "embedding"} <= set(result.stdout.split())
+
+
+def test_build_makes_every_source_and_then_has_nothing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
+    compiler = tmp_path / "g++"  # a compiler as quick as a copy: what it makes is never loaded
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\nfor last; do :; done\necho made > "$last"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    first = CliRunner().invoke(app, ["kernels", "build", "--isa", "all"])
+    again = CliRunner().invoke(app, ["kernels", "build", "--isa", "all"])
+    count = 1 + 3 * (len(sources()) - 1)
+    assert f"{count} built, {count} of them now" in first.stdout
+    assert f"{count} built, 0 of them now" in again.stdout
+    assert len(list((tmp_path / "kernels").glob("*.so"))) == count
+
+
+def test_build_without_a_compiler_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = CliRunner().invoke(app, ["kernels", "build"])
+    assert isinstance(result.exception, FailedPrecondition)
+    assert "apt-get install g++" in str(result.exception)
+
+
+def test_list_without_a_compiler_shows_torch_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from triptych.kernels.native.inventory import inventory
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    native.install.cache_clear()
+    load.cache_clear()
+    try:
+        reasons = native.install()
+    finally:
+        native.install.cache_clear()
+        load.cache_clear()
+        native.install()
+    assert "rms_norm" in reasons
+    assert {status.op for status in inventory(reasons)} >= set(reasons)
