@@ -19,6 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) ..."
 	@$(PIP) torch || { echo "error: the packages cannot be fetched; is the network up, or PIP_INDEX_URL set?" >&2; exit 1; }
 	@$(PIP) -e '.[dev]' || { echo "error: the packages cannot be fetched; is the network up?" >&2; exit 1; }
+	@$(BIN)/triptych kernels build >/dev/null || true
 	@touch $@
 
 install: $(STAMP)  ## Make .venv with everything that the tests and benchmarks need
