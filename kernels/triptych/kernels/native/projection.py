@@ -16,14 +16,15 @@ W = TypeVar("W", bound=Weight, contravariant=True)
 class ProjectionKernels(Protocol[W]):
     """Kernels for one form of weight.
 
-    All tensors are contiguous; x and biases are of one type, float32 or bfloat16; an output is of that type or float32.
+    All tensors are contiguous. x and biases are of one type, float32 or bfloat16; an output is of that type or
+    float32.
     """
 
     def takes(self, x: Tensor, weight: W) -> bool:
         """Whether there is a kernel for this type of x and this weight."""
 
     def project(self, x: Tensor, parts: Sequence[tuple[W, Tensor | None, Tensor]]) -> None:
-        """See `triptych.kernels.linears`; at most `MAX_PARTS`, whose weights may differ in everything but their form."""
+        """See `triptych.kernels.linears`; at most `MAX_PARTS` of them, their weights of one form."""
 
     def gated(self, x: Tensor, gate: W, up: W, out: Tensor) -> None:
         """See `triptych.kernels.gated_linear`."""
