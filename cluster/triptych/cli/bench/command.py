@@ -1,6 +1,7 @@
 """`triptych bench`: the commands; each imports what it needs when it runs."""
 
-import json
+import json as _json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,4 +33,47 @@ def bench_engine(
     settings = EngineSettings(model, dtype, quantization, threads)
     with Machine(threads) as machine:
         for line in measure(settings, work, machine, ProgressBars()):
-            print(json.dumps(line), flush=True)
+            print(_json.dumps(line), flush=True)
+
+
+@bench.command("serve")
+def bench_serve(
+    *,
+    address: Annotated[str | None, typer.Option(help="HOST:PORT; by default TRIPTYCH_ADDRESS.")] = None,
+    model: Annotated[str, typer.Option(help="Name of the model; by default the one that is served.")] = "",
+    rate: Annotated[str | None, typer.Option(help="Poisson arrivals a second, several in turn: 1,2,4.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="File of arrivals instead, one JSON object a line.")] = None,
+    clients: Annotated[int | None, typer.Option(min=1, help="Clients that wait for each answer instead.")] = None,
+    prompt: Annotated[str, typer.Option(help="Tokens: 128, 32-256, lognormal:128:0.6 or @FILE.")] = "128",
+    output: Annotated[str, typer.Option(help="Tokens of the answers, written likewise.")] = "64",
+    images: Annotated[
+        str | None, typer.Option(help="Pictures of a request, written likewise; 1 with --image.")
+    ] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="A picture to send, repeatable; else noise.")] = None,
+    requests: Annotated[int | None, typer.Option(min=1, help="Requests of a run; without --duration 100.")] = None,
+    duration: Annotated[float | None, typer.Option(min=0.001, help="Seconds in which requests are sent.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds until the deadline of a request.")] = None,
+    slo_ttft: Annotated[float | None, typer.Option(help="Milliseconds to a good request's first token.")] = None,
+    slo_tpot: Annotated[float | None, typer.Option(help="Milliseconds per token of a good request.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same arrivals and lengths.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per run.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw latency over load, and the last run's requests.")] = None,
+) -> None:
+    """Load a running cluster and report what its clients see; a late answer never delays the next arrival."""
+    import secrets
+
+    from triptych.cli.bench.serve.options import Arrivals, read_mix
+    from triptych.cli.bench.serve.plot import require_matplotlib
+    from triptych.cli.bench.serve.schedule import Bound
+    from triptych.cli.bench.serve.sender import read_pictures
+    from triptych.cli.bench.serve.show import Output, Target, bench_cluster
+    from triptych.cli.bench.serve.summary import Slo
+
+    if plot is not None:
+        require_matplotlib()
+    seed = secrets.randbits(32) if seed is None else seed
+    mix = read_mix(prompt, output, images or ("1" if image else "0"))
+    loads = Arrivals(rate, trace, clients).loads(mix, Bound(requests, duration), seed)
+    slo = Slo(*(None if limit is None else limit / 1000 for limit in (slo_ttft, slo_tpot)))
+    pictures = read_pictures(image or ()) if image or images or trace else ()
+    bench_cluster(Target(address, model, timeout), loads, pictures, slo, Output(json, plot), seed)
