@@ -68,15 +68,21 @@ def test_linear(rows: int, biased: bool, dtype: torch.dtype, poisoned: Poisoned,
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", ROWS)
-def test_rope_rotates_pairs_of_dimensions_half_a_head_apart(rows: int, dtype: torch.dtype, close: Close) -> None:
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rope_rotates_pairs_half_a_head_apart_or_neighbours(
+    rows: int, interleaved: bool, dtype: torch.dtype, close: Close
+) -> None:
     q, k = torch.randn(rows, 6, 10).to(dtype), torch.randn(rows, 2, 10).to(dtype)
     angles, positions = torch.rand(50, 5, dtype=torch.float64) * 7, torch.randint(50, (rows,))
     turn = torch.polar(torch.ones_like(angles), angles)[positions].unsqueeze(1)
+    places = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(0, 5), slice(5, 10))
     expected = []
     for heads in (q.double(), k.double()):
-        rotated = torch.complex(heads[..., :5].contiguous(), heads[..., 5:].contiguous()) * turn
-        expected.append(torch.cat([rotated.real, rotated.imag], dim=-1))
-    kernels.rope(q, k, positions, angles.cos().float(), angles.sin().float())
+        real, imaginary = (heads[..., place].contiguous() for place in places)
+        rotated, result = torch.complex(real, imaginary) * turn, torch.empty_like(heads)
+        result[..., places[0]], result[..., places[1]] = rotated.real, rotated.imag
+        expected.append(result)
+    kernels.rope(q, k, positions, angles.cos().float(), angles.sin().float(), interleaved)
     close(q, expected[0])
     close(k, expected[1])
 

@@ -1,11 +1,11 @@
 """Tensors that cannot be used as they lie are converted once per host, into a safetensors file of the cache.
 
-The file is named after its source (place, size, time of writing), the dtype and the names it holds. Two workers that
-want the same tensors share its pages, and the second start only maps it.
+The file is named after its source (place, size, time of writing), the kind of conversion and the names it holds. Two
+workers that want the same tensors share its pages, and the second start only maps it.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -25,16 +25,53 @@ _VERSION = 1  # of the meaning of converted values
 _CHUNK = 4 << 20  # elements held at a time
 
 
-def convert(source: Source, names: Sequence[str], dtype: str, progress: Progress) -> dict[str, Extent]:
-    """Returns where the tensors lie as `dtype` (F32, F16 or BF16), converting them if nobody did before.
+def convert(
+    source: Source, names: Sequence[str], dtype: str, progress: Progress, *, variant: str = ""
+) -> dict[str, Extent]:
+    """Returns where the tensors lie as `dtype`, converting them if nobody did before.
+
+    Args:
+        source: Where they come from.
+        names: Which.
+        dtype: F32, F16 or BF16.
+        progress: Told about a conversion.
+        variant: Tells sources apart that read other values from the same file.
 
     Raises:
         ResourceExhausted: the cache disk has no room.
         InvalidArgument: a value is too large for F16.
         Unimplemented: a tensor is packed in a way that is not read.
     """
-    target = _target(source.path, names, dtype)
-    _, placed = plan_file(target, dtype, {name: source.shapes[name] for name in names})
+    target = converted_path(source.path, names, "-".join(filter(None, (dtype.lower(), variant))))
+    _, placed = plan_file(target, {name: (dtype, source.shapes[name]) for name in names})
+
+    def write(partial: Path, advance: Advance) -> None:
+        write_tensors(partial, source, names, dtype, advance)
+
+    build_converted(target, placed, f"Converting {source.path.name} to {dtype}", write, progress)
+    return placed
+
+
+def converted_path(path: Path, names: Sequence[str], kind: str) -> Path:
+    """The file of the cache for these tensors of a source, in a form called `kind`."""
+    place = hashlib.blake2b(str(path.resolve()).encode(), digest_size=6).hexdigest()
+    content = hashlib.blake2b("\0".join((str(_VERSION), *sorted(names))).encode(), digest_size=6).hexdigest()
+    folder = cache_directory() / "weights" / f"{path.parent.name}-{path.stem}-{place}"
+    return folder / f"{file_key(path)}-{kind}-{content}.safetensors"
+
+
+def build_converted(
+    target: Path,
+    placed: Mapping[str, Extent],
+    title: str,
+    write: Callable[[Path, Advance], None],
+    progress: Progress,
+) -> None:
+    """Fills `target` with what `placed` promises, unless it is there and whole.
+
+    Raises:
+        ResourceExhausted: the cache disk has no room.
+    """
 
     def intact(path: Path) -> bool:
         try:
@@ -42,20 +79,19 @@ def convert(source: Source, names: Sequence[str], dtype: str, progress: Progress
         except TriptychError:
             return False
 
-    def write(partial: Path) -> None:
+    def build(partial: Path) -> None:
         _drop_outdated(target)
         size = sum(extent.nbytes for extent in placed.values())
-        require_space(target.parent, size, f"Converting {source.path.name} to {dtype}")
-        with progress.task(f"Converting {source.path.name} to {dtype}", size) as advance:
-            write_tensors(partial, source, names, dtype, advance)
+        require_space(target.parent, size, title)
+        with progress.task(title, size) as advance:
+            write(partial, advance)
 
-    build_file(target, write, intact=intact)
-    return placed
+    build_file(target, build, intact=intact)
 
 
 def write_tensors(path: Path, source: Source, names: Sequence[str], dtype: str, advance: Advance) -> None:
     """Writes a safetensors file of these tensors, a few rows at a time: memory stays bounded whatever their size."""
-    head, placed = plan_file(path, dtype, {name: source.shapes[name] for name in names})
+    head, placed = plan_file(path, {name: (dtype, source.shapes[name]) for name in names})
     with path.open("wb") as file:
         file.write(head)
         for name, extent in placed.items():
@@ -79,13 +115,6 @@ def _encoded(values: FloatArray, dtype: str, what: str) -> npt.NDArray[np.generi
         raise InvalidArgument(
             f"{what} holds {np.abs(values).max():g}, more than {dtype} can; use bfloat16 or float32", field="dtype"
         ) from None
-
-
-def _target(path: Path, names: Sequence[str], dtype: str) -> Path:
-    place = hashlib.blake2b(str(path.resolve()).encode(), digest_size=6).hexdigest()
-    content = hashlib.blake2b("\0".join((str(_VERSION), *sorted(names))).encode(), digest_size=6).hexdigest()
-    folder = cache_directory() / "weights" / f"{path.parent.name}-{path.stem}-{place}"
-    return folder / f"{file_key(path)}-{dtype.lower()}-{content}.safetensors"
 
 
 def _drop_outdated(target: Path) -> None:

@@ -10,6 +10,7 @@ from triptych.models.files import ModelFiles
 from triptych.models.layer import DecoderLayer, load_layer
 from triptych.models.parameters import open_parameters
 from triptych.models.progress import SILENT, Progress
+from triptych.models.quantization import Quantization
 from triptych.models.rotary import rotary_table
 from triptych.models.spec import DecoderSpec, ModelSpec
 from triptych.models.step import StepInput
@@ -22,7 +23,7 @@ class Decoder:
 
     Attributes:
         spec: What it is.
-        dtype: Of weights, activations and pool.
+        dtype: Of activations, pool, and weights that are not quantised.
         device: Where all of them are.
     """
 
@@ -43,6 +44,7 @@ class Decoder:
         dtype: torch.dtype,
         device: str = "cpu",
         *,
+        quantization: Quantization = "none",
         progress: Progress = SILENT,
     ) -> "Decoder":
         """Opens a checkpoint; of a vision-language model only the language tensors are read.
@@ -52,11 +54,15 @@ class Decoder:
         """
         decoder, where = spec.decoder, torch.device(device)
         prefixes = ("model.",) if decoder.tied_head else ("model.", "lm_head.")
-        parameters = open_parameters(files, spec.architecture, prefixes, dtype, where, progress)
+        parameters = open_parameters(files, spec.architecture, prefixes, dtype, where, progress, quantization)
         size = (decoder.vocab_size, decoder.hidden_size)
         tables = {
             (layer.attention.rope, layer.attention.head_dim): rotary_table(
-                layer.attention.rope, layer.attention.head_dim, spec.context_length, where
+                layer.attention.rope,
+                layer.attention.head_dim,
+                spec.context_length,
+                where,
+                interleaved=parameters.weights.interleaved,
             )
             for layer in set(decoder.layers)
         }

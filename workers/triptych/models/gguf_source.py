@@ -3,6 +3,7 @@
 import re
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import gguf.quants
 import numpy as np
@@ -13,6 +14,7 @@ from triptych.models.extent import ITEM_BYTES, Extent
 from triptych.models.gguf_config import config_from_gguf
 from triptych.models.gguf_header import GgufTensor, read_header
 from triptych.models.sources import FloatArray
+from triptych.models.stored import BLOCK_KINDS, StoredBlocks
 
 _WHOLE = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -31,28 +33,48 @@ _LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+RowOrder = Literal["hugging_face", "llama_cpp"]
 _LAYER_NAME = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 
 
 class GgufSource:
-    """One GGUF file; packed rows are unpacked as they are read."""
+    """One GGUF file; packed rows are unpacked as they are read.
 
-    def __init__(self, path: Path) -> None:
+    Hugging Face rotates pairs half a head apart, llama.cpp neighbours: its conversion interleaved the two halves of
+    each head of q and k.
+
+    Args:
+        path: The file.
+        order: Of the rows of q and k. In llama.cpp's they are used as they lie, and the rotary embedding has to be
+            its own (`interleaved`).
+    """
+
+    def __init__(self, path: Path, order: RowOrder = "hugging_face") -> None:
         header = read_header(path)
         config = config_from_gguf(header)
         named = ((_hugging_face_name(path, name), tensor) for name, tensor in header.tensors.items())
         self.path = path
         self._stored = {name: tensor for name, tensor in named if name is not None}
         self.shapes = {name: tensor.shape for name, tensor in self._stored.items()}
-        self._heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+        heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+        self._reordered = heads if order == "hugging_face" else {}
 
     def extent(self, name: str, dtype: str) -> Extent | None:
-        """Where the tensor lies, if it is stored plainly as `dtype` and in Hugging Face's order of rows."""
+        """Where the tensor lies, if it is stored plainly as `dtype` and in the order of rows that is wanted."""
         tensor = self._stored[name]
-        if tensor.type.name != dtype or dtype not in ITEM_BYTES or self._interleaved_heads(tensor):
+        if tensor.type.name != dtype or dtype not in ITEM_BYTES or self._heads_to_reorder(tensor):
             return None
         extent = Extent(self.path, tensor.offset, tensor.shape, dtype)
         return extent if extent.aligned else None
+
+    def blocks(self, name: str) -> StoredBlocks | None:
+        """Where a matrix lies whose blocks kernels read as they are; None for every other tensor."""
+        tensor = self._stored[name]
+        kind = next((kind for kind in BLOCK_KINDS if kind == tensor.type.name), None)
+        if kind is None or len(tensor.shape) != 2 or self._heads_to_reorder(tensor):
+            return None
+        outputs, inputs = tensor.shape
+        return StoredBlocks(Extent(self.path, tensor.offset, (outputs, tensor.row_bytes), "U8"), kind, inputs)
 
     def read(self, name: str, start: int, stop: int) -> FloatArray:
         """Rows [start, stop) in float32.
@@ -63,7 +85,7 @@ class GgufSource:
         tensor = self._stored[name]
         count = tensor.shape[0]
         raw = self._bytes[tensor.offset : tensor.offset + tensor.nbytes]
-        order = self._hugging_face_order(tensor, start, stop)
+        order = self._places(tensor, start, stop)
         if len(tensor.shape) == 1:  # a vector is one packed row
             return self._unpacked(tensor, raw.reshape(1, -1)).reshape(count)[order]
         # Rows are packed one by one, so that reordering before unpacking is exact, and cheaper.
@@ -82,23 +104,19 @@ class GgufSource:
     def _bytes(self) -> npt.NDArray[np.uint8]:
         return np.memmap(self.path, mode="r")
 
-    def _hugging_face_order(self, tensor: GgufTensor, start: int, stop: int) -> slice | npt.NDArray[np.intp]:
-        """Which of llama.cpp's rows are rows [start, stop) of the Hugging Face tensor.
-
-        Hugging Face rotates pairs half a head apart, llama.cpp neighbours: its conversion interleaved the two halves
-        of each head of q and k.
-        """
-        heads, count = self._interleaved_heads(tensor), tensor.shape[0]
+    def _places(self, tensor: GgufTensor, start: int, stop: int) -> slice | npt.NDArray[np.intp]:
+        """Which of the file's rows are rows [start, stop) in the order that is wanted."""
+        heads, count = self._heads_to_reorder(tensor), tensor.shape[0]
         if not heads:
             return slice(start, stop)
         if count % (2 * heads):
             raise DataLoss(f"{self.path}: tensor {tensor.name} has {count} rows for {heads} heads of even size")
         return np.arange(count).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)[start:stop]
 
-    def _interleaved_heads(self, tensor: GgufTensor) -> int:
-        """Heads whose rows llama.cpp reordered for its rotary embedding; 0 for every other tensor."""
+    def _heads_to_reorder(self, tensor: GgufTensor) -> int:
+        """Heads whose rows have to be put back into Hugging Face's order; 0 where nothing is to be done."""
         match = _LAYER_NAME.fullmatch(tensor.name)
-        return self._heads.get(match[2], 0) if match else 0
+        return self._reordered.get(match[2], 0) if match else 0
 
 
 def _hugging_face_name(path: Path, name: str) -> str | None:

@@ -28,7 +28,7 @@ class AttentionBlock:
         self.query(acts.normed, acts.q)
         self.key(acts.normed, acts.k)
         self.value(acts.normed, acts.v)
-        rope(acts.q_heads, acts.k_heads, step.positions, self.rotary.cos, self.rotary.sin)
+        rope(acts.q_heads, acts.k_heads, step.positions, self.rotary.cos, self.rotary.sin, self.rotary.interleaved)
         store_kv(acts.k_heads, acts.v_heads, step.slots, kv)
         paged_attention(acts.q_heads, kv, step.attention, self.scale, acts.attended_heads)
         self.output(acts.attended, acts.delta)

@@ -1,14 +1,16 @@
 """Takes a model's parameters from its checkpoint, by our names and with the shapes that its spec promises."""
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from torch import Tensor
 
 from triptych.core.errors import DataLoss
-from triptych.kernels import DenseWeight, Weight, linear
+from triptych.kernels import DenseWeight, GgufWeight, Int8Weight, Weight, linear
 from triptych.models.files import ModelFiles
 from triptych.models.progress import Progress
+from triptych.models.quantization import Quantization
 from triptych.models.recipes import Recipe, recipe_for
 from triptych.models.weights import Weights, open_weights
 
@@ -47,22 +49,26 @@ class Parameters:
         Raises:
             DataLoss: it is missing or has another shape; the message says the file, the tensor and both shapes.
         """
+        return self.weights.tensor(self._find(name, shape)).to(self.device)
+
+    def weight(self, name: str, outputs: int, inputs: int) -> Weight:
+        """A matrix that rows are projected by, or looked up in; DataLoss as in `tensor`."""
+        return _on(self.device, self.weights.matrix(self._find(name, (outputs, inputs))))
+
+    def linear(self, name: str, outputs: int, inputs: int, *, bias: bool) -> Linear:
+        """`name`.weight and, if there is one, `name`.bias."""
+        weight = self.weight(f"{name}.weight", outputs, inputs)
+        return Linear(weight, self.tensor(f"{name}.bias", outputs) if bias else None)
+
+    def _find(self, name: str, shape: tuple[int, ...]) -> str:
+        """What the checkpoint calls our tensor `name`."""
         candidates = self.recipe.candidates(name)
         found = next((candidate for candidate in candidates if candidate in self.weights.names), None)
         if found is None:
             raise DataLoss(f"{self.files.path} has no tensor {' or '.join(candidates)}; expected shape {list(shape)}")
         if (actual := tuple(self.weights.shape(found))) != shape:
             raise DataLoss(f"{self.files.path}: tensor {found} must have shape {list(shape)}, found {list(actual)}")
-        return self.weights.tensor(found).to(self.device)
-
-    def weight(self, name: str, outputs: int, inputs: int) -> Weight:
-        """A matrix that rows are projected by, or looked up in."""
-        return DenseWeight(self.tensor(name, outputs, inputs))
-
-    def linear(self, name: str, outputs: int, inputs: int, *, bias: bool) -> Linear:
-        """`name`.weight and, if there is one, `name`.bias."""
-        weight = self.weight(f"{name}.weight", outputs, inputs)
-        return Linear(weight, self.tensor(f"{name}.bias", outputs) if bias else None)
+        return found
 
 
 def open_parameters(
@@ -72,8 +78,22 @@ def open_parameters(
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress,
+    quantization: Quantization = "none",
 ) -> Parameters:
     """Opens those of a model's files that hold tensors which we call by one of `prefixes`."""
     recipe = recipe_for(architecture)
     theirs = tuple(name for prefix in prefixes for name in recipe.prefixes[prefix])
-    return Parameters(files, open_weights(files, dtype, theirs, progress=progress), recipe, device)
+    weights = open_weights(files, dtype, theirs, quantization=quantization, progress=progress)
+    return Parameters(files, weights, recipe, device)
+
+
+def _on(device: torch.device, weight: Weight) -> Weight:
+    match weight:
+        case DenseWeight(values):
+            return DenseWeight(values.to(device))
+        case Int8Weight(values, scales, sums, inputs):
+            return Int8Weight(values.to(device), scales.to(device), sums.to(device), inputs)
+        case GgufWeight(blocks, kind, inputs):
+            return GgufWeight(blocks.to(device), kind, inputs)
+        case _:
+            assert_never(weight)

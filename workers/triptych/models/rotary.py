@@ -11,13 +11,22 @@ from triptych.models.spec import Llama3Scaling, RopeSpec
 
 @dataclass(frozen=True, slots=True)
 class RotaryTable:
-    """cos and sin of every position's angles: [P, D/2] float32 each."""
+    """Angles of every position, and which dimensions turn together.
+
+    Attributes:
+        cos: [P, D/2] float32.
+        sin: [P, D/2] float32.
+        interleaved: Whether pairs are neighbours (llama.cpp) instead of half a head apart (Hugging Face).
+    """
 
     cos: Tensor
     sin: Tensor
+    interleaved: bool
 
 
-def rotary_table(spec: RopeSpec, head_dim: int, positions: int, device: torch.device) -> RotaryTable:
+def rotary_table(
+    spec: RopeSpec, head_dim: int, positions: int, device: torch.device, *, interleaved: bool
+) -> RotaryTable:
     """Tabulates position · frequency for positions 0 … P − 1.
 
     Angles are float32 products, as in the code that the checkpoints were trained with: at large positions their
@@ -28,7 +37,7 @@ def rotary_table(spec: RopeSpec, head_dim: int, positions: int, device: torch.de
     if spec.scaling is not None:
         frequencies = _stretch(frequencies, spec.scaling)
     angles = torch.arange(positions, dtype=torch.float32).unsqueeze(1) * frequencies
-    return RotaryTable(angles.cos().to(device), angles.sin().to(device))
+    return RotaryTable(angles.cos().to(device), angles.sin().to(device), interleaved)
 
 
 def _stretch(frequencies: Tensor, scaling: Llama3Scaling) -> Tensor:

@@ -31,22 +31,26 @@ def read_header(path: Path) -> dict[str, Extent]:
     return {name: _extent(path, name, entry, start, size) for name, entry in header.items() if name != "__metadata__"}
 
 
-def plan_file(path: Path, dtype: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[bytes, dict[str, Extent]]:
-    """Plans a file of one dtype: its first bytes, and where each tensor goes, in the order of writing.
+def plan_file(path: Path, arrays: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[bytes, dict[str, Extent]]:
+    """Plans a file of arrays given by type and shape: its first bytes, and where each goes, in the order of writing.
 
     The format allows no holes, so tensors of whole cache lines come first: all of those start on a line.
     """
-    sizes = {name: Extent(path, 0, shape, dtype).nbytes for name, shape in shapes.items()}
+    sizes = {name: Extent(path, 0, shape, dtype).nbytes for name, (dtype, shape) in arrays.items()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     starts: dict[str, int] = {}
     end = 0
     for name in sorted(sizes, key=lambda name: sizes[name] % _LINE != 0):
         starts[name], end = end, end + sizes[name]
-        header[name] = {"dtype": dtype, "shape": shapes[name], "data_offsets": [starts[name], end]}
+        dtype, shape = arrays[name]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [starts[name], end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(_LENGTH.size + len(text)) % _LINE)
     first = _LENGTH.size + len(text)
-    placed = {name: Extent(path, first + start, shapes[name], dtype) for name, start in starts.items()}
+    placed = {}
+    for name, start in starts.items():
+        dtype, shape = arrays[name]
+        placed[name] = Extent(path, first + start, shape, dtype)
     return _LENGTH.pack(len(text)) + text, placed
 
 
