@@ -89,7 +89,10 @@ stages:
         ("model: x\n  layout: 3", "2:9: mapping values are not allowed here"),
         ("model: 'abc", "1:12: while scanning a quoted scalar, found unexpected end of stream"),
         ("model: x\nmodel: y", "2:1: the key 'model' is given twice, first in line 1"),
-        ("model: x\nzzz: 1", "2:1: unknown key 'zzz'; there are model, served_name, dtype, context_length, layout,"),
+        (
+            "model: x\nzzz: 1",
+            "2:1: unknown key 'zzz'; there are model, served_name, dtype, quantization, context_length, layout,",
+        ),
         ("model: x\nrouter:\n  grpc: localhost:99999", "3:3: router.grpc must be HOST:PORT"),
         ("model: x\nrouter: null", "2:1: router must be a section of keys and values, got null"),
         ("model: x\nlayout: 1D\nstages: {decode: {replicas: 2}}", "3:1: stages cannot be given together with layout"),

@@ -21,6 +21,9 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="YAML file with the cluster's settings.")] = None,
     grpc: Annotated[str | None, typer.Option(help="HOST:PORT to listen on.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="none, int8, or gguf: the blocks of a .gguf file as stored.")
+    ] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join; without it one is started.")] = None,
 ) -> None:
     """Serve a model until Ctrl-C; options override the file."""
@@ -33,6 +36,7 @@ def serve(
         "layout": layout,
         "router.grpc": grpc,
         "dtype": dtype,
+        "quantization": quantization,
         "ray.address": ray_address,
     }
     asyncio.run(serve_until_stopped(_settings(config, flags)))

@@ -25,6 +25,9 @@ class ClusterSpec(Section):
     """Name that clients call the model by; without it, `model`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Element type of the computation; `auto` is bfloat16 where the model and the machine have it."""
+    quantization: Literal["none", "int8", "gguf"] = "none"
+    """Form of the language model's matrices: as in the checkpoint, int8 made once and kept in the cache directory, or
+    the Q4_0, Q4_1 and Q8_0 blocks of a .gguf file as they are stored."""
     context_length: int | None = Field(default=None, ge=2)
     """Tokens of prompt and answer together; without it, and at most, what the model was trained for."""
     layout: Annotated[LayoutText | None, OrAuto()] = None

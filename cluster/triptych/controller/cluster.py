@@ -13,11 +13,12 @@ import psutil
 from triptych.config.resources import resolve_stages
 from triptych.config.spec import ClusterSpec
 from triptych.controller.controller import Controller
-from triptych.controller.desired import desired_workers, require_memory
+from triptych.controller.desired import desired_workers, require_memory, weight_bytes
 from triptych.controller.ray_runtime import RayRuntime, Runtime
 from triptych.core.plan import RoutingPolicy
 from triptych.models.files import ModelFiles
 from triptych.models.progress import SILENT, Progress
+from triptych.models.quantization import choose_quantization
 from triptych.models.resolve import resolve
 from triptych.models.spec import ModelSpec, read_spec
 from triptych.models.text import TextProcessor
@@ -61,13 +62,14 @@ async def run_cluster(
     """
     require_free(spec.router.grpc)
     files = await asyncio.to_thread(resolve, spec.model, progress=progress)
+    choose_quantization(spec.quantization, files)  # refuse before anything is started
     model = read_spec(files)
     cpu_count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     stages = resolve_stages(spec, accepts_images=model.vision is not None, cpu_count=cpu_count)
     memory = psutil.virtual_memory()
     workers = desired_workers(spec, files, model, stages, memory.total)
     if spec.ray.address is None:  # the workers of a joined cluster are elsewhere
-        require_memory(workers, model, 4 if spec.dtype == "float32" else 2, memory.available)
+        require_memory(workers, weight_bytes(spec, files, model), memory.available)
     async with contextlib.AsyncExitStack() as stack:
         # Ray forks, and a fork between gRPC's threads hangs: Ray starts before the first server or channel exists.
         cpus = max(cpu_count, sum(worker.cpus for worker in workers))

@@ -1,6 +1,7 @@
 """What should run: the workers of a spec, decided without touching anything."""
 
 from dataclasses import dataclass
+from typing import assert_never
 
 from triptych.config.resources import StageResources
 from triptych.config.spec import ClusterSpec
@@ -42,6 +43,7 @@ def desired_workers(
                 files=files,
                 encodes=stage is Stage.ENCODE or (stage is Stage.DECODE and sees_by_itself),
                 dtype=spec.dtype,
+                quantization=spec.quantization,
                 context_length=spec.context_length,
                 block_size=spec.kv_cache.block_size,
                 kv_cache_bytes=spec.kv_cache.memory_on(machine_bytes),
@@ -61,14 +63,18 @@ def desired_workers(
     )
 
 
-def require_memory(workers: tuple[DesiredWorker, ...], model: ModelSpec, itemsize: int, available: int) -> None:
+def require_memory(workers: tuple[DesiredWorker, ...], weights: int, available: int) -> None:
     """Refuses a cluster that cannot fit this machine; the workers share one mapping of the weights.
+
+    Args:
+        workers: All of them.
+        weights: Bytes of the language model, as `weight_bytes` has them.
+        available: Bytes that are free.
 
     Raises:
         FailedPrecondition: says what is needed, what is there and what to turn down.
     """
     caches = sum(w.settings.kv_cache_bytes for w in workers if w.settings.decodes)
-    weights = decoder_parameters(model.decoder) * itemsize
     needed = caches + weights + len(workers) * PROCESS_BYTES
     if needed > available:
         raise FailedPrecondition(
@@ -77,6 +83,19 @@ def require_memory(workers: tuple[DesiredWorker, ...], model: ModelSpec, itemsiz
             "Lower kv_cache.memory or use fewer workers",
             field="kv_cache.memory",
         )
+
+
+def weight_bytes(spec: ClusterSpec, files: ModelFiles, model: ModelSpec) -> int:
+    """About what the language model's weights take in memory."""
+    match spec.quantization:
+        case "gguf":
+            return files.path.stat().st_size
+        case "int8":
+            return decoder_parameters(model.decoder)
+        case "none":
+            return decoder_parameters(model.decoder) * (4 if spec.dtype == "float32" else 2)
+        case _:
+            assert_never(spec.quantization)
 
 
 def decoder_parameters(spec: DecoderSpec) -> int:

@@ -35,6 +35,7 @@ class Engine:
     Args:
         model: A folder, a .gguf file, a hub id or builtin:NAME.
         dtype: auto, float32 or bfloat16.
+        quantization: Of the language model's matrices: none, int8, or gguf (the blocks of a .gguf file as stored).
         context_length: Upper bound of prompt and answer together; None means the model's own.
         kv_cache_memory: Bytes of the KV cache.
         block_size: Tokens per KV block.
@@ -53,6 +54,7 @@ class Engine:
         model: str,
         *,
         dtype: str = "auto",
+        quantization: str = "none",
         context_length: int | None = None,
         kv_cache_memory: int = GIB,
         block_size: int = 16,
@@ -66,7 +68,7 @@ class Engine:
             torch.set_num_threads(threads)
         self._files = resolve(model, progress=progress)
         self._device = device
-        self._loaded = load_model(self._files, dtype, device, progress=progress)
+        self._loaded = load_model(self._files, dtype, quantization, device, progress=progress)
         self.spec = self._loaded.spec
         self.text = TextProcessor.load(self._files, self.spec)
         decoder = self._loaded.decoder

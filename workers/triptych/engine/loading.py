@@ -11,6 +11,7 @@ from triptych.models.config import read_config
 from triptych.models.decoder import Decoder
 from triptych.models.files import ModelFiles
 from triptych.models.progress import SILENT, Progress
+from triptych.models.quantization import choose_quantization
 from triptych.models.spec import ModelSpec, read_spec
 
 
@@ -24,18 +25,32 @@ class LoadedModel:
 
 
 def load_model(
-    files: ModelFiles, dtype: str = "auto", device: str = "cpu", *, progress: Progress = SILENT
+    files: ModelFiles,
+    dtype: str = "auto",
+    quantization: str = "none",
+    device: str = "cpu",
+    *,
+    progress: Progress = SILENT,
 ) -> LoadedModel:
     """Reads the language part of a model.
 
+    Args:
+        files: The model.
+        dtype: auto, float32 or bfloat16.
+        quantization: none, int8 or gguf.
+        device: A torch device.
+        progress: Hears of conversions.
+
     Raises:
+        InvalidArgument: dtype or quantization is none of these, or not for this model.
         TriptychError: the files are damaged, or ask for something that this version does not do.
     """
     spec = read_spec(files)
-    chosen = choose_dtype(dtype, read_config(files), device)
+    chosen, form = choose_dtype(dtype, read_config(files), device), choose_quantization(quantization, files)
     if chosen is torch.bfloat16 and device == "cpu" and torch.get_num_threads() <= native.MAX_THREADS:
         native.install()
-    return LoadedModel(spec, chosen, Decoder.load(files, spec, chosen, device, progress=progress))
+    decoder = Decoder.load(files, spec, chosen, device, quantization=form, progress=progress)
+    return LoadedModel(spec, chosen, decoder)
 
 
 def context_length(spec: ModelSpec, requested: int | None) -> int:

@@ -16,6 +16,7 @@ class StageSettings:
         files: The model.
         encodes: Whether it holds the vision tower.
         dtype: auto, float32 or bfloat16.
+        quantization: none, int8 or gguf.
         context_length: Tokens of prompt and answer; None means the model's own.
         block_size: Tokens per KV block.
         kv_cache_bytes: Memory of the KV pool.
@@ -33,6 +34,7 @@ class StageSettings:
     files: ModelFiles
     encodes: bool = False
     dtype: str = "auto"
+    quantization: str = "none"
     context_length: int | None = None
     block_size: int = 16
     kv_cache_bytes: int = 512 << 20
