@@ -9,6 +9,7 @@ from torch import Tensor
 
 from triptych import kernels
 from triptych.kernels import AttentionBatch
+from triptych.kernels.pages import keys_view, values_view
 
 Poisoned = Callable[..., Tensor]
 Close = Callable[[Tensor, Tensor], None]
@@ -29,33 +30,55 @@ class Filled:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("tokens", [1, 3, 8, 9, 41])
-def test_store_kv_writes_the_slots_and_nothing_else(tokens: int, dtype: torch.dtype, poisoned: Poisoned) -> None:
+@pytest.mark.parametrize("block_size", [6, 5])
+@pytest.mark.parametrize("tokens", [1, 3, 30])
+def test_store_kv_writes_the_slots_and_nothing_else(
+    tokens: int, block_size: int, dtype: torch.dtype, poisoned: Poisoned
+) -> None:
     k, v = torch.randn(2, tokens, 3, 10).to(dtype)
-    kv = poisoned(12, 2, 3, 5, 10, dtype=dtype)
-    slots = torch.randperm(60)[:tokens]
+    kv = poisoned(7, 2, 3, block_size, 10, dtype=dtype)
+    count = 7 * block_size
+    slots = torch.randperm(count)[:tokens]
     kernels.store_kv(k, v, slots, kv)
-    flat = kv.permute(1, 0, 3, 2, 4).reshape(2, 60, 3, 10)
-    assert torch.equal(flat[0, slots], k)
-    assert torch.equal(flat[1, slots], v)
-    untouched = torch.ones(60, dtype=torch.bool)
+    keys = keys_view(kv).transpose(1, 2).reshape(count, 3, 10)
+    values = values_view(kv).permute(0, 2, 3, 1, 4).reshape(count, 3, 10)
+    assert torch.equal(keys[slots], k)
+    assert torch.equal(values[slots], v)
+    untouched = torch.ones(count, dtype=torch.bool)
     untouched[slots] = False
-    assert flat[:, untouched].isnan().all()
+    assert keys[untouched].isnan().all()
+    assert values[untouched].isnan().all()
+
+
+def test_pages_hold_pairs_of_16_bit_elements_and_single_wider_ones() -> None:
+    k, v = torch.randn(2, 4, 1, 6)
+    for dtype, packed in ((torch.float32, 1), (torch.bfloat16, 2), (torch.float16, 2)):
+        kv = torch.empty(1, 2, 1, 4, 6, dtype=dtype)
+        kernels.store_kv(k.to(dtype), v.to(dtype), torch.arange(4), kv)
+        keys, values = kv.flatten(3)[0, :, 0]
+        assert torch.equal(keys.view(6 // packed, 4, packed), k[:, 0].to(dtype).view(4, -1, packed).transpose(0, 1))
+        assert torch.equal(values.view(4 // packed, 6, packed), v[:, 0].to(dtype).view(-1, packed, 6).transpose(1, 2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("heads", [(6, 2), (4, 4), (3, 1)], ids=lambda heads: f"{heads[0]}q{heads[1]}kv")
-@pytest.mark.parametrize("block_size", [16, 5])
+@pytest.mark.parametrize(("block_size", "window", "softcap"), [(16, 0, 0.0), (5, 0, 0.0), (6, 7, 0.0), (16, 20, 2.0)])
 def test_a_mixed_batch_equals_dense_causal_attention(
-    block_size: int, heads: tuple[int, int], dtype: torch.dtype, poisoned: Poisoned, close: Close
+    block_size: int,
+    window: int,
+    softcap: float,
+    heads: tuple[int, int],
+    dtype: torch.dtype,
+    poisoned: Poisoned,
+    close: Close,
 ) -> None:
     filled = fill(MIXED, *heads, block_size, dtype, poisoned)
     out = poisoned(*filled.q.shape, dtype=dtype)
-    kernels.paged_attention(filled.q, filled.kv, filled.batch, 0.3, out)
+    kernels.paged_attention(filled.q, filled.kv, filled.batch, 0.3, out, window=window, softcap=softcap)
     starts = filled.batch.query_start.tolist()
     for row, (length, queries) in enumerate(MIXED):
         span = slice(starts[row], starts[row + 1])
-        expected = dense(filled.q[span], filled.keys[row], filled.values[row], length - queries, 0.3)
+        expected = dense(filled.q[span], filled.keys[row], filled.values[row], length - queries, 0.3, window, softcap)
         close(out[span], expected)
 
 
@@ -108,9 +131,12 @@ def fill(
     return Filled(torch.randn(int(counts.sum()), heads, 8).to(dtype), keys, values, kv, batch)
 
 
-def dense(q: Tensor, keys: Tensor, values: Tensor, past: int, scale: float) -> Tensor:
+def dense(q: Tensor, keys: Tensor, values: Tensor, past: int, scale: float, window: int, softcap: float) -> Tensor:
     group = q.shape[1] // keys.shape[1]
     keys, values = (x.double().repeat_interleave(group, dim=1) for x in (keys, values))
     scores = torch.einsum("qhd,khd->hqk", q.double(), keys) * scale
-    later = torch.arange(len(keys)) > past + torch.arange(len(q)).unsqueeze(1)
-    return torch.einsum("hqk,khd->qhd", scores.masked_fill(later, -torch.inf).softmax(-1), values)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    ahead = torch.arange(len(keys)) - past - torch.arange(len(q)).unsqueeze(1)
+    hidden = (ahead > 0) | (ahead <= -window) if window else ahead > 0
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, -torch.inf).softmax(-1), values)

@@ -23,18 +23,21 @@ class SequenceSpan:
     stop: int
     kv_length: int
     blocks: Tensor
-    _mask: Tensor | None = field(default=None, init=False, repr=False)
+    _masks: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
-    def mask(self, like: Tensor) -> Tensor:
-        """[queries, kv_length] of the type of `like`: 0 where a query may look, −inf at later tokens.
+    def mask(self, like: Tensor, window: int = 0) -> Tensor:
+        """[queries, kv_length] of the type of `like`: 0 where a query may look, −inf elsewhere.
 
-        Built once and kept, because every layer of a step asks for it.
+        Later tokens are hidden, and with a window all but the last so many. Built once and kept, because every layer
+        of a step asks for it.
         """
-        if self._mask is None:
+        if window not in self._masks:
             queries = self.stop - self.start
+            past = self.kv_length - queries
             hidden = torch.full((queries, self.kv_length), -torch.inf, dtype=like.dtype, device=like.device)
-            self._mask = hidden.triu_(self.kv_length - queries + 1)
-        return self._mask
+            later = hidden.triu(past + 1)
+            self._masks[window] = later + hidden.tril(past - window) if window else later
+        return self._masks[window]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
