@@ -11,7 +11,8 @@ import pytest
 
 from triptych.core.errors import DataLoss, Internal, Unavailable
 from triptych.core.fleet import Stage
-from triptych.engine.plan import StepPlan, StepResult
+from triptych.engine.loop import Pending
+from triptych.engine.plan import StepPlan
 from triptych.engine.runner import ModelRunner
 from triptych.stages.encode_batch import BatchEncoder
 from triptych.transfer.pages import Pages
@@ -166,16 +167,16 @@ def test_a_step_that_fails_costs_its_requests_and_not_the_worker(
 ) -> None:
     [(prompt, expected)] = oracle.questions(tiny_llama, lambda: ask(4), 1, TOKENS)
     cluster = start(tiny_llama, layout)
-    decoder = cluster.host("decode-0").panel.decoding.stage.core._runner
-    real = ModelRunner.execute
+    decoder = cluster.host("decode-0").panel.decoding.stage.core.runner
+    real = ModelRunner.launch
 
-    def execute(self: ModelRunner, plan: StepPlan) -> StepResult:
+    def launch(self: ModelRunner, plan: StepPlan) -> Pending:
         if self is decoder:
             raise RuntimeError("out of luck")
         return real(self, plan)
 
     with monkeypatch.context() as damage:
-        damage.setattr(ModelRunner, "execute", execute)
+        damage.setattr(ModelRunner, "launch", launch)
         with pytest.raises(Internal, match="failed to compute: out of luck") as caught:
             answers(cluster, [prompt], TOKENS)
         assert "Traceback" not in caught.value.message

@@ -9,7 +9,8 @@ import pytest
 
 from triptych.core.errors import InvalidArgument
 from triptych.core.prompt import ChatMessage, ImagePart, TextPart
-from triptych.engine.plan import StepPlan, StepResult
+from triptych.engine.loop import Pending
+from triptych.engine.plan import StepPlan
 from triptych.engine.runner import ModelRunner
 
 TOKENS = 10
@@ -76,15 +77,15 @@ def test_an_answer_that_gave_way_to_a_reservation_goes_on_when_that_is_gone(
     [(prompt, expected)] = oracle.questions(tiny_llava, lambda: ask(4, images=1), 1, tokens)
     cluster = start(tiny_llava, "1E1P1D", kv_cache__memory="1MiB")
     decode, prefill = (cluster.host(name).panel.decoding.stage for name in ("decode-0", "prefill-0"))
-    held_up, go_on, real = threading.Event(), threading.Event(), ModelRunner.execute
+    held_up, go_on, real = threading.Event(), threading.Event(), ModelRunner.launch
 
-    def execute(self: ModelRunner, plan: StepPlan) -> StepResult:
-        if self is prefill.core._runner and plan.tokens > 200:
+    def launch(self: ModelRunner, plan: StepPlan) -> Pending:
+        if self is prefill.core.runner and plan.tokens > 200:
             held_up.set()
             go_on.wait(20)
         return real(self, plan)
 
-    monkeypatch.setattr(ModelRunner, "execute", execute)
+    monkeypatch.setattr(ModelRunner, "launch", launch)
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(answers, cluster, [prompt], tokens, timeout=15)
         eventually(lambda: decode.core.steps > 0)

@@ -1,21 +1,23 @@
 """A scheduler whose model is a table: what was written in each slot of the KV pool, and by whom."""
 
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
 
-from triptych.core.generation import GeneratedToken, OperationKey
+from triptych.core.generation import OperationKey
 from triptych.core.sampling import SamplingParams
-from triptych.engine.blocks import BlockPool
+from triptych.engine.kv_cache import KvCache
 from triptych.engine.plan import StepPlan, StepResult
 from triptych.engine.scheduler import Emitted, Scheduler, SchedulerOptions
 from triptych.engine.sequence import Goal, Media, Sequence
 
 EOS = 0
+Content: TypeAlias = tuple[tuple[int, ...], tuple[str, ...]]
 
 
 @dataclass
@@ -30,12 +32,14 @@ class Bench:
     block_size: int = 4
     max_batch_tokens: int = 16
     max_running: int = 8
-    written: dict[tuple[int, int], tuple[OperationKey, int, int]] = field(default_factory=dict)
+    prefix_caching: bool = True
+    written: dict[tuple[int, int], Content] = field(default_factory=dict)
     made: int = 0
 
     def __post_init__(self) -> None:
         options = SchedulerOptions(self.max_batch_tokens, self.max_running)
-        self.scheduler = Scheduler(BlockPool(self.blocks), self.block_size, (EOS,), options)
+        cache = KvCache(self.blocks, self.block_size, prefix_caching=self.prefix_caching)
+        self.scheduler = Scheduler(cache, (EOS,), options)
 
     @property
     def capacity(self) -> int:
@@ -48,13 +52,15 @@ class Bench:
         *,
         goal: Goal = Goal.ANSWER,
         media: tuple[Media, ...] = (),
+        family: int | None = None,
         **params: Any,
     ) -> Sequence:
-        """A new sequence, not added yet."""
+        """A new sequence, not added yet; prompts of one family begin alike."""
         self.made += 1
+        family = self.made if family is None else family
         return Sequence(
             key=OperationKey(f"{self.made}"),
-            token_ids=[token_after(self.made, position - 1) or 1 for position in range(prompt)],
+            token_ids=[token_after(family, position - 1) or 1 for position in range(prompt)],
             prompt_length=prompt,
             params=SamplingParams(**({"ignore_eos": True} | params)),
             seed=0,
@@ -72,27 +78,31 @@ class Bench:
     def step(self) -> tuple[StepPlan, list[Emitted]]:
         """Plans, runs and commits one step."""
         plan = self.scheduler.schedule()
+        return plan, self.finish(plan)
+
+    def finish(self, plan: StepPlan) -> list[Emitted]:
+        """Runs and commits a step."""
         self.run(plan)
-        tokens = tuple(
-            GeneratedToken(token_after(int(c.sequence.key.request_id), len(c.sequence.token_ids) - 1))
-            for c in plan.chunks
-            if c.samples
-        )
-        return plan, self.scheduler.commit(plan, StepResult(tokens))
+        tokens = [token_after(int(s.key.request_id), len(s.token_ids) - 1) for s in plan.sampling]
+        return self.scheduler.commit(plan, StepResult(tokens))
 
     def run(self, plan: StepPlan) -> None:
-        """Reads the KV before each chunk, then writes the chunk's own."""
-        for chunk in plan.chunks:
-            for position in range(chunk.start):
-                assert self.written.get(self._slot(chunk.sequence, position)) == self._kv(chunk.sequence, position)
-        for chunk in plan.chunks:
-            for position in range(chunk.start, chunk.start + chunk.length):
-                self.written[self._slot(chunk.sequence, position)] = self._kv(chunk.sequence, position)
+        """Reads the KV before each chunk, then writes the chunk's own, to blocks that nobody else holds."""
+        chunks = chunks_of(plan)
+        for sequence, start, _ in chunks:
+            for position in range(start):
+                assert self.written.get(self._slot(sequence, position)) == content(sequence, position)
+        held = Counter(block for sequence in self.scheduler.sequences() for block in sequence.blocks)
+        for sequence, start, length in chunks:
+            for position in range(start, start + length):
+                slot = self._slot(sequence, position)
+                assert held[slot[0]] == 1
+                self.written[slot] = content(sequence, position)
 
     def receive(self, sequence: Sequence) -> None:
         """Writes a whole prompt from outside, as a transfer does, and starts the sequence with its first token."""
         for position in range(sequence.prompt_length):
-            self.written[self._slot(sequence, position)] = self._kv(sequence, position)
+            self.written[self._slot(sequence, position)] = content(sequence, position)
         sequence.computed = sequence.prompt_length
         number = int(sequence.key.request_id)
         sequence.token_ids.append(token_after(number, sequence.prompt_length - 1))
@@ -114,15 +124,23 @@ class Bench:
                 if item.finish_reason is not None or item.sequence.goal is Goal.FIRST_TOKEN:
                     self.scheduler.release(item.sequence.key)
             self.scheduler.check_integrity()
-            if not plan.chunks and not self.scheduler.waiting:
+            if not plan and not self.scheduler.waiting:
                 return emitted
         raise AssertionError(f"{self.scheduler.waiting} sequences still wait after {limit} steps")
 
     def _slot(self, sequence: Sequence, position: int) -> tuple[int, int]:
         return sequence.blocks[position // self.block_size], position % self.block_size
 
-    def _kv(self, sequence: Sequence, position: int) -> tuple[OperationKey, int, int]:
-        return sequence.key, position, sequence.token_ids[position]
+
+def content(sequence: Sequence, position: int) -> Content:
+    """What the KV of a token depends on: every token up to it, and what the media among them show."""
+    return tuple(sequence.token_ids[: position + 1]), tuple(m.content for m in sequence.media if m.start <= position)
+
+
+def chunks_of(plan: StepPlan) -> list[tuple[Sequence, int, int]]:
+    """Each sequence of a plan, the first of its tokens that runs, and how many do."""
+    decodes = [(s, s.computed, 1) for s in plan.decodes]
+    return decodes + [(c.sequence, c.start, c.length) for c in plan.prompts]
 
 
 def token_after(number: int, position: int) -> int:

@@ -30,7 +30,7 @@ def row(seed: int = 0, token_ids: tuple[int, ...] = (1,), prompt_length: int = 1
 
 
 def chosen(logits: Tensor, *rows: SamplingRow) -> list[int]:
-    return [token.token_id for token in sample(logits.expand(len(rows), -1).clone(), list(rows))]
+    return list(sample(logits.expand(len(rows), -1).clone(), list(rows)).token_ids)
 
 
 @pytest.mark.parametrize("penalty", [0.3, 0.99, 1.2, 100.0])
@@ -117,7 +117,7 @@ def test_a_seed_gives_the_same_tokens_in_any_company_and_order(seed: int) -> Non
     alone = [chosen(logits[i], rows[i])[0] for i in range(16)]
     for order in (list(range(16)), torch.randperm(16).tolist(), torch.randperm(16)[:5].tolist()):
         together = sample(logits[order].clone(), [rows[i] for i in order])
-        assert [token.token_id for token in together] == [alone[i] for i in order]
+        assert together.token_ids == [alone[i] for i in order]
 
 
 def test_a_draw_depends_on_the_seed_and_on_how_many_tokens_were_generated() -> None:
@@ -168,21 +168,20 @@ def test_logprobs_are_those_of_the_model_itself(seed: int, count: int) -> None:
         row(2, (7,) * 4, 1, logprobs=count, temperature=0.3, top_k=50, repetition_penalty=2, frequency_penalty=2),
         row(3, (7,) * 4, 1, logprobs=count, temperature=0),
     ]
-    for token, raw in zip(sample(logits, rows), expected, strict=True):
-        assert token.logprobs is not None
-        assert token.logprobs.logprob == pytest.approx(float(raw[token.token_id]), abs=1e-4)
+    result = sample(logits, rows)
+    for place, (token_id, raw) in enumerate(zip(result.token_ids, expected, strict=True)):
+        logprobs = result.logprobs[place]
+        assert logprobs.logprob == pytest.approx(float(raw[token_id]), abs=1e-4)
         values, ids = raw.topk(count)
-        assert [top.token_id for top in token.logprobs.top] == ids.tolist()
-        assert [top.logprob for top in token.logprobs.top] == pytest.approx(values.tolist(), abs=1e-4)
+        assert [top.token_id for top in logprobs.top] == ids.tolist()
+        assert [top.logprob for top in logprobs.top] == pytest.approx(values.tolist(), abs=1e-4)
 
 
 def test_logprobs_come_only_where_they_are_asked_for() -> None:
     rows = [row(0), row(0, logprobs=2), row(0)]
-    tokens = sample(torch.zeros(3, 5), rows)
-    assert [token.logprobs is not None for token in tokens] == [False, True, False]
+    assert list(sample(torch.zeros(3, 5), rows).logprobs) == [1]
 
 
 def test_a_small_vocabulary_has_fewer_alternatives_than_asked_for() -> None:
-    (token,) = sample(torch.tensor([[0.0, 1.0, 2.0]]), [row(logprobs=MAX_LOGPROBS)])
-    assert token.logprobs is not None
-    assert [top.token_id for top in token.logprobs.top] == [2, 1, 0]
+    result = sample(torch.tensor([[0.0, 1.0, 2.0]]), [row(logprobs=MAX_LOGPROBS)])
+    assert [top.token_id for top in result.logprobs[0].top] == [2, 1, 0]

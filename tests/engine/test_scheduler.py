@@ -12,13 +12,14 @@ from triptych.engine.plan import StepPlan
 from triptych.engine.sequence import Goal, Media
 
 Bench = Callable[..., Any]
-HERE = Media(1, 3, torch.zeros(3, 2))
-ELSEWHERE = Media(1, 3, None)
+HERE = Media(1, 3, torch.zeros(3, 2), "picture")
+ELSEWHERE = Media(1, 3, None, "picture")
 
 
 def shape(plan: StepPlan) -> list[tuple[str, int, int]]:
-    """Each chunk as (request, start, length)."""
-    return [(c.sequence.key.request_id, c.start, c.length) for c in plan.chunks]
+    """What each sequence ran in a finished step, as (request, start, length)."""
+    decodes = [(s.key.request_id, s.computed - 1, 1) for s in plan.decodes]
+    return decodes + [(c.sequence.key.request_id, c.start, c.length) for c in plan.prompts]
 
 
 def test_prompts_start_together_and_decode_together(bench: Bench) -> None:
@@ -31,7 +32,7 @@ def test_prompts_start_together_and_decode_together(bench: Bench) -> None:
     plan, emitted = b.step()
     assert shape(plan) == [("1", 3, 1), ("2", 5, 1)]
     assert [e.finish_reason for e in emitted] == [FinishReason.LENGTH] * 2
-    assert b.step() == (StepPlan(()), [])
+    assert b.step() == (StepPlan(), [])
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 5, 8, 11, 12])
@@ -45,17 +46,32 @@ def test_a_long_prompt_is_cut_at_the_budget(bench: Bench, budget: int) -> None:
         assert len(emitted) == (i == len(pieces) - 1)
 
 
-def test_decode_tokens_come_before_prompts(bench: Bench) -> None:
-    b = bench(max_batch_tokens=4)
+def test_decode_tokens_come_before_prompts_which_get_a_quarter_of_the_step(bench: Bench) -> None:
+    b = bench(max_batch_tokens=12)
     b.add(2, max_tokens=9)
     b.step()
     b.add(7)
-    b.add(2)
+    b.add(3)
     assert shape(b.step()[0]) == [("1", 2, 1), ("2", 0, 3)]
     assert shape(b.step()[0]) == [("1", 3, 1), ("2", 3, 3)]
     # The end of the second prompt is one token and goes before the rest of the budget is handed out.
-    assert shape(b.step()[0]) == [("1", 4, 1), ("2", 6, 1), ("3", 0, 2)]
-    assert shape(b.step()[0]) == [("1", 5, 1), ("2", 7, 1), ("3", 2, 1)]
+    assert shape(b.step()[0]) == [("1", 4, 1), ("2", 6, 1), ("3", 0, 3)]
+    assert shape(b.step()[0]) == [("1", 5, 1), ("2", 7, 1), ("3", 3, 1)]
+
+
+@pytest.mark.parametrize(("budget", "answers"), [(16, 1), (16, 3), (16, 12), (16, 14), (3, 2)])
+def test_rows_of_prompts_are_bounded_while_answers_run_and_only_then(bench: Bench, budget: int, answers: int) -> None:
+    b = bench(blocks=99, max_batch_tokens=budget, max_running=99)
+    for _ in range(answers):
+        b.add(1, max_tokens=4, family=0)
+    b.step()
+    b.add(40, max_tokens=1)
+    bound = min(max(1, budget // 4), budget - answers)
+    for _ in range(3):
+        plan, _ = b.step()
+        assert (len(plan.decodes), plan.tokens) == (answers, answers + bound)
+    plan, _ = b.step()
+    assert (len(plan.decodes), plan.tokens) == (0, min(budget, 40 - 3 * bound))
 
 
 def test_more_answers_than_budget_take_turns_by_age(bench: Bench) -> None:
@@ -81,7 +97,7 @@ def test_no_more_sequences_run_than_allowed(bench: Bench) -> None:
     b = bench(max_running=2)
     for _ in range(3):
         b.add(1, max_tokens=2)
-    assert [len(b.step()[0].chunks) for _ in range(3)] == [2, 2, 1]
+    assert [len(b.step()[0].sequences) for _ in range(3)] == [2, 2, 1]
     assert (b.scheduler.running, b.scheduler.waiting) == (1, 0)
 
 
@@ -137,7 +153,7 @@ def test_a_preempted_prompt_starts_again(bench: Bench) -> None:
     b.step()
     half = b.add(8)
     b.step()
-    assert half.computed == 3
+    assert half.computed == 1
     while not b.scheduler.preemptions:
         b.step()
     assert half.generated == 0 or half.computed == 0
@@ -146,7 +162,7 @@ def test_a_preempted_prompt_starts_again(bench: Bench) -> None:
 
 
 def test_blocks_that_a_transfer_may_be_reading_are_not_taken(bench: Bench) -> None:
-    b = bench(blocks=4)
+    b = bench(blocks=4, max_batch_tokens=32)
     old = b.add(7, max_tokens=6)
     b.step()
     sent = b.add(8, goal=Goal.FIRST_TOKEN)
@@ -156,9 +172,9 @@ def test_blocks_that_a_transfer_may_be_reading_are_not_taken(bench: Bench) -> No
     b.step()
     assert (old.blocks, b.scheduler.preemptions) == ([], 1)  # it gave way itself
     assert sent.blocks == held
-    assert b.step()[0].chunks == ()
+    assert not b.step()[0]
     b.scheduler.release(sent.key)
-    assert shape(b.step()[0]) == [("1", 0, 9)]
+    assert shape(b.step()[0]) == [("1", 8, 1)]  # its own blocks were still there
     b.drain()
     assert old.generated == 6
 
@@ -168,7 +184,7 @@ def test_a_first_token_is_the_end_of_a_prefill(bench: Bench) -> None:
     sequence = b.add(5, max_tokens=3, goal=Goal.FIRST_TOKEN)
     _, [emitted] = b.step()
     assert emitted.finish_reason is None
-    assert b.step()[0].chunks == ()
+    assert not b.step()[0]
     assert (b.scheduler.running, len(sequence.blocks)) == (0, 2)
     b.scheduler.release(sequence.key)
     assert b.scheduler.pool.held_count == 0
@@ -230,7 +246,7 @@ def test_release_frees_a_sequence_in_any_state_once(bench: Bench, state: str) ->
             sequence = b.add(4)
             b.step()
             b.scheduler.park(sequence.key)
-            assert b.step()[0].chunks == ()
+            assert not b.step()[0]
             assert len(sequence.blocks) == 1
         case "stalled":
             b.add(7, max_tokens=6)

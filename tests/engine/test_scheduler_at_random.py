@@ -25,7 +25,7 @@ from triptych.engine.sequence import Goal, Media, Sequence
 
 # Small pools and small prompts: sequences meet, run out of blocks and are preempted.
 PROMPT, ANSWER = st.integers(1, 9), st.integers(2, 12)
-MEDIA = st.sampled_from([(), (Media(0, 1, torch.zeros(1, 2)),), (Media(0, 1, None),)])
+MEDIA = st.sampled_from([(), (Media(0, 1, torch.zeros(1, 2), "a"),), (Media(0, 1, None, "b"),)])
 
 
 Added: TypeAlias = MultipleResults[Sequence] | Sequence
@@ -51,7 +51,9 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(target=sequences, prompt=PROMPT, answer=ANSWER, goal=st.sampled_from(Goal), eos=st.booleans(), media=MEDIA)
     def add(self, prompt: int, answer: int, goal: Goal, eos: bool, media: tuple[Media, ...]) -> Added:
-        media = tuple(Media(m.start, m.length, torch.zeros(1, 2)) for m in media)  # a prompt waits for its embeddings
+        media = tuple(
+            Media(m.start, m.length, torch.zeros(1, 2), m.content) for m in media
+        )  # a prompt waits for its embeddings
         if prompt >= self.bench.capacity:
             with pytest.raises(ResourceExhausted, match=rf"{prompt + 1} tokens .* holds {self.bench.capacity};"):
                 self.bench.add(prompt, answer)
@@ -95,7 +97,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule()
     def supply(self) -> None:
         for sequence in self.scheduler.stalled():
-            media = tuple(Media(m.start, m.length, torch.zeros(m.length, 2)) for m in sequence.media)
+            media = tuple(Media(m.start, m.length, torch.zeros(m.length, 2), m.content) for m in sequence.media)
             self.scheduler.supply(sequence.key, media)
         assert self.scheduler.stalled() == ()
 
@@ -139,15 +141,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         decoding = [s for s in held if s.pending == 1 and s.generated and s in self.in_batch]
         sent = {s: list(s.blocks) for s in held if s.goal is Goal.FIRST_TOKEN}
         plan, emitted = self.bench.step()  # checks that the KV that a chunk reads is its own
-        planned = [c.sequence for c in plan.chunks]
+        planned = list(plan.sequences)
         self.in_batch.update(planned)
         assert plan.tokens <= self.bench.max_batch_tokens
-        assert all(c.length >= 1 for c in plan.chunks)
+        assert all(c.length >= 1 for c in plan.prompts)
         assert len(set(planned)) == len(planned)
         assert self.ended.isdisjoint(planned)
         assert all(s.blocks == blocks for s, blocks in sent.items())
         if any(s.blocks and s not in planned for s in decoding):
-            assert plan.tokens == self.bench.max_batch_tokens == len(plan.chunks)
+            assert plan.tokens == self.bench.max_batch_tokens == len(plan.sequences)
         for item in emitted:
             if item.finish_reason is not None or item.sequence.goal is Goal.FIRST_TOKEN:
                 self.ended.add(item.sequence)
@@ -202,7 +204,7 @@ TestPool = PoolMachine.TestCase
 @pytest.mark.parametrize(
     ("holders", "defect"),
     [
-        ([[0, 1], [1]], "a block has two holders"),
+        ([[0, 1], [1]], "a block has a holder that is not counted"),
         ([[0]], "1 blocks leaked"),
         ([[0, 1, 2]], "a held block is free"),
     ],

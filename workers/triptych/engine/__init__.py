@@ -1,10 +1,12 @@
 """The engine: scheduler, paged KV cache, step loop and sampler.
 
-Each step is three calls::
+Each step is a few calls::
 
-plan   = scheduler.schedule()          which tokens of which sequences, in which blocks: pure
-result = runner.execute(plan)          one varlen batch through the model, then sampling: tensors
-events = scheduler.commit(plan, result)
+plan    = scheduler.schedule()         which tokens of which sequences, in which blocks: pure
+pending = runner.launch(plan)          one varlen batch through the model, then sampling: tensors
+          scheduler.prepare(plan)      meanwhile: the next step's blocks and rows, the last step's text
+result  = pending.wait()
+emitted = scheduler.commit(plan, result)
 """
 
 from triptych.core.sampling import SamplingParams

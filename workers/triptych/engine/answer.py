@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from triptych.core.generation import FinishReason, GeneratedToken, PositionLogprobs
+from triptych.core.generation import FinishReason, PositionLogprobs
 from triptych.core.sampling import SamplingParams
 from triptych.models.detokenize import IncrementalDetokenizer
 from triptych.models.text import TextProcessor
@@ -32,25 +32,25 @@ class Answer:
         self._prompt_token_ids = prompt_token_ids
         self._params = params
         self._detokenizer = IncrementalDetokenizer(text, params.stop)
-        self._tokens: list[GeneratedToken] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[PositionLogprobs] = []
         self._text: list[str] = []
 
-    def push(self, token: GeneratedToken) -> bool:
+    def push(self, token_id: int, logprobs: PositionLogprobs | None) -> bool:
         """Takes a token; True when a stop text is complete."""
-        self._tokens.append(token)
-        self._text.append(self._detokenizer.push([token.token_id]))
+        self._token_ids.append(token_id)
+        if logprobs is not None:
+            self._logprobs.append(logprobs)
+        self._text.append(self._detokenizer.push([token_id]))
         return self._detokenizer.stopped
 
     def finish(self, reason: FinishReason) -> Completion:
         """The whole answer."""
         self._text.append(self._detokenizer.finish())
-        logprobs = (
-            tuple(t.logprobs for t in self._tokens if t.logprobs) if self._params.logprobs is not None else None
-        )
         return Completion(
             prompt_token_ids=self._prompt_token_ids,
-            token_ids=tuple(t.token_id for t in self._tokens),
+            token_ids=tuple(self._token_ids),
             text="".join(self._text),
             finish_reason=reason,
-            logprobs=logprobs,
+            logprobs=tuple(self._logprobs) if self._params.logprobs is not None else None,
         )

@@ -1,58 +1,114 @@
-"""The pool of KV blocks: who may write where."""
+"""The pool of KV blocks: who holds which, and what those that nobody holds still contain.
 
-from collections import deque
-from collections.abc import Iterable
+allocate                     free
+blank ─────────────▶ held by one ─────────────▶ blank     nothing worth keeping in it
+▲                   │ remember                          its content got a name
+│ taken for         ▼              free
+│ other content    held ──────────────────▶ idle        findable; the least recently used is taken first
+└──────────────── by many ◀───────────────── │
+find, allocate       │
+└─▶ taken when no block is blank
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
 
 
 class BlockPool:
-    """Hands out block ids; a block is free or held once.
+    """Hands out block ids; a block may have several holders, who all read it.
 
-    Ids are reused oldest first, so that a stale reader of a freed block meets old data as late as possible.
+    Blank ids are reused oldest first, so that a stale reader of a freed block meets old data as late as possible.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._free: deque[int] = deque(range(count))
-        self._held = bytearray(count)
+        self._holders = [0] * count
+        self._blank = deque(range(count))
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._block_of: dict[bytes, int] = {}
+        self._digest_of: dict[int, bytes] = {}
 
     @property
     def free_count(self) -> int:
-        """Blocks that can be allocated now."""
-        return len(self._free)
+        """Blocks that can be allocated now, whatever they contain."""
+        return len(self._blank) + len(self._idle)
 
     @property
     def held_count(self) -> int:
         """Blocks that somebody has to free."""
-        return self.count - len(self._free)
+        return self.count - self.free_count
 
-    def allocate(self, count: int) -> list[int] | None:
-        """`count` blocks, or None (and nothing taken) when there are not as many."""
-        if count > len(self._free):
+    def find(self, digests: Iterable[bytes]) -> list[int]:
+        """The blocks with these contents, up to the first that is not there."""
+        found = []
+        for digest in digests:
+            block = self._block_of.get(digest)
+            if block is None:
+                break
+            found.append(block)
+        return found
+
+    def allocate(self, count: int, shared: Sequence[int] = ()) -> list[int] | None:
+        """One more hold on each of `shared`, which `find` just found, and `count` blocks for new content after them.
+
+        Returns:
+            The blocks; None (and nothing taken) when there are not as many.
+        """
+        if count > self.free_count - sum(not self._holders[block] for block in shared):
             return None
-        blocks = [self._free.popleft() for _ in range(count)]
-        for block in blocks:
-            self._held[block] = 1
-        return blocks
+        for block in shared:
+            self._idle.pop(block, None)
+            self._holders[block] += 1
+        return [*shared, *(self._take() for _ in range(count))]
 
-    def free(self, blocks: Iterable[int]) -> None:
-        """Takes blocks back.
+    def remember(self, block: int, digest: bytes) -> None:
+        """The held block's content is complete and has this name; the first block of a name is the one to find."""
+        if digest not in self._block_of:
+            self._block_of[digest] = block
+            self._digest_of[block] = digest
+
+    def free(self, blocks: Sequence[int]) -> None:
+        """Ends one hold on each block; the end of a sequence is forgotten before its beginning.
 
         Raises:
             ValueError: a block is not held; freeing twice is a defect that must not pass.
         """
-        for block in blocks:
-            if not self._held[block]:
+        for block in reversed(blocks):
+            if not self._holders[block]:
                 raise ValueError(f"block {block} is freed twice")
-            self._held[block] = 0
-            self._free.append(block)
+            self._holders[block] -= 1
+            if self._holders[block]:
+                continue
+            if block in self._digest_of:
+                self._idle[block] = None
+            else:
+                self._blank.append(block)
 
     def check_integrity(self, holders: Iterable[Iterable[int]]) -> None:
-        """Asserts that `holders` together hold exactly the blocks that are not free, each once."""
-        held = [block for blocks in holders for block in blocks]
-        assert len(held) == len(set(held)), "a block has two holders"
-        assert len(set(self._free)) == len(self._free), "a block is free twice"
-        assert set(held).isdisjoint(self._free), "a held block is free"
-        assert len(held) + len(self._free) == self.count, f"{self.count - len(held) - len(self._free)} blocks leaked"
+        """Asserts that `holders` are exactly those that are counted, and that every block is where it belongs."""
+        counted = [0] * self.count
+        for blocks in holders:
+            for block in blocks:
+                counted[block] += 1
+        free = [*self._blank, *self._idle]
+        assert len(set(free)) == len(free), "a block is free twice"
+        assert not any(counted[block] for block in free), "a held block is free"
+        leaked = sum(a < b for a, b in zip(counted, self._holders, strict=True))
+        assert not leaked, f"{leaked} blocks leaked"
+        assert counted == self._holders, "a block has a holder that is not counted"
+        assert self.held_count == sum(map(bool, counted)), f"{self.held_count - sum(map(bool, counted))} blocks lost"
+        assert {d: b for b, d in self._digest_of.items()} == self._block_of, "a name leads to another block"
+        assert self._digest_of.keys().isdisjoint(self._blank), "a blank block has a name"
+        assert self._digest_of.keys() >= self._idle.keys(), "an idle block has no name"
+
+    def _take(self) -> int:
+        if self._blank:
+            block = self._blank.popleft()
+        else:
+            block, _ = self._idle.popitem(last=False)
+            del self._block_of[self._digest_of.pop(block)]
+        self._holders[block] = 1
+        return block
 
 
 def blocks_for(tokens: int, block_size: int) -> int:

@@ -1,32 +1,18 @@
 """The engine without its model's text: sequences in, tokens out, one step at a time."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from triptych.core.errors import FailedPrecondition
-from triptych.engine.blocks import BlockPool
-from triptych.engine.plan import StepPlan
+from triptych.engine.batch_table import BatchTable
+from triptych.engine.blocks import blocks_for
+from triptych.engine.kv_cache import KvCache
+from triptych.engine.loop import StepLoop, StepOutcome
 from triptych.engine.runner import ModelRunner
-from triptych.engine.scheduler import Emitted, Scheduler, SchedulerOptions
+from triptych.engine.scheduler import Scheduler, SchedulerOptions
 from triptych.models.decoder import Decoder
-
-
-@dataclass(frozen=True, slots=True)
-class StepOutcome:
-    """What one step did."""
-
-    plan: StepPlan
-    emitted: tuple[Emitted, ...]
-
-
-class StepFailed(Exception):
-    """The computation of a step raised; the sequences of `plan` are as they were before it."""
-
-    def __init__(self, plan: StepPlan) -> None:
-        super().__init__(f"a step of {plan.tokens} tokens failed")
-        self.plan = plan
 
 
 class EngineCore:
@@ -52,31 +38,35 @@ class EngineCore:
         self.decoder = decoder
         self.kv = kv
         self.capacity = min(context_length, blocks * block_size)
-        self.scheduler = Scheduler(BlockPool(blocks), block_size, eos_token_ids, options)
-        self.steps = 0
-        self.computed_tokens = 0
-        self._runner = ModelRunner(decoder, kv)
+        cache = KvCache(blocks, block_size, prefix_caching=options.prefix_caching)
+        self.scheduler = Scheduler(cache, eos_token_ids, options)
+        table = BatchTable(
+            options.max_batch_tokens,
+            options.max_running,
+            blocks_for(self.capacity, block_size),
+            block_size,
+            decoder.device,
+        )
+        self.runner = ModelRunner(decoder, kv, table)
+        self._loop = StepLoop(self.scheduler, self.runner)
+
+    @property
+    def steps(self) -> int:
+        """Steps so far."""
+        return self._loop.steps
+
+    @property
+    def computed_tokens(self) -> int:
+        """Rows of all steps so far."""
+        return self._loop.computed_tokens
 
     def limit(self, prompt_length: int, max_tokens: int | None) -> int:
         """The length at which a sequence ends."""
         return min(self.capacity, prompt_length + max_tokens) if max_tokens else self.capacity
 
-    def step(self) -> StepOutcome | None:
-        """Runs one step; None when there is nothing to compute.
-
-        Raises:
-            StepFailed: with the plan, from the error of the computation.
-        """
-        plan = self.scheduler.schedule()
-        if not plan.chunks:
-            return None
-        try:
-            result = self._runner.execute(plan)
-        except Exception as error:
-            raise StepFailed(plan) from error
-        self.steps += 1
-        self.computed_tokens += plan.tokens
-        return StepOutcome(plan, tuple(self.scheduler.commit(plan, result)))
+    def step(self, meanwhile: Callable[[], None] = lambda: None) -> StepOutcome | None:
+        """Runs one step; None when there is nothing to compute. See `StepLoop.step`."""
+        return self._loop.step(meanwhile)
 
 
 def kv_blocks(decoder: Decoder, block_size: int, dtype: torch.dtype, memory: int) -> int:

@@ -19,6 +19,7 @@ from triptych.engine.answer import Answer, Completion
 from triptych.engine.core import EngineCore, kv_blocks
 from triptych.engine.loading import context_length as served_context
 from triptych.engine.loading import load_model
+from triptych.engine.loop import StepOutcome
 from triptych.engine.prompts import Eyes, PromptLike, images_of, is_single, media_of, require_fit, tokenize
 from triptych.engine.scheduler import SchedulerOptions
 from triptych.engine.sequence import Sequence
@@ -41,6 +42,7 @@ class Engine:
         block_size: Tokens per KV block.
         max_batch_tokens: Rows of one step.
         max_running: Sequences of one step.
+        prefix_caching: Whether prompts that begin alike share the KV of their beginning.
         threads: Threads of the computation; None leaves torch's setting.
         device: A torch device.
         progress: Hears of downloads and loads.
@@ -60,6 +62,7 @@ class Engine:
         block_size: int = 16,
         max_batch_tokens: int = 512,
         max_running: int = 64,
+        prefix_caching: bool = True,
         threads: int | None = None,
         device: str = "cpu",
         progress: Progress = SILENT,
@@ -79,7 +82,7 @@ class Engine:
             kv,
             self.spec.eos_token_ids,
             served_context(self.spec, context_length),
-            SchedulerOptions(max_batch_tokens, max_running),
+            SchedulerOptions(max_batch_tokens, max_running, prefix_caching),
         )
         self._requests = 0
 
@@ -112,8 +115,9 @@ class Engine:
             for sequence in sequences:
                 answers[sequence.key] = Answer(tuple(sequence.token_ids), sequence.params, self.text)
                 self.core.scheduler.add(sequence)
+            last: StepOutcome | None = None
             while len(done) < len(sequences):
-                self._step(answers, done)
+                last = self._step(last, answers, done)
         finally:
             for sequence in sequences:
                 self.core.scheduler.release(sequence.key)
@@ -138,16 +142,27 @@ class Engine:
             params=params,
             seed=secrets.randbits(64) if params.seed is None else params.seed,
             limit=self.core.limit(len(tokens.token_ids), params.max_tokens),
-            media=media_of(tokens, self.eyes.see(images) if images else None),
+            media=media_of(tokens, images, self.eyes.see(images)) if images else (),
         )
 
-    def _step(self, answers: dict[OperationKey, Answer], done: dict[OperationKey, Completion]) -> None:
-        outcome = self.core.step()
-        assert outcome is not None, "sequences wait, and no step can be made"
-        for emitted in outcome.emitted:
-            key, reason = emitted.sequence.key, emitted.finish_reason
-            if answers[key].push(emitted.token):
+    def _step(
+        self, last: StepOutcome | None, answers: dict[OperationKey, Answer], done: dict[OperationKey, Completion]
+    ) -> StepOutcome | None:
+        """Runs a step; the text of the one before is made while it computes."""
+        outcome = self.core.step(lambda: self._write(last, answers, done))
+        assert outcome or last, "sequences wait, and no step can be made"
+        for emitted in outcome.emitted if outcome else ():
+            if emitted.finish_reason is not None:
+                self.core.scheduler.release(emitted.sequence.key)
+        return outcome
+
+    def _write(
+        self, outcome: StepOutcome | None, answers: dict[OperationKey, Answer], done: dict[OperationKey, Completion]
+    ) -> None:
+        """Appends a step's tokens to their answers; one that a stop text ends gets none from the step under way."""
+        for sequence, token_id, reason, logprobs in outcome.emitted if outcome else ():
+            if answers[sequence.key].push(token_id, logprobs):
                 reason = FinishReason.STOP
+                self.core.scheduler.release(sequence.key)
             if reason is not None:
-                self.core.scheduler.release(key)
-                done[key] = answers[key].finish(reason)
+                done[sequence.key] = answers[sequence.key].finish(reason)

@@ -1,18 +1,17 @@
 """One engine step: what the scheduler decides and what the runner answers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from collections.abc import Sequence as Sequence_
+from dataclasses import dataclass, field
+from itertools import chain
 
-from triptych.core.generation import GeneratedToken
+from triptych.core.generation import PositionLogprobs
 from triptych.engine.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """`length` tokens of a sequence, from its `start`th on, to run through the model.
-
-    Attributes:
-        samples: Whether the chunk reaches the end of the sequence, so that its last row yields a token.
-    """
+    """`length` tokens of a sequence, from its `start`th on, to run through the model."""
 
     sequence: Sequence
     start: int
@@ -26,18 +25,44 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """The chunks of one step, decode tokens first."""
+    """The rows of one step: first one for each answer that goes on, then the chunks of prompts.
 
-    chunks: tuple[Chunk, ...]
+    Attributes:
+        decodes: Sequences that run their last token, the only one whose KV is not computed yet.
+        prompts: Parts of sequences that have more to compute, or that have just come in.
+    """
+
+    decodes: tuple[Sequence, ...] = ()
+    prompts: tuple[Chunk, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to compute."""
+        return bool(self.decodes or self.prompts)
 
     @property
     def tokens(self) -> int:
         """Rows of the batch."""
-        return sum(chunk.length for chunk in self.chunks)
+        return len(self.decodes) + sum(chunk.length for chunk in self.prompts)
+
+    @property
+    def sequences(self) -> tuple[Sequence, ...]:
+        """Whose rows they are, in their order."""
+        return self.decodes + tuple(chunk.sequence for chunk in self.prompts)
+
+    @property
+    def sampling(self) -> tuple[Sequence, ...]:
+        """The sequences that get a token, in the order of their rows; until the step is committed."""
+        return tuple(chain(self.decodes, (chunk.sequence for chunk in self.prompts if chunk.samples)))
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One token for each chunk that samples, in the plan's order."""
+    """What a step yields.
 
-    tokens: tuple[GeneratedToken, ...]
+    Attributes:
+        token_ids: One for each of the plan's `sampling`.
+        logprobs: By place in `token_ids`, where they were asked for.
+    """
+
+    token_ids: Sequence_[int] = ()
+    logprobs: Mapping[int, PositionLogprobs] = field(default_factory=dict)

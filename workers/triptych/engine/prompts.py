@@ -1,5 +1,6 @@
 """From what a caller may pass as a prompt to token ids and embeddings."""
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -11,6 +12,7 @@ from triptych.core.errors import InvalidArgument, PromptTooLong
 from triptych.core.prompt import ChatMessage, ImagePart, Prompt
 from triptych.engine.sequence import Media
 from triptych.models.files import ModelFiles
+from triptych.models.images import content_hash
 from triptych.models.preprocess import ImagePreprocessor
 from triptych.models.spec import ModelSpec
 from triptych.models.text import TextProcessor
@@ -83,8 +85,7 @@ def images_of(prompt: PromptLike) -> list[bytes]:
     return [part.data for message in messages for part in message.parts if isinstance(part, ImagePart)]
 
 
-def media_of(prompt: Prompt, embeddings: Tensor | None) -> tuple[Media, ...]:
-    """Embeddings [images, tokens, hidden] at the places that stand for them."""
-    if embeddings is None:
-        return ()
-    return tuple(Media(s.start, s.length, e) for s, e in zip(prompt.image_spans, embeddings, strict=True))
+def media_of(prompt: Prompt, images: Sequence_[bytes], embeddings: Iterable[Tensor]) -> tuple[Media, ...]:
+    """Embeddings [tokens, hidden] of encoded pictures at the places that stand for them."""
+    pictures = zip(prompt.image_spans, images, embeddings, strict=True)
+    return tuple(Media(span.start, span.length, rows, content_hash(image)) for span, image, rows in pictures)

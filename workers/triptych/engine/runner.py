@@ -1,15 +1,17 @@
-"""Turns a step plan into tensors, runs the model, and samples."""
+"""Runs step plans through the model and samples."""
 
-from itertools import accumulate
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from triptych.engine.plan import Chunk, StepPlan, StepResult
+from triptych.engine.batch_table import BatchTable
+from triptych.engine.plan import StepPlan, StepResult
 from triptych.engine.sampler import SamplingRow, sample
-from triptych.kernels import AttentionBatch, native
+from triptych.engine.sequence import Sequence
+from triptych.kernels import native
 from triptych.models.decoder import Decoder
-from triptych.models.step import EmbeddingRows, StepInput
+from triptych.models.step import StepInput
 
 FEW_ROWS = 8
 
@@ -24,78 +26,43 @@ class ModelRunner:
     Args:
         decoder: The model.
         kv: [layer, block, k|v, kv_head, token, dim].
+        table: The tensors of its steps.
     """
 
-    def __init__(self, decoder: Decoder, kv: Tensor) -> None:
+    def __init__(self, decoder: Decoder, kv: Tensor, table: BatchTable) -> None:
         self._decoder = decoder
         self._kv = kv
+        self._table = table
         self._threads = torch.get_num_threads()
         self._few_threads = 1 if self._threads <= native.MAX_THREADS else self._threads
-        self._block_size = kv.shape[4]
+
+    def launch(self, plan: StepPlan) -> "LaunchedStep":
+        """Takes the plan's rows down; they are computed when they are waited for."""
+        return LaunchedStep(self, plan, self._table.fill(plan))
+
+    def foresee(self, sequences: tuple[Sequence, ...]) -> None:
+        """Works out the rows of a step that runs one more token of each of these sequences."""
+        self._table.foresee(sequences)
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> StepResult:
-        """Computes the KV of every chunk, and one token for each chunk that ends its sequence."""
+    def execute(self, plan: StepPlan, step: StepInput) -> StepResult:
+        """Computes the KV of every row, and one token for each sequence that the rows bring to its end."""
         threads = self._few_threads if plan.tokens <= FEW_ROWS else self._threads
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
-        logits = self._decoder.forward(step_input(plan, self._block_size, self._kv.device), self._kv)
-        rows = [
-            SamplingRow(s.params, s.seed, s.token_ids, s.prompt_length)
-            for s in (chunk.sequence for chunk in plan.chunks if chunk.samples)
-        ]
-        return StepResult(sample(logits, rows) if rows else ())
+        logits = self._decoder.forward(step, self._kv)
+        rows = [SamplingRow(s.params, s.seed, s.token_ids, s.prompt_length) for s in plan.sampling]
+        return sample(logits, rows) if rows else StepResult()
 
 
-def step_input(plan: StepPlan, block_size: int, device: torch.device) -> StepInput:
-    """The varlen batch of a plan: chunks one after the other, each a run of rows."""
-    chunks = plan.chunks
-    starts = [0, *accumulate(chunk.length for chunk in chunks)]
-    token_ids: list[int] = []
-    positions: list[int] = []
-    slots: list[int] = []
-    for chunk in chunks:
-        span = range(chunk.start, chunk.start + chunk.length)
-        blocks = chunk.sequence.blocks
-        token_ids += chunk.sequence.token_ids[span.start : span.stop]
-        positions += span
-        slots += [blocks[i // block_size] * block_size + i % block_size for i in span]
-    return StepInput(
-        token_ids=torch.tensor(token_ids, device=device),
-        positions=torch.tensor(positions, device=device),
-        slots=torch.tensor(slots, device=device),
-        attention=AttentionBatch(
-            query_start=torch.tensor(starts, dtype=torch.int32),
-            kv_lengths=torch.tensor([chunk.start + chunk.length for chunk in chunks], dtype=torch.int32),
-            block_tables=_block_tables(chunks, block_size),
-        ),
-        logit_rows=torch.tensor(
-            [end - 1 for chunk, end in zip(chunks, starts[1:], strict=True) if chunk.samples],
-            dtype=torch.int64,
-            device=device,
-        ),
-        embeddings=tuple(
-            rows for chunk, row in zip(chunks, starts[:-1], strict=True) for rows in _embedding_rows(chunk, row)
-        ),
-    )
+@dataclass(frozen=True, slots=True)
+class LaunchedStep:
+    """A step whose rows are written down."""
 
+    _runner: ModelRunner
+    _plan: StepPlan
+    _step: StepInput
 
-def _block_tables(chunks: tuple[Chunk, ...], block_size: int) -> Tensor:
-    used = [-(-(chunk.start + chunk.length) // block_size) for chunk in chunks]
-    width = max(used)
-    tables = [chunk.sequence.blocks[:n] + [0] * (width - n) for chunk, n in zip(chunks, used, strict=True)]
-    return torch.tensor(tables, dtype=torch.int32)
-
-
-def _embedding_rows(chunk: Chunk, row: int) -> list[EmbeddingRows]:
-    """The part of each media span that falls into the chunk, which begins at batch row `row`."""
-    found = []
-    for media in chunk.sequence.media:
-        start = max(media.start, chunk.start)
-        stop = min(media.start + media.length, chunk.start + chunk.length)
-        if start < stop:
-            assert media.values is not None, "a sequence without its embeddings was scheduled for prefill"
-            found.append(
-                EmbeddingRows(row + start - chunk.start, media.values[start - media.start : stop - media.start])
-            )
-    return found
+    def wait(self) -> StepResult:
+        """Computes it."""
+        return self._runner.execute(self._plan, self._step)

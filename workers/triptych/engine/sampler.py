@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triptych.core.generation import GeneratedToken, PositionLogprobs, TokenLogprob
+from triptych.core.generation import PositionLogprobs, TokenLogprob
 from triptych.core.sampling import SamplingParams
 from triptych.engine.drawing import Draw, draw
 from triptych.engine.filters import penalise
+from triptych.engine.plan import StepResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class SamplingRow:
     prompt_length: int
 
 
-def sample(logits: Tensor, rows: list[SamplingRow]) -> tuple[GeneratedToken, ...]:
+def sample(logits: Tensor, rows: list[SamplingRow]) -> StepResult:
     """Chooses one token per row.
 
     Args:
@@ -48,10 +49,8 @@ def sample(logits: Tensor, rows: list[SamplingRow]) -> tuple[GeneratedToken, ...
     drawn = draw(logits[random], [Draw(rows[i].params, uniform(rows[i])) for i in random])
     for i, token in zip(random, drawn, strict=True):
         chosen[i] = token
-    return tuple(
-        GeneratedToken(token, report.of(token) if report else None)
-        for token, report in zip(chosen, reports, strict=True)
-    )
+    logprobs = {i: report.of(chosen[i]) for i, report in enumerate(reports) if report}
+    return StepResult(chosen, logprobs)
 
 
 def uniform(row: SamplingRow) -> float:

@@ -27,11 +27,13 @@ class Media:
         length: Number of positions.
         values: [length, hidden]; None on a decode worker, which received KV instead and would have to fetch them
             before it could compute that KV again.
+        content: Names what was embedded, as `triptych.models.images.content_hash` does: equal names, equal values.
     """
 
     start: int
     length: int
     values: Tensor | None
+    content: str
 
 
 @dataclass(slots=True, eq=False)
@@ -43,7 +45,11 @@ class Sequence:
         prompt_length: How many of them are the prompt.
         limit: Length at which generation ends.
         computed: Leading tokens whose KV is in the cache.
-        blocks: Block ids; token i lies in blocks[i // block_size].
+        blocks: Block ids; token i lies in blocks[i // block_size]. The list only grows; a new one follows when all
+            blocks were given back.
+        findable: Leading blocks that others may find by their content.
+        digests: Names of the leading full blocks, as far as they have been worked out (`engine.digests`).
+        cached_tokens: Prompt tokens whose KV was there when the sequence first got blocks; None before.
     """
 
     key: OperationKey
@@ -56,6 +62,9 @@ class Sequence:
     media: tuple[Media, ...] = ()
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
+    findable: int = 0
+    digests: list[bytes] = field(default_factory=list)
+    cached_tokens: int | None = None
     finish_reason: FinishReason | None = None
 
     @property

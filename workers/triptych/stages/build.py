@@ -88,7 +88,7 @@ class _Pool:
             kv,
             loaded.spec.eos_token_ids,
             context_length(loaded.spec, settings.context_length),
-            SchedulerOptions(settings.max_batch_tokens, settings.max_running),
+            SchedulerOptions(settings.max_batch_tokens, settings.max_running, settings.prefix_caching),
         )
         self.receiver = KvReceiver(
             memory,

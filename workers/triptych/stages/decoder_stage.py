@@ -5,16 +5,19 @@ Everything here runs on the compute thread, between two steps.
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import assert_never
 
 from triptych.core.errors import DeadlineExceeded, Internal, TriptychError
-from triptych.engine.core import EngineCore, StepFailed, StepOutcome
+from triptych.engine.core import EngineCore
+from triptych.engine.loop import StepFailed, StepOutcome
 from triptych.engine.scheduler import Emitted
+from triptych.engine.sequence import Sequence
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages import events
 from triptych.stages.desk import JobDesk
 from triptych.stages.identity import Identity
-from triptych.stages.jobs import key_of
+from triptych.stages.jobs import Job, key_of
 from triptych.stages.messages import (
     ChunkSent,
     Command,
@@ -31,6 +34,15 @@ from triptych.stages.reservations import Reservations
 from triptych.stages.session import Session
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A finished step whose tokens have not been sent; monotonic seconds."""
+
+    outcome: StepOutcome
+    started: float
+    ended: float
 
 
 class DecoderStage:
@@ -52,6 +64,7 @@ class DecoderStage:
         self.generated_tokens = 0
         self.prefilled_tokens = 0
         self._clock = clock
+        self._unpublished: _Step | None = None
 
     def handle(self, message: Message) -> None:
         """Takes one message."""
@@ -77,20 +90,24 @@ class DecoderStage:
                 assert_never(unknown)
 
     def turn(self) -> bool:
-        """Reserves what can be reserved, then runs one step; False when there was nothing to compute."""
+        """Reserves what can be reserved, then runs one step; False when there was nothing to compute.
+
+        What the step before yielded is sent while this one computes.
+        """
         started = self._clock()
         self._expire(started)
         self.reservations.open_waiting()
         try:
-            outcome = self.core.step()
+            outcome = self.core.step(self._publish)
         except StepFailed as failure:
             logger.exception("a step failed")
+            self._publish()
             error = Internal(f"the worker failed to compute: {failure.__cause__}")
-            for chunk in failure.plan.chunks:
-                self.desk.fail(self.desk.jobs.by_key[chunk.sequence.key], error)
+            for sequence in failure.plan.sequences:
+                self.desk.fail(self.desk.jobs.by_key[sequence.key], error)
             return True
         if outcome:
-            self._publish(outcome, started)
+            self._unpublished = _Step(outcome, started, self._clock())
         for sequence in self.core.scheduler.stalled():
             self.prefills.pull(self.desk.jobs.by_key[sequence.key])
         return outcome is not None
@@ -136,24 +153,28 @@ class DecoderStage:
             case "free":
                 self.desk.free(command.session, request.free.key)
 
-    def _publish(self, outcome: StepOutcome, started: float) -> None:
-        jobs = self.desk.jobs.by_key
-        for chunk in outcome.plan.chunks:
-            job = jobs[chunk.sequence.key]
-            job.times.first_step = job.times.first_step or started
-            if chunk.length > 1:
-                self.prefilled_tokens += chunk.length
-            if job.outgoing:
-                self.prefills.push_blocks(job, job.outgoing, chunk.sequence)
-        self._send_tokens(outcome.emitted)
+    def _publish(self) -> None:
+        """Sends what the last step yielded, unless that is done; nothing goes to who has been answered since."""
+        step, self._unpublished = self._unpublished, None
+        if step is None:
+            return
+        plan = step.outcome.plan
+        self.prefilled_tokens += sum(chunk.length for chunk in plan.prompts)
+        for sequence in plan.sequences:
+            if job := self._job_of(sequence):
+                job.times.first_step = job.times.first_step or step.started
+                if job.outgoing:
+                    self.prefills.push_blocks(job, job.outgoing, sequence)
+        self._send_tokens(step.outcome.emitted, step.ended)
 
-    def _send_tokens(self, emitted: tuple[Emitted, ...]) -> None:
+    def _send_tokens(self, emitted: tuple[Emitted, ...], now: float) -> None:
         """One message per step and router, besides the answers to Prefill."""
-        now = self._clock()
         deltas: dict[Session, list[pb.TokenDelta]] = {}
         for item in emitted:
-            job = self.desk.jobs.by_key[item.sequence.key]
             self.generated_tokens += 1
+            job = self._job_of(item.sequence)
+            if job is None:
+                continue
             if job.awaits_first_token:
                 job.awaits_first_token = False
                 job.session.send(events.prefill_done(job, item, now))
@@ -162,6 +183,11 @@ class DecoderStage:
         for session, batch in deltas.items():
             self.step_messages += 1
             session.send(events.step_tokens(batch))
+
+    def _job_of(self, sequence: Sequence) -> Job | None:
+        """Whose sequence it is, if its router still expects something."""
+        job = self.desk.jobs.by_key.get(sequence.key)
+        return job if job and job.active and job.sequence is sequence else None
 
     def _expire(self, now: float) -> None:
         for job in list(self.desk.jobs.by_key.values()):

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from triptych.core.errors import TriptychError
-from triptych.core.generation import GeneratedToken
 from triptych.engine.scheduler import Emitted
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.jobs import Job
@@ -41,10 +40,9 @@ def step_tokens(deltas: Iterable[pb.TokenDelta]) -> pb.ConnectResponse:
 
 def token_delta(emitted: Emitted, key: pb.OperationKey | None = None) -> pb.TokenDelta:
     """One sequence's token."""
-    token: GeneratedToken = emitted.token
     return pb.TokenDelta(
         key=key,
-        token_ids=[token.token_id],
-        logprobs=logprobs_to_proto([token.logprobs] if token.logprobs else []),
+        token_ids=[emitted.token_id],
+        logprobs=logprobs_to_proto([emitted.logprobs] if emitted.logprobs else []),
         finish_reason=finish_reason_to_proto(emitted.finish_reason),
     )

@@ -78,7 +78,7 @@ class Movers:
             for span in spans:
                 if key not in self._wanted:
                     return
-                pulled.append(Media(span.start, span.handle.rows, self._pull(span.handle)))
+                pulled.append(Media(span.start, span.handle.rows, self._pull(span.handle), span.handle.content_hash))
             outcome = tuple(pulled)
         except TriptychError as error:
             outcome = error

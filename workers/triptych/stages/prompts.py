@@ -38,7 +38,7 @@ def checked_sequence(
         seed=params.seed or 0,
         limit=core.limit(len(token_ids), params.max_tokens),
         goal=goal,
-        media=tuple(Media(span.start, span.handle.rows, None) for span in spans),
+        media=tuple(Media(span.start, span.handle.rows, None, span.handle.content_hash) for span in spans),
     )
 
 

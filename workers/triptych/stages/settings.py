@@ -20,6 +20,7 @@ class StageSettings:
         context_length: Tokens of prompt and answer; None means the model's own.
         block_size: Tokens per KV block.
         kv_cache_bytes: Memory of the KV pool.
+        prefix_caching: Whether prompts that begin alike share the KV of their beginning.
         embedding_cache_bytes: Memory of the embeddings that an encode worker keeps.
         max_batch_tokens: Rows of one step.
         max_running: Sequences of one step.
@@ -38,6 +39,7 @@ class StageSettings:
     context_length: int | None = None
     block_size: int = 16
     kv_cache_bytes: int = 512 << 20
+    prefix_caching: bool = True
     embedding_cache_bytes: int = 256 << 20
     max_batch_tokens: int = 512
     max_running: int = 64

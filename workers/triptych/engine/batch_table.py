@@ -1,0 +1,192 @@
+"""The input of a step as tensors that stay where they are.
+
+Every step writes into the same memory, so that a recorded step can be run again on the addresses that it recorded.
+What a sequence keeps from one step to the next, its row of the block table, is only added to.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from triptych.engine.plan import Chunk, StepPlan
+from triptych.engine.sequence import Sequence
+from triptych.kernels import AttentionBatch
+from triptych.models.step import EmbeddingRows, StepInput
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Foreseen:
+    """Rows of the next step, should each of these sequences get its token and go on."""
+
+    sequences: tuple[Sequence, ...]
+    positions: npt.NDArray[np.int64]
+    slots: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Views:
+    """The first rows of each tensor."""
+
+    shape: tuple[int, int, int]
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    logit_rows: Tensor
+    query_start: Tensor
+    kv_lengths: Tensor
+    block_tables: Tensor
+
+
+class BatchTable:
+    """Turns plans into step inputs.
+
+    Args:
+        rows: Tokens of the largest step.
+        sequences: Sequences of the largest step.
+        blocks: Blocks of the longest sequence.
+        block_size: Tokens per block.
+        device: Of the decoder; anywhere but on the CPU the index tensors are copied there.
+    """
+
+    def __init__(self, rows: int, sequences: int, blocks: int, block_size: int, device: torch.device) -> None:
+        self._block_size = block_size
+        self._device = device
+        self._tensors = _Views(
+            (rows, sequences, sequences),
+            token_ids=torch.zeros(rows, dtype=torch.int64),
+            positions=torch.zeros(rows, dtype=torch.int64),
+            slots=torch.zeros(rows, dtype=torch.int64),
+            logit_rows=torch.zeros(sequences, dtype=torch.int64),
+            query_start=torch.zeros(sequences + 1, dtype=torch.int32),
+            kv_lengths=torch.zeros(sequences, dtype=torch.int32),
+            block_tables=torch.zeros(sequences, blocks, dtype=torch.int32),
+        )
+        self._token_ids: npt.NDArray[np.int64] = self._tensors.token_ids.numpy()
+        self._positions: npt.NDArray[np.int64] = self._tensors.positions.numpy()
+        self._slots: npt.NDArray[np.int64] = self._tensors.slots.numpy()
+        self._logit_rows: npt.NDArray[np.int64] = self._tensors.logit_rows.numpy()
+        self._query_start: npt.NDArray[np.int32] = self._tensors.query_start.numpy()
+        self._kv_lengths: npt.NDArray[np.int32] = self._tensors.kv_lengths.numpy()
+        self._block_tables: npt.NDArray[np.int32] = self._tensors.block_tables.numpy()
+        self._count = np.arange(max(rows, sequences) + 1)
+        self._written: list[tuple[list[int] | None, int]] = [(None, 0)] * sequences  # the blocks in each table row
+        self._foreseen: _Foreseen | None = None
+        self._views = self._tensors
+
+    def fill(self, plan: StepPlan) -> StepInput:
+        """The varlen batch of a plan; valid until the next call. No step may be computing on the last one."""
+        self._write_block_tables(plan)
+        self._write_decodes(plan.decodes)
+        row = sampling = len(plan.decodes)
+        embeddings: list[EmbeddingRows] = []
+        for place, sequence in enumerate(plan.decodes):
+            if sequence.media:  # a prompt may end with an image
+                embeddings += _embeddings(sequence, sequence.computed, 1, place)
+        for place, chunk in enumerate(plan.prompts, len(plan.decodes)):
+            self._write_prompt(place, row, chunk)
+            embeddings += _embeddings(chunk.sequence, chunk.start, chunk.length, row)
+            row += chunk.length
+            if chunk.samples:
+                self._logit_rows[sampling] = row - 1
+                sampling += 1
+        return self._input((row, len(plan.decodes) + len(plan.prompts), sampling), tuple(embeddings))
+
+    def foresee(self, sequences: tuple[Sequence, ...]) -> None:
+        """Works out the next step's rows of sequences that get a token in this one, while it computes.
+
+        Args:
+            sequences: In their order; each has the block that its next token goes to.
+        """
+        positions = np.fromiter((len(s.token_ids) for s in sequences), np.int64, len(sequences))
+        last = (s.blocks[len(s.token_ids) // self._block_size] for s in sequences)
+        slots = np.fromiter(last, np.int64, len(sequences)) * self._block_size + positions % self._block_size
+        self._foreseen = _Foreseen(sequences, positions, slots)
+
+    def _write_decodes(self, decodes: tuple[Sequence, ...]) -> None:
+        n, foreseen = len(decodes), self._foreseen
+        self._foreseen = None
+        positions, slots = self._positions[:n], self._slots[:n]
+        if foreseen is not None and foreseen.sequences == decodes:
+            positions[:], slots[:] = foreseen.positions, foreseen.slots
+        else:
+            positions[:] = [s.computed for s in decodes]
+            slots[:] = self._slots_of(self._count[:n], positions)
+        self._token_ids[:n] = [s.token_ids[-1] for s in decodes]
+        self._kv_lengths[:n] = positions + 1
+        self._query_start[: n + 1] = self._count[: n + 1]
+        self._logit_rows[:n] = self._count[:n]
+
+    def _write_prompt(self, place: int, row: int, chunk: Chunk) -> None:
+        stop, end = chunk.start + chunk.length, row + chunk.length
+        positions = self._positions[row:end]
+        positions[:] = np.arange(chunk.start, stop)
+        self._token_ids[row:end] = chunk.sequence.token_ids[chunk.start : stop]
+        self._slots[row:end] = self._slots_of(place, positions)
+        self._kv_lengths[place] = stop
+        self._query_start[place + 1] = end
+
+    def _slots_of(
+        self, table_rows: int | npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        index, offset = np.divmod(positions, self._block_size)
+        slots: npt.NDArray[np.int64] = self._block_tables[table_rows, index] * np.int64(self._block_size) + offset
+        return slots
+
+    def _write_block_tables(self, plan: StepPlan) -> None:
+        for row, sequence in enumerate(plan.sequences):
+            blocks, count = self._written[row]
+            if blocks is not sequence.blocks or count != len(blocks):
+                self._write_block_row(row, sequence.blocks)
+
+    def _write_block_row(self, row: int, blocks: list[int]) -> None:
+        """Adds to the row if it is the sequence's already, moves it up if it is further down, or writes it anew."""
+        owner, done = self._written[row]
+        if owner is not blocks:
+            rows = range(row + 1, len(self._written))
+            source = next((r for r in rows if self._written[r][0] is blocks), None)
+            done = 0 if source is None else self._written[source][1]
+            if source is not None:
+                self._block_tables[row, :done] = self._block_tables[source, :done]
+        self._block_tables[row, done : len(blocks)] = blocks[done:]
+        self._written[row] = (blocks, len(blocks))
+
+    def _input(self, shape: tuple[int, int, int], embeddings: tuple[EmbeddingRows, ...]) -> StepInput:
+        if self._views.shape != shape:
+            self._views = self._first(*shape)
+        views = self._views
+        return StepInput(
+            token_ids=views.token_ids.to(self._device),
+            positions=views.positions.to(self._device),
+            slots=views.slots.to(self._device),
+            attention=AttentionBatch(views.query_start, views.kv_lengths, views.block_tables),
+            logit_rows=views.logit_rows.to(self._device),
+            embeddings=embeddings,
+        )
+
+    def _first(self, rows: int, sequences: int, sampling: int) -> _Views:
+        whole = self._tensors
+        return _Views(
+            (rows, sequences, sampling),
+            token_ids=whole.token_ids[:rows],
+            positions=whole.positions[:rows],
+            slots=whole.slots[:rows],
+            logit_rows=whole.logit_rows[:sampling],
+            query_start=whole.query_start[: sequences + 1],
+            kv_lengths=whole.kv_lengths[:sequences],
+            block_tables=whole.block_tables[:sequences],
+        )
+
+
+def _embeddings(sequence: Sequence, start: int, length: int, row: int) -> list[EmbeddingRows]:
+    """The part of each media span that falls into a chunk, which begins at batch row `row`."""
+    found = []
+    for media in sequence.media:
+        first = max(media.start, start)
+        stop = min(media.start + media.length, start + length)
+        if first < stop:
+            assert media.values is not None, "a sequence without its embeddings was scheduled for prefill"
+            found.append(EmbeddingRows(row + first - start, media.values[first - media.start : stop - media.start]))
+    return found

@@ -1,0 +1,103 @@
+"""The step loop: plan, launch, prepare the next step while this one computes, wait, commit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from triptych.engine.plan import StepPlan, StepResult
+from triptych.engine.scheduler import Emitted, Scheduler
+from triptych.engine.sequence import Sequence
+
+
+class Pending(Protocol):
+    """A step that computes."""
+
+    def wait(self) -> StepResult:
+        """Its tokens, as soon as they are there."""
+
+
+class Runner(Protocol):
+    """What computes steps, one at a time."""
+
+    def launch(self, plan: StepPlan) -> Pending:
+        """Starts a step, and does not wait for its end."""
+
+    def foresee(self, sequences: tuple[Sequence, ...]) -> None:
+        """The next step will run one more token of these sequences, in this order, unless one of them ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What one step did."""
+
+    plan: StepPlan
+    emitted: tuple[Emitted, ...]
+
+
+class StepFailed(Exception):
+    """The computation of a step raised; the sequences of `plan` are as they were before it."""
+
+    def __init__(self, plan: StepPlan) -> None:
+        super().__init__(f"a step of {plan.tokens} tokens failed")
+        self.plan = plan
+
+
+class StepLoop:
+    """Drives a runner as its scheduler plans.
+
+    Of the next step everything is ready when this one ends, but for the tokens: its answers have their blocks, and
+    their positions and slots are worked out. It is planned only then all the same, in a few microseconds: who has
+    come, ended or been cancelled in the meantime takes effect at once, and no plan has to be taken back.
+
+    Args:
+        scheduler: Decides.
+        runner: Computes.
+
+    Attributes:
+        steps: Steps so far.
+        computed_tokens: Their rows.
+    """
+
+    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+        self.steps = 0
+        self.computed_tokens = 0
+        self._scheduler = scheduler
+        self._runner = runner
+
+    def step(self, meanwhile: Callable[[], None]) -> StepOutcome | None:
+        """Runs one step; None when there is nothing to compute.
+
+        Args:
+            meanwhile: Called once, while the step computes or where there is nothing to compute; it may add, park and
+                release sequences.
+
+        Raises:
+            StepFailed: with the plan, from the error of the computation.
+        """
+        plan = self._scheduler.schedule()
+        if not plan:
+            meanwhile()
+            return None
+        result = self._compute(plan, meanwhile)
+        self.steps += 1
+        self.computed_tokens += plan.tokens
+        return StepOutcome(plan, tuple(self._scheduler.commit(plan, result)))
+
+    def _compute(self, plan: StepPlan, meanwhile: Callable[[], None]) -> StepResult:
+        try:
+            pending = self._runner.launch(plan)
+        except Exception as error:
+            raise StepFailed(plan) from error
+        try:
+            meanwhile()
+            self._runner.foresee(self._scheduler.prepare(plan))
+        finally:
+            result = self._join(plan, pending)  # nobody may touch the blocks of a step before its end
+        return result
+
+    def _join(self, plan: StepPlan, pending: Pending) -> StepResult:
+        try:
+            return pending.wait()
+        except Exception as error:
+            self._runner.foresee(())
+            raise StepFailed(plan) from error
