@@ -12,8 +12,9 @@ from triptych.kernels.dispatch import Op
 from triptych.kernels.embedding import embedding
 from triptych.kernels.kv_cache import store_kv
 from triptych.kernels.linear import gated_linear, linear, linear_argmax, linears
-from triptych.kernels.norm import add_rms_norm, layer_norm, rms_norm
+from triptych.kernels.norm import add_rms_norm, add_rms_norm_rows, layer_norm, rms_norm
 from triptych.kernels.rope import rope
+from triptych.kernels.rope_store import rope_store
 from triptych.kernels.weights import DenseWeight, GgufWeight, Int8Weight, Weight, dequantize
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Op",
     "Weight",
     "add_rms_norm",
+    "add_rms_norm_rows",
     "attention",
     "dequantize",
     "embedding",
@@ -37,6 +39,7 @@ __all__ = [
     "quick_gelu",
     "rms_norm",
     "rope",
+    "rope_store",
     "silu_mul",
     "store_kv",
 ]

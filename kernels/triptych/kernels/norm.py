@@ -35,6 +35,21 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: T
     _normalise(residual, weight, eps, out)
 
 
+@Op
+def add_rms_norm_rows(x: Tensor, residual: Tensor, rows: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    """Normalises x + residual of some rows: what a head reads when only the last tokens' logits are wanted.
+
+    Args:
+        x: [T, H], what the last block computed.
+        residual: [T, H], not updated.
+        rows: [R] int64, each in [0, T).
+        weight: [H].
+        eps: Added to the mean square.
+        out: [R, H], neither `x` nor `residual`.
+    """
+    _normalise(x.index_select(0, rows).add_(residual.index_select(0, rows)), weight, eps, out)
+
+
 def _normalise(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
     wide = x.to(torch.float32, copy=True)
     length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)

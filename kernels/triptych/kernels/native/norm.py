@@ -13,14 +13,20 @@ from triptych.kernels.native.team import submit
 
 
 def register(isa: Isa) -> None:
-    """Makes the kernels the backend of `rms_norm` and `add_rms_norm` on CPUs.
+    """Makes the kernel the backend of `rms_norm`, `add_rms_norm` and `add_rms_norm_rows` on CPUs.
 
     Raises:
-        NotAvailable: they cannot be compiled here.
+        NotAvailable: it cannot be compiled here.
     """
     norm = Norm(isa)
     reference.rms_norm.register("native", "cpu", norm.rms_norm, lambda x, w, eps, out: plain(x, w, out))
     reference.add_rms_norm.register("native", "cpu", norm.add_rms_norm, lambda x, r, w, eps, out: plain(x, r, w, out))
+    reference.add_rms_norm_rows.register(
+        "native",
+        "cpu",
+        norm.add_rms_norm_rows,
+        lambda x, r, rows, w, eps, out: plain(x, r, w, out) and rows.is_contiguous(),
+    )
 
 
 class NormArgs(ctypes.Structure):
@@ -29,6 +35,7 @@ class NormArgs(ctypes.Structure):
     _fields_ = (
         ("x", ctypes.c_void_p),
         ("residual", ctypes.c_void_p),
+        ("picked", ctypes.c_void_p),
         ("weight", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
         ("rows", ctypes.c_int64),
@@ -39,28 +46,28 @@ class NormArgs(ctypes.Structure):
 
 
 class Norm:
-    """`rms_norm` and `add_rms_norm`."""
+    """The three ops."""
 
     def __init__(self, isa: Isa) -> None:
         self._kernel: Kernel[NormArgs] = load_kernel("norm", "norm", NormArgs, isa)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
         """See `triptych.kernels.rms_norm`."""
-        self._submit(x, None, weight, eps, out)
+        self._submit(x, None, None, weight, eps, out)
 
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
         """See `triptych.kernels.add_rms_norm`."""
-        self._submit(x, residual, weight, eps, out)
+        self._submit(x, residual, None, weight, eps, out)
 
-    def _submit(self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, out: Tensor) -> None:
-        args = NormArgs(
-            x.data_ptr(),
-            None if residual is None else residual.data_ptr(),
-            weight.data_ptr(),
-            out.data_ptr(),
-            x.shape[0],
-            x.shape[1],
-            x.dtype is torch.bfloat16,
-            eps,
-        )
-        submit(self._kernel, args, x, residual, weight, out)
+    def add_rms_norm_rows(
+        self, x: Tensor, residual: Tensor, rows: Tensor, weight: Tensor, eps: float, out: Tensor
+    ) -> None:
+        """See `triptych.kernels.add_rms_norm_rows`."""
+        self._submit(x, residual, rows, weight, eps, out)
+
+    def _submit(
+        self, x: Tensor, residual: Tensor | None, rows: Tensor | None, weight: Tensor, eps: float, out: Tensor
+    ) -> None:
+        tensors = (x, residual, rows, weight, out)
+        addresses = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
+        submit(self._kernel, NormArgs(*addresses, *out.shape, x.dtype is torch.bfloat16, eps), *tensors)
