@@ -36,9 +36,33 @@ TRIPTYCH_INLINE V load(const void* p) {
     return v;
 }
 
+// The first `bytes` bytes, at most 64, and zeros; nothing beyond them is touched.
+TRIPTYCH_INLINE u8x64 load_prefix(const void* p, int64_t bytes) {
+#if defined(__AVX512BW__)
+    return (u8x64)_mm512_maskz_loadu_epi8(bytes < 64 ? (uint64_t{1} << bytes) - 1 : ~uint64_t{0}, p);
+#else
+    u8x64 v{};
+    std::memcpy(&v, p, bytes);
+    return v;
+#endif
+}
+
 template <class V>
 TRIPTYCH_INLINE void store(void* p, V v) {
     std::memcpy(p, &v, sizeof(V));
+}
+
+// The first bytes of a vector, zeros behind them; nothing beyond is read.
+template <class V>
+TRIPTYCH_INLINE V load_first(const void* p, int64_t bytes) {
+#if defined(__AVX512BW__)
+    static_assert(sizeof(V) == 64);
+    return (V)_mm512_maskz_loadu_epi8(bytes >= 64 ? ~0ull : (1ull << bytes) - 1, p);
+#else
+    V v{};
+    std::memcpy(&v, p, bytes);
+    return v;
+#endif
 }
 
 TRIPTYCH_INLINE f32x16 splat(float value) { return f32x16{} + value; }
@@ -170,7 +194,20 @@ TRIPTYCH_INLINE float half_to_float(f16 value) {
 #endif
 }
 
+TRIPTYCH_INLINE f32x16 halves_to_float(u16x16 values) {
+#if defined(__AVX512F__)
+    return (f32x16)_mm512_cvtph_ps((__m256i)values);
+#else
+    f32x16 result;
+    for (int i = 0; i < kLanes; ++i) result[i] = half_to_float(values[i]);
+    return result;
+#endif
+}
+
 // ---- functions ----
+
+// To the nearest integer, ties to even; |x| < 2^22.
+TRIPTYCH_INLINE i32x16 round_to_int(f32x16 x) { return (i32x16)(x + 12582912.0f) - (int32_t)0x4b400000; }
 
 // e^x to 2 units in the last place (Cephes' polynomial); 0 below −87.3, +inf above 88.7.
 TRIPTYCH_INLINE f32x16 exp(f32x16 x) {
