@@ -7,7 +7,7 @@ from torch import Tensor
 from triptych.kernels import rope_store
 from triptych.kernels.native.isa import Isa
 from triptych.kernels.native.rope_store import RopeStore, accepts
-from triptych.kernels.native.team import Program, capture
+from triptych.kernels.native.team import capture
 from triptych.kernels.pages import keys_view, values_view
 
 POSITIONS = 300
@@ -59,7 +59,8 @@ def test_equals_float64(
 def test_a_recorded_call_follows_positions_and_slots(isa: Isa, threads: int, dtype: torch.dtype) -> None:
     q, k, v = (torch.randn(40, heads, 64).to(dtype) for heads in (6, 2, 2))
     cos, sin, positions, slots, kv = step(40, 2, 64, 16, dtype)
-    program = recorded(isa, (q, k, v, positions, cos, sin, slots, kv))
+    with capture() as program:
+        RopeStore(isa)(q, k, v, positions, cos, sin, slots, kv)
     for _ in range(2):
         _, _, new_positions, new_slots, _ = step(40, 2, 64, 16, dtype)
         positions.copy_(new_positions)
@@ -132,9 +133,3 @@ def erase(kv: Tensor, slots: Tensor) -> None:
 def near(result: Tensor, expected: Tensor) -> None:
     error = (result.double() - expected).abs() / (expected.abs() + 1)
     assert float(error.max()) <= ROUNDING[result.dtype]
-
-
-def recorded(isa: Isa, arguments: tuple[Tensor, ...]) -> Program:
-    with capture() as program:
-        RopeStore(isa)(*arguments)
-    return program
