@@ -1,16 +1,18 @@
 """Encoded images to the pixels that a vision tower reads."""
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageOps
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from triptych.core.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from triptych.models.config import read_json
 from triptych.models.files import ModelFiles
 from triptych.models.images import PIXEL_CEILING, check_image, open_image
+
+if TYPE_CHECKING:
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 _CLIP = frozenset({"CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil", "CLIPFeatureExtractor"})
 
@@ -22,7 +24,7 @@ class ImagePreprocessor:
         processor: transformers' processor on Pillow and numpy; it needs no torchvision.
     """
 
-    def __init__(self, processor: CLIPImageProcessorPil) -> None:
+    def __init__(self, processor: "CLIPImageProcessorPil") -> None:
         self._processor = processor
 
     @classmethod
@@ -37,6 +39,9 @@ class ImagePreprocessor:
         kind = settings.get("image_processor_type", settings.get("feature_extractor_type"))
         if kind not in _CLIP:
             raise Unimplemented(f"{files.name} wants the image processor {kind}; only CLIP's is known", field="model")
+        # Imported here because it takes half of the time that a language model takes to start.
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
         return cls(CLIPImageProcessorPil.from_dict(settings))
 
     def preprocess(self, data: bytes, *, field: str = "image") -> NDArray[np.float32]:
