@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from triptych.cli.bench.engine.ceiling import Cost, Rates, ceiling, kv_token_bytes
 from triptych.cli.bench.engine.machine import Precision
@@ -94,16 +94,15 @@ def _load(settings: EngineSettings, work: Sequence[Workload], progress: Progress
     files = resolve(settings.model, progress=progress)
     item_bytes = choose_dtype(settings.dtype, read_config(files)).itemsize
     tokens = 2 * max(w.batch * (w.prompt_tokens + w.output_tokens + BLOCK_SIZE) for w in work)
-    quantization: dict[str, Any] = {} if settings.quantization == "none" else {"quantization": settings.quantization}
     engine = Engine(
         settings.model,
         dtype=settings.dtype,
+        quantization=settings.quantization,
         kv_cache_memory=tokens * kv_token_bytes(read_spec(files).decoder, item_bytes),
         block_size=BLOCK_SIZE,
         max_running=max(64, *(w.batch for w in work)),
         threads=settings.threads,
         progress=progress,
-        **quantization,
     )
     return engine, time.perf_counter() - begun
 
