@@ -44,9 +44,10 @@ def install() -> Mapping[str, str]:
 
 def _registrars() -> tuple[tuple[tuple[str, ...], Callable[[Isa], None]], ...]:
     """Names of ops, and what registers their kernels for an instruction set."""
-    from triptych.kernels.native import linear, norm, rope_store
+    from triptych.kernels.native import embedding, linear, norm, rope_store
 
     return (
+        (("embedding",), embedding.register),
         (("linear",), linear.register),
         (("rms_norm", "add_rms_norm", "add_rms_norm_rows"), norm.register),
         (("rope_store",), rope_store.register),
