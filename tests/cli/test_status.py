@@ -33,6 +33,8 @@ def busy() -> admin_pb2.GetClusterStatusResponse:
             held_blocks=128,
             free_blocks=384,
             generated_tokens=4321,
+            prefix_query_tokens=800,
+            prefix_hit_tokens=296,
             resident_bytes=3 * 2**29,
         )
     )
@@ -50,7 +52,7 @@ def printed(status: ClusterStatus) -> list[str]:
 
 def test_the_table_shows_workers_queues_and_kv(busy: admin_pb2.GetClusterStatusResponse) -> None:
     with FakeServer(status=busy) as server, Client(server.address) as client:
-        heading, _, columns, encode, _, decode, _, counters = printed(client.status())
+        heading, _, columns, encode, _, decode, _, counters, reused = printed(client.status())
     assert heading.split() == ["fake", "1E1P1D", "not", "ready", "up", "1", "min", "30", "s"]
     assert columns.split() == ["worker", "role", "health", "running", "queued", "holds", "tokens", "memory"]
     assert encode.split() == [
@@ -71,6 +73,7 @@ def test_the_table_shows_workers_queues_and_kv(busy: admin_pb2.GetClusterStatusR
     assert decode.split()[9:] == ["KV", "4321", "1.50", "GiB"]
     assert "3 of 64 requests running" in counters
     assert "9 refused" in counters
+    assert reused == "prefix cache: 296 of 800 prompt tokens found (37%)"
 
 
 def test_off_a_terminal_one_table_is_printed(server: FakeServer, run: Run) -> None:

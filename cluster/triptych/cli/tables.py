@@ -16,13 +16,13 @@ _BAR: Final = 6
 
 
 def cluster_table(status: ClusterStatus) -> Group:
-    """A heading, one line per worker, and the router's counters; fits 80 columns in plain cases."""
+    """A heading, one line per worker, the router's counters and the hit ratio; fits 80 columns in plain cases."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for place, name in enumerate(_COLUMNS):
         table.add_column(name, justify="left" if place < 3 else "right", no_wrap=True)
     for worker in status.workers:
         table.add_row(*_row(worker))
-    return Group(_heading(status), "", table, "", _counters(status.router))
+    return Group(_heading(status), "", table, "", _counters(status.router), _reused(status.workers))
 
 
 def to_json(status: ClusterStatus) -> str:
@@ -67,6 +67,14 @@ def _held(worker: WorkerStatus) -> Text:
         return Text(f"{load.held_embeddings} images ({_size(load.held_embedding_bytes)})")
     full = min(_BAR, -(-load.held_blocks * _BAR // total))
     return Text.assemble(("█" * full, "cyan"), ("░" * (_BAR - full), "dim"), f" {load.held_blocks}/{total} KV")
+
+
+def _reused(workers: tuple[WorkerStatus, ...]) -> Text:
+    """The hit ratio of the prefix caches, of all workers together."""
+    asked = sum(worker.load.prefix_query_tokens for worker in workers)
+    found = sum(worker.load.prefix_hit_tokens for worker in workers)
+    ratio = f" ({found / asked:.0%})" if asked else ""
+    return Text(f"prefix cache: {found} of {asked} prompt tokens found{ratio}")
 
 
 def _size(size: int) -> str:

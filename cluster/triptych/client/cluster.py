@@ -19,7 +19,10 @@ _HEALTH: Final[dict[pb.WorkerHealth.ValueType, Health]] = {
 
 @dataclass(frozen=True, slots=True)
 class WorkerLoad:
-    """What a worker holds now, and has done since it started. Queues and blocks are counts, sizes are bytes."""
+    """What a worker holds now, and has done since it started. Queues and blocks are counts, sizes are bytes.
+
+    Of `prefix_query_tokens` prompt tokens that were looked up in the prefix cache, `prefix_hit_tokens` were found.
+    """
 
     running_requests: int
     queued_requests: int
@@ -35,6 +38,8 @@ class WorkerLoad:
     prefilled_tokens: int
     encoded_images: int
     resident_bytes: int
+    prefix_query_tokens: int
+    prefix_hit_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,8 @@ def _default(value: Schema) -> str:
     default = value["default"]
     if default is None:
         return "–"
+    if isinstance(default, bool):
+        return f"`{default}`".lower()
     return f"`{format_bytes(default) if _is_size(value) else default}`".replace(".0`", "`")
 
 
@@ -96,6 +98,8 @@ def _kind(value: Schema) -> str:
         return ", ".join(f"`{choice}`" for choice in value["enum"])
     if _is_size(value):
         return f"size, {format_bytes(value['minimum'])} to {format_bytes(value['maximum'])}"
+    if value["type"] == "boolean":
+        return "`true`, `false`"
     return f"{ {'string': 'text', 'integer': 'integer', 'number': 'number'}[value['type']] }{_bounds(value)}"
 
 

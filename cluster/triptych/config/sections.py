@@ -61,6 +61,8 @@ class KvCacheSpec(Section):
     """Tokens of a block, the unit of allocation and transfer."""
     memory: Annotated[int | None, ByteRange(MIB, 1024 * GIB), OrAuto()] = None
     """Size per worker; `auto` is 1GiB, or a sixteenth of the machine's memory if that is less."""
+    prefix_caching: bool = True
+    """Prompts that begin alike share the KV of their beginning, which stays until its blocks are needed."""
 
     def memory_on(self, machine_bytes: int) -> int:
         """Bytes of one worker's cache on a machine with that much memory."""

@@ -47,6 +47,7 @@ def desired_workers(
                 context_length=spec.context_length,
                 block_size=spec.kv_cache.block_size,
                 kv_cache_bytes=spec.kv_cache.memory_on(machine_bytes),
+                prefix_caching=spec.kv_cache.prefix_caching,
                 embedding_cache_bytes=spec.transfer.embedding_cache,
                 max_batch_tokens=spec.scheduler.max_batch_tokens,
                 # A running request takes a token of every step, and one has to be left to read prompts with.

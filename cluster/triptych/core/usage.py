@@ -11,11 +11,13 @@ class Usage:
         prompt_tokens: Every position of the prompt.
         completion_tokens: Generated tokens.
         image_tokens: The part of `prompt_tokens` that stands for images.
+        cached_tokens: The part of `prompt_tokens` found computed, because an earlier request began alike.
     """
 
     prompt_tokens: int
     completion_tokens: int
     image_tokens: int = 0
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

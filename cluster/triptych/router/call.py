@@ -71,6 +71,7 @@ class Call:
         self.handles: dict[int, pb.EmbeddingHandle] = {}
         self.ticket: pb.Ticket | None = None
         self.emitted: list[int] = []
+        self.cached_tokens = 0
         self._outputs: asyncio.Queue[Output] = asyncio.Queue()
 
     def drop_pictures(self) -> None:
@@ -82,7 +83,7 @@ class Call:
         """Token counts so far."""
         prompt = self.request.prompt
         image_tokens = sum(span.length for span in prompt.image_spans)
-        return Usage(len(prompt.token_ids), len(self.emitted), image_tokens)
+        return Usage(len(prompt.token_ids), len(self.emitted), image_tokens, self.cached_tokens)
 
     def deliver(self, tokens: tuple[GeneratedToken, ...]) -> None:
         """Hands tokens on as text; those after a stop text are dropped."""

@@ -36,7 +36,7 @@ def core_event(message: KeyedMessage, call: Call, worker_id: str, now: float) ->
 
     Args:
         message: What the worker said.
-        call: The request; keeps embedding handles and the ticket.
+        call: The request; keeps embedding handles, the ticket and what usage needs.
         worker_id: Who said it.
         now: Seconds on the router's clock.
     """
@@ -53,6 +53,7 @@ def core_event(message: KeyedMessage, call: Call, worker_id: str, now: float) ->
             return ev.BlocksReserved()
         case pb.PrefillDone():
             call.timeline.prefilled(worker_id, message.times, now)
+            call.cached_tokens = message.cached_tokens
             return _tokens(message.token)
         case pb.KvReady():
             call.timeline.transferred(worker_id, message.transfer_us, now)

@@ -125,6 +125,8 @@ class DecoderStage:
             step_messages=self.step_messages,
             generated_tokens=self.generated_tokens,
             prefilled_tokens=self.prefilled_tokens,
+            prefix_query_tokens=scheduler.kv.query_tokens,
+            prefix_hit_tokens=scheduler.kv.hit_tokens,
         )
 
     def _answer(self, command: Command) -> None:

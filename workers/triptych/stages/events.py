@@ -30,7 +30,10 @@ def prefill_done(job: Job, emitted: Emitted, now: float) -> pb.ConnectResponse:
         compute_us=round((now - started) * 1e6),
     )
     token = token_delta(emitted)
-    return pb.ConnectResponse(prefill_done=pb.PrefillDone(key=job.proto_key(), token=token, times=times))
+    cached = emitted.sequence.cached_tokens or 0
+    return pb.ConnectResponse(
+        prefill_done=pb.PrefillDone(key=job.proto_key(), token=token, times=times, cached_tokens=cached)
+    )
 
 
 def step_tokens(deltas: Iterable[pb.TokenDelta]) -> pb.ConnectResponse:

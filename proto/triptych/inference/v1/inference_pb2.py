@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from triptych.inference.v1 import sampling_pb2 as triptych_dot_inference_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%triptych/inference/v1/inference.proto\x12\x15triptych.inference.v1\x1a$triptych/inference/v1/sampling.proto\"H\n\x0fGenerateRequest\x12\x35\n\x05input\x18\x01 \x01(\x0b\x32&.triptych.inference.v1.GenerationInput\"N\n\x15GenerateStreamRequest\x12\x35\n\x05input\x18\x01 \x01(\x0b\x32&.triptych.inference.v1.GenerationInput\"\x9f\x02\n\x0fGenerationInput\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x34\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x1f.triptych.inference.v1.TokenIdsH\x00\x12+\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x1b.triptych.inference.v1.ChatH\x00\x12\x37\n\x08sampling\x18\x06 \x01(\x0b\x32%.triptych.inference.v1.SamplingParams\x12\x33\n\tplacement\x18\x07 \x01(\x0e\x32 .triptych.inference.v1.PlacementB\x08\n\x06prompt\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"<\n\x04\x43hat\x12\x34\n\x08messages\x18\x01 \x03(\x0b\x32\".triptych.inference.v1.ChatMessage\"N\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x31\n\x05parts\x18\x02 \x03(\x0b\x32\".triptych.inference.v1.ContentPart\"T\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12-\n\x05image\x18\x02 \x01(\x0b\x32\x1c.triptych.inference.v1.ImageH\x00\x42\x06\n\x04part\"5\n\x05Image\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\x12\n\x08\x64\x61ta_uri\x18\x02 \x01(\tH\x00\x42\x08\n\x06source\"\xa9\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\x05\x12:\n\rfinish_reason\x18\x05 \x01(\x0e\x32#.triptych.inference.v1.FinishReason\x12\x39\n\x08logprobs\x18\x06 \x03(\x0b\x32\'.triptych.inference.v1.PositionLogprobs\x12+\n\x05usage\x18\x07 \x01(\x0b\x32\x1c.triptych.inference.v1.Usage\x12-\n\x08timeline\x18\x08 \x03(\x0b\x32\x1b.triptych.inference.v1.Span\"\xaf\x02\n\x16GenerateStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12\x39\n\x08logprobs\x18\x04 \x03(\x0b\x32\'.triptych.inference.v1.PositionLogprobs\x12:\n\rfinish_reason\x18\x05 \x01(\x0e\x32#.triptych.inference.v1.FinishReason\x12+\n\x05usage\x18\x06 \x01(\x0b\x32\x1c.triptych.inference.v1.Usage\x12-\n\x08timeline\x18\x07 \x03(\x0b\x32\x1b.triptych.inference.v1.Span\x12\r\n\x05model\x18\x08 \x01(\t\"O\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\x12\x14\n\x0cimage_tokens\x18\x03 \x01(\x05\"K\n\x04Span\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x10\n\x08start_us\x18\x03 \x01(\x03\x12\x13\n\x0b\x64uration_us\x18\x04 \x01(\x03\"g\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x1b.triptych.inference.v1.ChatH\x00\x42\x08\n\x06prompt\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\"5\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"B\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.triptych.inference.v1.Model\"^\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\x05\x12\x16\n\x0e\x61\x63\x63\x65pts_images\x18\x03 \x01(\x08\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\x05*\\\n\tPlacement\x12\x19\n\x15PLACEMENT_UNSPECIFIED\x10\x00\x12\x17\n\x13PLACEMENT_COLOCATED\x10\x01\x12\x1b\n\x17PLACEMENT_DISAGGREGATED\x10\x02\x32\x83\x04\n\x10InferenceService\x12[\n\x08Generate\x12&.triptych.inference.v1.GenerateRequest\x1a\'.triptych.inference.v1.GenerateResponse\x12o\n\x0eGenerateStream\x12,.triptych.inference.v1.GenerateStreamRequest\x1a-.triptych.inference.v1.GenerateStreamResponse0\x01\x12[\n\x08Tokenize\x12&.triptych.inference.v1.TokenizeRequest\x1a\'.triptych.inference.v1.TokenizeResponse\x12\x61\n\nDetokenize\x12(.triptych.inference.v1.DetokenizeRequest\x1a).triptych.inference.v1.DetokenizeResponse\x12\x61\n\nListModels\x12(.triptych.inference.v1.ListModelsRequest\x1a).triptych.inference.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%triptych/inference/v1/inference.proto\x12\x15triptych.inference.v1\x1a$triptych/inference/v1/sampling.proto\"H\n\x0fGenerateRequest\x12\x35\n\x05input\x18\x01 \x01(\x0b\x32&.triptych.inference.v1.GenerationInput\"N\n\x15GenerateStreamRequest\x12\x35\n\x05input\x18\x01 \x01(\x0b\x32&.triptych.inference.v1.GenerationInput\"\x9f\x02\n\x0fGenerationInput\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x34\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x1f.triptych.inference.v1.TokenIdsH\x00\x12+\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x1b.triptych.inference.v1.ChatH\x00\x12\x37\n\x08sampling\x18\x06 \x01(\x0b\x32%.triptych.inference.v1.SamplingParams\x12\x33\n\tplacement\x18\x07 \x01(\x0e\x32 .triptych.inference.v1.PlacementB\x08\n\x06prompt\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"<\n\x04\x43hat\x12\x34\n\x08messages\x18\x01 \x03(\x0b\x32\".triptych.inference.v1.ChatMessage\"N\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x31\n\x05parts\x18\x02 \x03(\x0b\x32\".triptych.inference.v1.ContentPart\"T\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12-\n\x05image\x18\x02 \x01(\x0b\x32\x1c.triptych.inference.v1.ImageH\x00\x42\x06\n\x04part\"5\n\x05Image\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\x12\n\x08\x64\x61ta_uri\x18\x02 \x01(\tH\x00\x42\x08\n\x06source\"\xa9\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\x05\x12:\n\rfinish_reason\x18\x05 \x01(\x0e\x32#.triptych.inference.v1.FinishReason\x12\x39\n\x08logprobs\x18\x06 \x03(\x0b\x32\'.triptych.inference.v1.PositionLogprobs\x12+\n\x05usage\x18\x07 \x01(\x0b\x32\x1c.triptych.inference.v1.Usage\x12-\n\x08timeline\x18\x08 \x03(\x0b\x32\x1b.triptych.inference.v1.Span\"\xaf\x02\n\x16GenerateStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12\x39\n\x08logprobs\x18\x04 \x03(\x0b\x32\'.triptych.inference.v1.PositionLogprobs\x12:\n\rfinish_reason\x18\x05 \x01(\x0e\x32#.triptych.inference.v1.FinishReason\x12+\n\x05usage\x18\x06 \x01(\x0b\x32\x1c.triptych.inference.v1.Usage\x12-\n\x08timeline\x18\x07 \x03(\x0b\x32\x1b.triptych.inference.v1.Span\x12\r\n\x05model\x18\x08 \x01(\t\"f\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\x12\x14\n\x0cimage_tokens\x18\x03 \x01(\x05\x12\x15\n\rcached_tokens\x18\x04 \x01(\x05\"K\n\x04Span\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x10\n\x08start_us\x18\x03 \x01(\x03\x12\x13\n\x0b\x64uration_us\x18\x04 \x01(\x03\"g\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x1b.triptych.inference.v1.ChatH\x00\x42\x08\n\x06prompt\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\"5\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"B\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.triptych.inference.v1.Model\"^\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\x05\x12\x16\n\x0e\x61\x63\x63\x65pts_images\x18\x03 \x01(\x08\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\x05*\\\n\tPlacement\x12\x19\n\x15PLACEMENT_UNSPECIFIED\x10\x00\x12\x17\n\x13PLACEMENT_COLOCATED\x10\x01\x12\x1b\n\x17PLACEMENT_DISAGGREGATED\x10\x02\x32\x83\x04\n\x10InferenceService\x12[\n\x08Generate\x12&.triptych.inference.v1.GenerateRequest\x1a\'.triptych.inference.v1.GenerateResponse\x12o\n\x0eGenerateStream\x12,.triptych.inference.v1.GenerateStreamRequest\x1a-.triptych.inference.v1.GenerateStreamResponse0\x01\x12[\n\x08Tokenize\x12&.triptych.inference.v1.TokenizeRequest\x1a\'.triptych.inference.v1.TokenizeResponse\x12\x61\n\nDetokenize\x12(.triptych.inference.v1.DetokenizeRequest\x1a).triptych.inference.v1.DetokenizeResponse\x12\x61\n\nListModels\x12(.triptych.inference.v1.ListModelsRequest\x1a).triptych.inference.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triptych.inference.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PLACEMENT']._serialized_start=2038
-  _globals['_PLACEMENT']._serialized_end=2130
+  _globals['_PLACEMENT']._serialized_start=2061
+  _globals['_PLACEMENT']._serialized_end=2153
   _globals['_GENERATEREQUEST']._serialized_start=102
   _globals['_GENERATEREQUEST']._serialized_end=174
   _globals['_GENERATESTREAMREQUEST']._serialized_start=176
@@ -55,23 +55,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATESTREAMRESPONSE']._serialized_start=1155
   _globals['_GENERATESTREAMRESPONSE']._serialized_end=1458
   _globals['_USAGE']._serialized_start=1460
-  _globals['_USAGE']._serialized_end=1539
-  _globals['_SPAN']._serialized_start=1541
-  _globals['_SPAN']._serialized_end=1616
-  _globals['_TOKENIZEREQUEST']._serialized_start=1618
-  _globals['_TOKENIZEREQUEST']._serialized_end=1721
-  _globals['_TOKENIZERESPONSE']._serialized_start=1723
-  _globals['_TOKENIZERESPONSE']._serialized_end=1760
-  _globals['_DETOKENIZEREQUEST']._serialized_start=1762
-  _globals['_DETOKENIZEREQUEST']._serialized_end=1815
-  _globals['_DETOKENIZERESPONSE']._serialized_start=1817
-  _globals['_DETOKENIZERESPONSE']._serialized_end=1851
-  _globals['_LISTMODELSREQUEST']._serialized_start=1853
-  _globals['_LISTMODELSREQUEST']._serialized_end=1872
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1874
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1940
-  _globals['_MODEL']._serialized_start=1942
-  _globals['_MODEL']._serialized_end=2036
-  _globals['_INFERENCESERVICE']._serialized_start=2133
-  _globals['_INFERENCESERVICE']._serialized_end=2648
+  _globals['_USAGE']._serialized_end=1562
+  _globals['_SPAN']._serialized_start=1564
+  _globals['_SPAN']._serialized_end=1639
+  _globals['_TOKENIZEREQUEST']._serialized_start=1641
+  _globals['_TOKENIZEREQUEST']._serialized_end=1744
+  _globals['_TOKENIZERESPONSE']._serialized_start=1746
+  _globals['_TOKENIZERESPONSE']._serialized_end=1783
+  _globals['_DETOKENIZEREQUEST']._serialized_start=1785
+  _globals['_DETOKENIZEREQUEST']._serialized_end=1838
+  _globals['_DETOKENIZERESPONSE']._serialized_start=1840
+  _globals['_DETOKENIZERESPONSE']._serialized_end=1874
+  _globals['_LISTMODELSREQUEST']._serialized_start=1876
+  _globals['_LISTMODELSREQUEST']._serialized_end=1895
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1897
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1963
+  _globals['_MODEL']._serialized_start=1965
+  _globals['_MODEL']._serialized_end=2059
+  _globals['_INFERENCESERVICE']._serialized_start=2156
+  _globals['_INFERENCESERVICE']._serialized_end=2671
 # @@protoc_insertion_point(module_scope)

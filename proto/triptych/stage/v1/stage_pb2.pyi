@@ -576,6 +576,9 @@ class PrefillDone(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     TIMES_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    cached_tokens: _builtins.int
+    """Tokens of the prompt whose KV was in the prefix cache."""
     @_builtins.property
     def key(self) -> Global___OperationKey: ...
     @_builtins.property
@@ -588,10 +591,11 @@ class PrefillDone(_message.Message):
         key: Global___OperationKey | None = ...,
         token: Global___TokenDelta | None = ...,
         times: Global___StageTimes | None = ...,
+        cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "times", b"times", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "times", b"times", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "key", b"key", "times", b"times", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -828,6 +832,8 @@ class LoadReport(_message.Message):
     PREFILLED_TOKENS_FIELD_NUMBER: _builtins.int
     ENCODED_IMAGES_FIELD_NUMBER: _builtins.int
     RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
+    PREFIX_QUERY_TOKENS_FIELD_NUMBER: _builtins.int
+    PREFIX_HIT_TOKENS_FIELD_NUMBER: _builtins.int
     running_requests: _builtins.int
     queued_requests: _builtins.int
     queued_tokens: _builtins.int
@@ -843,6 +849,9 @@ class LoadReport(_message.Message):
     prefilled_tokens: _builtins.int
     encoded_images: _builtins.int
     resident_bytes: _builtins.int
+    prefix_query_tokens: _builtins.int
+    """Prompt tokens that were looked up in the prefix cache, and how many of them were found, since the worker started."""
+    prefix_hit_tokens: _builtins.int
     def __init__(
         self,
         *,
@@ -860,10 +869,12 @@ class LoadReport(_message.Message):
         prefilled_tokens: _builtins.int = ...,
         encoded_images: _builtins.int = ...,
         resident_bytes: _builtins.int = ...,
+        prefix_query_tokens: _builtins.int = ...,
+        prefix_hit_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoded_images", b"encoded_images", "free_blocks", b"free_blocks", "generated_tokens", b"generated_tokens", "held_blocks", b"held_blocks", "held_embedding_bytes", b"held_embedding_bytes", "held_embeddings", b"held_embeddings", "prefilled_tokens", b"prefilled_tokens", "queued_images", b"queued_images", "queued_requests", b"queued_requests", "queued_tokens", b"queued_tokens", "resident_bytes", b"resident_bytes", "running_requests", b"running_requests", "step_messages", b"step_messages", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoded_images", b"encoded_images", "free_blocks", b"free_blocks", "generated_tokens", b"generated_tokens", "held_blocks", b"held_blocks", "held_embedding_bytes", b"held_embedding_bytes", "held_embeddings", b"held_embeddings", "prefilled_tokens", b"prefilled_tokens", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "queued_images", b"queued_images", "queued_requests", b"queued_requests", "queued_tokens", b"queued_tokens", "resident_bytes", b"resident_bytes", "running_requests", b"running_requests", "step_messages", b"step_messages", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
