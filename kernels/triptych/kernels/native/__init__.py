@@ -48,7 +48,7 @@ def _registrars() -> tuple[tuple[tuple[str, ...], Callable[[Isa], None]], ...]:
 
     return (
         (("embedding",), embedding.register),
-        (("linear",), linear.register),
+        (("linear", "linears", "gated_linear", "linear_argmax"), linear.register),
         (("rms_norm", "add_rms_norm", "add_rms_norm_rows"), norm.register),
         (("rope_store",), rope_store.register),
     )

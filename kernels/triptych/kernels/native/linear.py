@@ -1,63 +1,82 @@
-"""The dense projection for few rows in bfloat16, in C++; other shapes and types go to the reference."""
+"""Projections in C++: each form of weight has its own kernels, and the ops choose among them."""
 
-import ctypes
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from triptych.kernels import linear as op
-from triptych.kernels.native.isa import ISAS, Isa
-from triptych.kernels.native.library import load
+from triptych.kernels import gated_linear, linear, linear_argmax, linears
+from triptych.kernels.linear import Projection
+from triptych.kernels.native.dense import Dense
+from triptych.kernels.native.isa import Isa
+from triptych.kernels.native.plain import plain
+from triptych.kernels.native.projection import MAX_PARTS, ProjectionKernels
 from triptych.kernels.weights import DenseWeight, Weight
 
 
-class Linear(Protocol):
-    """The signature of the op."""
-
-    def __call__(self, x: Tensor, /, weight: Weight, bias: Tensor | None, out: Tensor) -> None:
-        """See `triptych.kernels.linear`."""
-
-
-MAX_ROWS = 8
-
-
 def register(isa: Isa) -> None:
-    """Makes the kernel the backend of `linear` on CPUs."""
-    op.register("native", "cpu", native_linear(op.implementation("reference")))
-
-
-def native_linear(reference: Linear) -> Linear:
-    """The op's implementation with the C++ kernel where it applies.
-
-    Args:
-        reference: Takes everything else.
+    """Makes the kernels the backend of the projections on CPUs.
 
     Raises:
-        NotAvailable: the kernel cannot be compiled or run here.
+        NotAvailable: they cannot be compiled here.
     """
-    kernel = _load()
-
-    def linear(x: Tensor, /, weight: Weight, bias: Tensor | None, out: Tensor) -> None:
-        rows = x.shape[0]
-        given = (x, out) if bias is None else (x, out, bias)
-        few = 0 < rows <= MAX_ROWS
-        if not (few and isinstance(weight, DenseWeight) and _plain(weight.values, *given)):
-            reference(x, weight, bias, out)
-            return
-        address = None if bias is None else bias.data_ptr()
-        kernel(x.data_ptr(), weight.values.data_ptr(), address, out.data_ptr(), rows, x.shape[1], weight.outputs)
-
-    return linear
+    ops = Linear(isa)
+    linear.register("native", "cpu", ops.linear, ops.takes_linear)
+    linears.register("native", "cpu", ops.linears, ops.takes_linears)
+    gated_linear.register("native", "cpu", ops.gated_linear, ops.takes_gated_linear)
+    linear_argmax.register("native", "cpu", ops.linear_argmax, ops.takes_linear_argmax)
 
 
-def _plain(*tensors: Tensor) -> bool:
-    return all(t.dtype is torch.bfloat16 and t.is_contiguous() for t in tensors)
+class Linear:
+    """`linear`, `linears`, `gated_linear` and `linear_argmax`."""
+
+    def __init__(self, isa: Isa) -> None:
+        # Each of these kernels is only ever given weights of the form that it is listed under.
+        self._forms: Mapping[type[Weight], ProjectionKernels[Any]] = {DenseWeight: Dense(isa)}
+
+    def linear(self, x: Tensor, weight: Weight, bias: Tensor | None, out: Tensor) -> None:
+        """See `triptych.kernels.linear`."""
+        self._forms[type(weight)].project(x, ((weight, bias, out),))
+
+    def linears(self, x: Tensor, projections: Sequence[Projection]) -> None:
+        """See `triptych.kernels.linears`."""
+        for form, alike in groupby(projections, key=lambda projection: type(projection[0])):
+            parts = tuple(alike)
+            for first in range(0, len(parts), MAX_PARTS):
+                self._forms[form].project(x, parts[first : first + MAX_PARTS])
+
+    def gated_linear(self, x: Tensor, gate: Weight, up: Weight, out: Tensor) -> None:
+        """See `triptych.kernels.gated_linear`."""
+        self._forms[type(gate)].gated(x, gate, up, out)
+
+    def linear_argmax(self, x: Tensor, weight: Weight, ids: Tensor, values: Tensor) -> None:
+        """See `triptych.kernels.linear_argmax`."""
+        self._forms[type(weight)].argmax(x, weight, ids, values)
+
+    def takes_linear(self, x: Tensor, weight: Weight, bias: Tensor | None, out: Tensor) -> bool:
+        """Whether there is a kernel for these arguments."""
+        given = (x,) if bias is None else (x, bias)
+        return plain(*given) and _result(x, out) and self._takes(x, weight)
+
+    def takes_linears(self, x: Tensor, projections: Sequence[Projection]) -> bool:
+        """Whether there are kernels for all of these."""
+        return all(self.takes_linear(x, *projection) for projection in projections)
+
+    def takes_gated_linear(self, x: Tensor, gate: Weight, up: Weight, out: Tensor) -> bool:
+        """Whether there is a kernel for these arguments: gate and up are of one form."""
+        alike = type(gate) is type(up)
+        return alike and plain(x, out) and self._takes(x, gate) and self._takes(x, up)
+
+    def takes_linear_argmax(self, x: Tensor, weight: Weight, ids: Tensor, values: Tensor) -> bool:
+        """Whether there is a kernel for these arguments."""
+        return plain(x) and ids.is_contiguous() and values.is_contiguous() and self._takes(x, weight)
+
+    def _takes(self, x: Tensor, weight: Weight) -> bool:
+        kernels = self._forms.get(type(weight))
+        return kernels is not None and kernels.takes(x, weight)
 
 
-def _load() -> Any:
-    library = load("linear_few", ISAS[0])
-    kernel = library.triptych_linear_bf16
-    kernel.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
-    kernel.restype = None
-    return kernel
+def _result(x: Tensor, out: Tensor) -> bool:
+    return out.dtype in (x.dtype, torch.float32) and out.is_contiguous()
