@@ -5,16 +5,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
+from triptych.kernels import dequantize
 from triptych.models.files import ModelFiles
+from triptych.models.quantization import Quantization
 from triptych.models.weights import open_weights
 
 OPEN = """
 import sys, torch
 from contextlib import contextmanager
 from pathlib import Path
-from triptych.models.files import local_files
+from triptych.kernels import dequantize
+from triptych.models.files import ModelFiles
 from triptych.models.weights import open_weights
 
 class Report:
@@ -25,15 +29,19 @@ class Report:
 
 print("ready", flush=True)
 sys.stdin.readline()
-weights = open_weights(local_files("m", Path(sys.argv[1])), torch.bfloat16, progress=Report())
-print("sum", float(weights.tensor("a").float().sum()), flush=True)
+path, format, quantization, name = Path(sys.argv[1]), *sys.argv[2:]
+weights = open_weights(ModelFiles("m", path, format), torch.bfloat16, quantization=quantization, progress=Report())
+print("sum", float(dequantize(weights.matrix(name)).sum(dtype=torch.float64)), flush=True)
 sys.stdin.readline()
 """
 
 
-def start(files: ModelFiles) -> "subprocess.Popen[str]":
+def start(files: ModelFiles, quantization: Quantization, name: str) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
-        [sys.executable, "-c", OPEN, str(files.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", OPEN, str(files.path), files.format, quantization, name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -46,29 +54,48 @@ def go_on(process: "subprocess.Popen[str]") -> None:
     process.stdin.flush()
 
 
-def test_processes_that_start_together_convert_once(folder: Callable[..., ModelFiles], cache: Path) -> None:
-    files = folder({"model.safetensors": {"a": torch.ones(1000, 100)}})
-    processes = [start(files) for _ in range(2)]
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_processes_that_start_together_convert_once(
+    folder: Callable[..., ModelFiles], cache: Path, quantization: Quantization
+) -> None:
+    files = folder({"model.safetensors": {"a": torch.full((1000, 100), 127.0)}})
+    processes = [start(files, quantization, "a") for _ in range(2)]
     for process in processes:
         go_on(process)
     said = [process.communicate("\n")[0].splitlines() for process in processes]
-    assert [lines[-1] for lines in said] == ["sum 100000.0"] * 2
+    assert [lines[-1] for lines in said] == ["sum 12700000.0"] * 2
     assert sum(lines.count("converted") for lines in said) == 1
 
 
-def test_two_processes_hold_one_copy_of_the_pages(folder: Callable[..., ModelFiles], cache: Path) -> None:
-    size = 4 << 20
-    files = folder({"model.safetensors": {"a": torch.ones(size // 2, dtype=torch.bfloat16)}})
-    other = start(files)
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_two_processes_hold_one_copy_of_the_pages(
+    folder: Callable[..., ModelFiles], cache: Path, quantization: Quantization
+) -> None:
+    matrix = torch.ones(2048, 1024, dtype=torch.bfloat16)
+    files = folder({"model.safetensors": {"a": matrix}})
+    made = assert_shared(files, quantization, "a", matrix.numel() * (2 if quantization == "none" else 1))
+    assert made.is_relative_to(cache) == (quantization == "int8")
+
+
+def test_two_processes_hold_one_copy_of_a_gguf(smollm2: ModelFiles) -> None:
+    name, rows, row_bytes = "model.embed_tokens.weight", 49152, 576 // 32 * 34
+    assert assert_shared(smollm2, "gguf", name, rows * row_bytes) == smollm2.path
+
+
+def assert_shared(files: ModelFiles, quantization: Quantization, name: str, size: int) -> Path:
+    """Reads all of a matrix in another process and in this one; returns the file that both have it from."""
+    other = start(files, quantization, name)
     go_on(other)
+    weights = open_weights(files, torch.bfloat16, quantization=quantization)
     assert other.stdout is not None
-    assert other.stdout.readline() == f"sum {size // 2}.0\n"
-    weights = open_weights(files, torch.bfloat16)
-    assert float(weights.tensor("a").float().sum()) == size // 2
-    usage = mapped(files.path / "model.safetensors")
+    said = other.stdout.readline().replace("converted\n", "") or other.stdout.readline()
+    assert said == f"sum {float(dequantize(weights.matrix(name)).sum(dtype=torch.float64))}\n"
+    path = weights.opened[-1 if quantization == "int8" else 0]
+    usage = mapped(path)
     other.communicate("\n")
     assert usage["Shared_Clean"] + usage["Shared_Dirty"] >= size
     assert usage["Anonymous"] == 0
+    return path
 
 
 def mapped(path: Path) -> dict[str, int]:
