@@ -28,23 +28,14 @@ typedef uint16_t u16x32 __attribute__((vector_size(64)));  // 32 bfloat16, or 16
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
 typedef uint8_t u8x64 __attribute__((vector_size(64)));
 typedef int8_t i8x64 __attribute__((vector_size(64)));
+typedef int8_t i8x16 __attribute__((vector_size(16)));
+typedef uint8_t u8x16 __attribute__((vector_size(16)));
 
 template <class V>
 TRIPTYCH_INLINE V load(const void* p) {
     V v;
     std::memcpy(&v, p, sizeof(V));
     return v;
-}
-
-// The first `bytes` bytes, at most 64, and zeros; nothing beyond them is touched.
-TRIPTYCH_INLINE u8x64 load_prefix(const void* p, int64_t bytes) {
-#if defined(__AVX512BW__)
-    return (u8x64)_mm512_maskz_loadu_epi8(bytes < 64 ? (uint64_t{1} << bytes) - 1 : ~uint64_t{0}, p);
-#else
-    u8x64 v{};
-    std::memcpy(&v, p, bytes);
-    return v;
-#endif
 }
 
 template <class V>
@@ -99,6 +90,28 @@ TRIPTYCH_INLINE float largest(f32x16 v) {
     return v[0];
 #endif
 }
+
+TRIPTYCH_INLINE int32_t sum(i32x16 v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; ++i) v[i] += v[i + width];
+    return v[0];
+#endif
+}
+
+TRIPTYCH_INLINE int32_t largest(i32x16 v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_epi32((__m512i)v);
+#else
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; ++i) v[i] = v[i] > v[i + width] ? v[i] : v[i + width];
+    return v[0];
+#endif
+}
+
+TRIPTYCH_INLINE f32x16 to_float(i32x16 values) { return __builtin_convertvector(values, f32x16); }
 
 // ---- bfloat16 ----
 
@@ -227,4 +240,38 @@ TRIPTYCH_INLINE f32x16 exp(f32x16 x) {
     const i32x16 exponent = ((i32x16)shifted - (int32_t)0x4b400000) << 23;
     const f32x16 scaled = (f32x16)((i32x16)y + exponent);
     return x < splat(-87.3f) ? f32x16{} : (x > splat(88.7f) ? splat(INFINITY) : scaled);
+}
+
+// 2^x for x <= 0 to 8e-5 of the result, which is a 25th of what rounding it to bfloat16 adds; 0 for −inf.
+TRIPTYCH_INLINE f32x16 exp2_for_bf16(f32x16 x) {
+#if defined(__AVX512DQ__)
+    const f32x16 r = (f32x16)_mm512_reduce_ps((__m512)x, 0x09);  // x − floor(x)
+#else
+    x = max(x, splat(-126.0f));
+    const f32x16 magic = splat(12582912.0f);  // 1.5 · 2^23: adding it rounds to an integer
+    const f32x16 shifted = (x - 0.5f) + magic;
+    const f32x16 r = x - (shifted - magic);
+#endif
+    f32x16 y = fma(splat(7.80245889e-2f), r, splat(2.26067225e-1f));
+    y = fma(y, r, splat(6.95833413e-1f));
+    y = fma(y, r, splat(9.99925226e-1f));
+#if defined(__AVX512DQ__)
+    return (f32x16)_mm512_scalef_ps((__m512)y, (__m512)x);  // y · 2^floor(x)
+#else
+    const f32x16 scaled = (f32x16)((i32x16)y + (((i32x16)shifted - (int32_t)0x4b400000) << 23));
+    return x <= splat(-126.0f) ? f32x16{} : scaled;
+#endif
+}
+
+// Cephes' tanhf: a polynomial near 0, where the exponential form would cancel.
+TRIPTYCH_INLINE f32x16 tanh(f32x16 x) {
+    const f32x16 size = x < f32x16{} ? -x : x;
+    const f32x16 square = x * x;
+    f32x16 y = fma(splat(-5.70498872745e-3f), square, splat(2.06390887954e-2f));
+    y = fma(y, square, splat(-5.37397155531e-2f));
+    y = fma(y, square, splat(1.33314422036e-1f));
+    y = fma(y, square, splat(-3.33332819422e-1f));
+    const f32x16 near = fma(y * square, x, x);
+    const f32x16 far = 1.0f - 2.0f / (exp(size + size) + 1.0f);
+    return size < splat(0.625f) ? near : (x < f32x16{} ? -far : far);
 }
