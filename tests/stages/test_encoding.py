@@ -109,7 +109,7 @@ def crashes() -> list[str]:
 
 @pytest.fixture
 def stage(tower: Tower, store: EmbeddingStore, crashes: list[str]) -> Iterator[EncodeStage]:
-    encoder = BatchEncoder(cast(Any, tower), ROWS, COLUMNS, torch.float32)
+    encoder = BatchEncoder(cast(Any, tower), ROWS, COLUMNS, torch.float32, threads=1)
     stage = EncodeStage(encoder, store, Identity("encode-0", "here", pb.DataEndpoint()))
     stage.start(lambda: crashes.append("crashed"))
     yield stage

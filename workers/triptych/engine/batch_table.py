@@ -49,9 +49,13 @@ class BatchTable:
         blocks: Blocks of the longest sequence.
         block_size: Tokens per block.
         device: Of the decoder; anywhere but on the CPU the index tensors are copied there.
+
+    Attributes:
+        rows: Tokens of the largest step.
     """
 
     def __init__(self, rows: int, sequences: int, blocks: int, block_size: int, device: torch.device) -> None:
+        self.rows = rows
         self._block_size = block_size
         self._device = device
         self._tensors = _Views(

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from triptych.core.errors import FailedPrecondition, InvalidArgument
 from triptych.core.generation import FinishReason, OperationKey
@@ -23,6 +24,7 @@ from triptych.engine.loop import StepOutcome
 from triptych.engine.prompts import Eyes, PromptLike, images_of, is_single, media_of, require_fit, tokenize
 from triptych.engine.scheduler import SchedulerOptions
 from triptych.engine.sequence import Sequence
+from triptych.engine.threads import torch_threads, use_threads
 from triptych.models.progress import SILENT, Progress
 from triptych.models.resolve import resolve
 from triptych.models.text import TextProcessor
@@ -43,7 +45,7 @@ class Engine:
         max_batch_tokens: Rows of one step.
         max_running: Sequences of one step.
         prefix_caching: Whether prompts that begin alike share the KV of their beginning.
-        threads: Threads of the computation; None leaves torch's setting.
+        threads: Threads of the computation, which engines of one process share; None means one per core.
         device: A torch device.
         progress: Hears of downloads and loads.
 
@@ -67,8 +69,7 @@ class Engine:
         device: str = "cpu",
         progress: Progress = SILENT,
     ) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
+        self._threads = use_threads(threads)
         self._files = resolve(model, progress=progress)
         self._device = device
         self._loaded = load_model(self._files, dtype, quantization, device, progress=progress)
@@ -130,6 +131,10 @@ class Engine:
             raise FailedPrecondition(f"{self._files.name} takes no images", field="prompt")
         return Eyes.load(self._files, self.spec, self._loaded.dtype, self._device)
 
+    def _see(self, images: Sequence_[bytes]) -> Tensor:
+        with torch_threads(self._threads):
+            return self.eyes.see(images)
+
     def _sequence(self, prompt: PromptLike, params: SamplingParams) -> Sequence:
         tokens = tokenize(prompt, self.text)
         require_fit(len(tokens.token_ids), self.core.capacity)
@@ -142,7 +147,7 @@ class Engine:
             params=params,
             seed=secrets.randbits(64) if params.seed is None else params.seed,
             limit=self.core.limit(len(tokens.token_ids), params.max_tokens),
-            media=media_of(tokens, images, self.eyes.see(images)) if images else (),
+            media=media_of(tokens, images, self._see(images)) if images else (),
         )
 
     def _step(

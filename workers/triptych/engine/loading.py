@@ -6,7 +6,6 @@ import torch
 
 from triptych.core.errors import InvalidArgument
 from triptych.engine.dtypes import choose_dtype
-from triptych.kernels import native
 from triptych.models.config import read_config
 from triptych.models.decoder import Decoder
 from triptych.models.files import ModelFiles
@@ -47,8 +46,6 @@ def load_model(
     """
     spec = read_spec(files)
     chosen, form = choose_dtype(dtype, read_config(files), device), choose_quantization(quantization, files)
-    if chosen is torch.bfloat16 and device == "cpu" and torch.get_num_threads() <= native.MAX_THREADS:
-        native.install()
     decoder = Decoder.load(files, spec, chosen, device, quantization=form, progress=progress)
     return LoadedModel(spec, chosen, decoder)
 

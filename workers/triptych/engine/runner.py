@@ -7,21 +7,19 @@ from torch import Tensor
 
 from triptych.engine.batch_table import BatchTable
 from triptych.engine.plan import StepPlan, StepResult
+from triptych.engine.replay import RecordedStep, StepRecorder
 from triptych.engine.sampler import SamplingRow, sample
 from triptych.engine.sequence import Sequence
-from triptych.kernels import native
 from triptych.models.decoder import Decoder
+from triptych.models.head import Likeliest, Logits
 from triptych.models.step import StepInput
-
-FEW_ROWS = 8
 
 
 class ModelRunner:
     """Runs plans on one decoder and its KV pool.
 
-    A step of few rows is bound by memory. Where there are two threads it is run on one: waking the second for every
-    op costs more than it brings, and a thread that spins for its partner on a busy machine costs ten times the step
-    (measured: docs/log.md). More threads than that reach what one cannot, and are used.
+    A step is launched as recorded kernel calls, which the thread team computes while the caller does something else
+    (`replay`). A step that cannot be recorded is computed call by call when it is waited for.
 
     Args:
         decoder: The model.
@@ -33,36 +31,52 @@ class ModelRunner:
         self._decoder = decoder
         self._kv = kv
         self._table = table
-        self._threads = torch.get_num_threads()
-        self._few_threads = 1 if self._threads <= native.MAX_THREADS else self._threads
+        self._recorder = StepRecorder(decoder, kv)
+        decoder.reserve(table.rows)
 
     def launch(self, plan: StepPlan) -> "LaunchedStep":
-        """Takes the plan's rows down; they are computed when they are waited for."""
-        return LaunchedStep(self, plan, self._table.fill(plan))
+        """Starts to compute the KV of every row, and one token for each sequence that the rows bring to its end."""
+        step = self._table.fill(plan)
+        sampling = plan.sampling
+        greedy = all(s.params.greedy and not s.params.penalised and s.params.logprobs is None for s in sampling)
+        record = self._recorder.once if plan.prompts else self._recorder.decode
+        recorded = record(step, greedy=greedy)
+        if recorded is not None:
+            recorded.program.launch()
+        return LaunchedStep(self, sampling, step, recorded)
 
     def foresee(self, sequences: tuple[Sequence, ...]) -> None:
         """Works out the rows of a step that runs one more token of each of these sequences."""
         self._table.foresee(sequences)
 
-    @torch.inference_mode()
-    def execute(self, plan: StepPlan, step: StepInput) -> StepResult:
-        """Computes the KV of every row, and one token for each sequence that the rows bring to its end."""
-        threads = self._few_threads if plan.tokens <= FEW_ROWS else self._threads
-        if threads != torch.get_num_threads():
-            torch.set_num_threads(threads)
-        logits = self._decoder.forward(step, self._kv)
-        rows = [SamplingRow(s.params, s.seed, s.token_ids, s.prompt_length) for s in plan.sampling]
-        return sample(logits, rows) if rows else StepResult()
+    def compute(self, step: StepInput) -> Tensor:
+        """Runs a step call by call; returns its logits."""
+        return self._decoder.forward(step, self._kv)
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchedStep:
-    """A step whose rows are written down."""
+    """A step that computes."""
 
     _runner: ModelRunner
-    _plan: StepPlan
+    _sampling: tuple[Sequence, ...]
     _step: StepInput
+    _recorded: RecordedStep | None
 
+    @torch.inference_mode()
     def wait(self) -> StepResult:
-        """Computes it."""
-        return self._runner.execute(self._plan, self._step)
+        """Computes with the others until it is done; then chooses the tokens."""
+        if self._recorded is None:
+            return self._sampled(self._runner.compute(self._step))
+        self._recorded.program.join()
+        match self._recorded.head:
+            case None:
+                return StepResult()
+            case Likeliest(token_ids):
+                return StepResult(token_ids.tolist())
+            case Logits(values):
+                return self._sampled(values)
+
+    def _sampled(self, logits: Tensor) -> StepResult:
+        rows = [SamplingRow(s.params, s.seed, s.token_ids, s.prompt_length) for s in self._sampling]
+        return sample(logits, rows) if rows else StepResult()

@@ -1,12 +1,22 @@
 """The decoder: one implementation for every architecture that a `DecoderSpec` can describe."""
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from torch import Tensor
 
-from triptych.kernels import Weight, add_rms_norm, embedding, linear, rms_norm
+from triptych.kernels import (
+    Weight,
+    add_rms_norm,
+    add_rms_norm_rows,
+    embedding,
+    linear,
+    linear_argmax,
+    rms_norm,
+)
 from triptych.models.files import ModelFiles
+from triptych.models.head import Head, Likeliest, Logits
 from triptych.models.layer import DecoderLayer, load_layer
 from triptych.models.parameters import open_parameters
 from triptych.models.progress import SILENT, Progress
@@ -86,24 +96,34 @@ class Decoder:
         attention = self.spec.layers[0].attention
         return len(self.spec.layers), num_blocks, 2, attention.num_kv_heads, block_size, attention.head_dim
 
-    def forward(self, step: StepInput, kv: Tensor) -> Tensor:
-        """Computes one step and stores its keys and values.
+    def reserve(self, rows: int) -> None:
+        """Makes room for steps of so many rows, so that no later one has to move the buffers."""
+        self._workspace.rows(rows)
 
-        Args:
-            step: T rows.
-            kv: The pool, of shape `kv_shape` and type `dtype`, updated at the step's slots.
+    def forward(self, step: StepInput, kv: Tensor) -> Tensor:
+        """Computes one step and stores its keys and values; see `compute`.
 
         Returns:
             [R, V] float32 logits of the rows `step.logit_rows`; the caller's to keep and to change.
         """
         logits = torch.empty(len(step.logit_rows), self.spec.vocab_size, device=self.device)
         with torch.inference_mode():
-            acts = self._workspace.rows(len(step.token_ids))
-            self._embed(step, acts)
-            self._run_layers(step, acts, kv)
-            if len(logits):
-                self._score(step.logit_rows, acts, logits)
+            self.compute(step, kv, Logits(logits) if len(logits) else None)
         return logits
+
+    def compute(self, step: StepInput, kv: Tensor, head: Head | None) -> None:
+        """Computes one step. Calls kernels only, on the tensors given and on buffers that stay where they are.
+
+        Args:
+            step: T rows.
+            kv: The pool, of shape `kv_shape` and type `dtype`, updated at the step's slots.
+            head: What is wanted of the rows `step.logit_rows`, and where to; None when there are none.
+        """
+        acts = self._workspace.rows(len(step.token_ids))
+        self._embed(step, acts)
+        self._run_layers(step, acts, kv)
+        if head is not None:
+            self._score(step.logit_rows, acts, head)
 
     def _embed(self, step: StepInput, acts: Activations) -> None:
         embedding(step.token_ids, self._embedding, acts.residual)
@@ -121,13 +141,14 @@ class Decoder:
             add_rms_norm(acts.delta, acts.residual, layer.mlp_norm, layer.norm_eps, acts.normed)
             layer.mlp(acts)
 
-    def _score(self, rows: Tensor, acts: Activations, logits: Tensor) -> None:
+    def _score(self, rows: Tensor, acts: Activations, head: Head) -> None:
         """Final norm and head, for the wanted rows only."""
-        delta, residual = acts.delta.index_select(0, rows), acts.residual.index_select(0, rows)
-        add_rms_norm(delta, residual, self._norm, self.spec.norm_eps, delta)
-        if self.dtype == logits.dtype:
-            linear(delta, self._head, None, logits)
-        else:
-            scores = torch.empty_like(logits, dtype=self.dtype)
-            linear(delta, self._head, None, scores)
-            logits.copy_(scores)
+        normed = acts.normed[: len(rows)]
+        add_rms_norm_rows(acts.delta, acts.residual, rows, self._norm, self.spec.norm_eps, normed)
+        match head:
+            case Logits(values):
+                linear(normed, self._head, None, values)
+            case Likeliest(token_ids, values):
+                linear_argmax(normed, self._head, token_ids, values)
+            case _:
+                assert_never(head)

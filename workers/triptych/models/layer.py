@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from triptych.kernels import paged_attention, rope, silu_mul, store_kv
+from triptych.kernels import gated_linear, linears, paged_attention, rope_store, silu_mul
 from triptych.models.parameters import Linear, Parameters
 from triptych.models.rotary import RotaryTable
 from triptych.models.spec import AttentionSpec, DecoderSpec, LayerSpec
@@ -25,11 +25,18 @@ class AttentionBlock:
 
     def __call__(self, step: StepInput, acts: Activations, kv: Tensor) -> None:
         """From `acts.normed` to `acts.delta`; `kv` is this layer's part of the pool."""
-        self.query(acts.normed, acts.q)
-        self.key(acts.normed, acts.k)
-        self.value(acts.normed, acts.v)
-        rope(acts.q_heads, acts.k_heads, step.positions, self.rotary.cos, self.rotary.sin, self.rotary.interleaved)
-        store_kv(acts.k_heads, acts.v_heads, step.slots, kv)
+        linears(acts.normed, (self.query.to(acts.q), self.key.to(acts.k), self.value.to(acts.v)))
+        rope_store(
+            acts.q_heads,
+            acts.k_heads,
+            acts.v_heads,
+            step.positions,
+            self.rotary.cos,
+            self.rotary.sin,
+            step.slots,
+            kv,
+            self.rotary.interleaved,
+        )
         paged_attention(acts.q_heads, kv, step.attention, self.scale, acts.attended_heads)
         self.output(acts.attended, acts.delta)
 
@@ -44,9 +51,11 @@ class FeedForward:
 
     def __call__(self, acts: Activations) -> None:
         """From `acts.normed` to `acts.delta`."""
-        self.gate(acts.normed, acts.gate)
-        self.up(acts.normed, acts.up)
-        silu_mul(acts.gate, acts.up, acts.gate)
+        if self.gate.bias is None and self.up.bias is None:
+            gated_linear(acts.normed, self.gate.weight, self.up.weight, acts.gate)
+        else:
+            linears(acts.normed, (self.gate.to(acts.gate), self.up.to(acts.up)))
+            silu_mul(acts.gate, acts.up, acts.gate)
         self.down(acts.gate, acts.delta)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from triptych.core.errors import DataLoss
 from triptych.kernels import DenseWeight, GgufWeight, Int8Weight, Weight, linear
+from triptych.kernels.linear import Projection
 from triptych.models.files import ModelFiles
 from triptych.models.progress import Progress
 from triptych.models.quantization import Quantization
@@ -25,6 +26,10 @@ class Linear:
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """Projects x [T, I] into out [T, O]."""
         linear(x, self.weight, self.bias, out)
+
+    def to(self, out: Tensor) -> Projection:
+        """The projection into `out` [T, O], to be computed together with others."""
+        return self.weight, self.bias, out
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from triptych.engine.dtypes import choose_dtype
 from triptych.engine.loading import context_length, load_model
 from triptych.engine.prompts import Eyes
 from triptych.engine.scheduler import SchedulerOptions
+from triptych.engine.threads import use_threads
 from triptych.models.config import read_config
 from triptych.models.spec import read_spec
 from triptych.stage.v1 import stage_pb2 as pb
@@ -42,7 +43,8 @@ def build_panel(settings: StageSettings) -> WorkerPanel:
     Raises:
         TriptychError: the model or the settings are at fault.
     """
-    torch.set_num_threads(settings.threads)
+    if settings.decodes:
+        use_threads(settings.threads)
     incarnation = uuid.uuid4().hex
     backend = TransferBackend(settings.transfer_backend)
     store = EmbeddingStore(incarnation, settings.embedding_cache_bytes, backend=backend) if settings.encodes else None
@@ -67,7 +69,7 @@ def _encoding(settings: StageSettings, store: EmbeddingStore, identity: Identity
         raise InvalidArgument(f"{settings.files.name} has no vision tower to encode with", field="layout")
     dtype = choose_dtype(settings.dtype, read_config(settings.files))
     eyes = Eyes.load(settings.files, spec, dtype)
-    encoder = BatchEncoder(eyes, spec.vision.tokens_per_image, spec.decoder.hidden_size, dtype)
+    encoder = BatchEncoder(eyes, spec.vision.tokens_per_image, spec.decoder.hidden_size, dtype, settings.threads)
     return EncodeStage(encoder, store, identity)
 
 

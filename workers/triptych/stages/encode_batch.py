@@ -10,6 +10,7 @@ from torch import Tensor
 from triptych.core.errors import TriptychError
 from triptych.engine.dtypes import dtype_name
 from triptych.engine.prompts import Eyes
+from triptych.engine.threads import torch_threads
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.messages import Command
 from triptych.transfer import Holder
@@ -64,14 +65,18 @@ class BatchEncoder:
 
     Args:
         eyes: Vision tower and preprocessing.
-        shape: Rows and columns of one picture's embeddings, and their element type.
+        rows: Tokens of one picture.
+        columns: Width of one token's embedding.
+        dtype: Its element type.
+        threads: Threads of the vision tower.
     """
 
-    def __init__(self, eyes: Eyes, rows: int, columns: int, dtype: torch.dtype) -> None:
+    def __init__(self, eyes: Eyes, rows: int, columns: int, dtype: torch.dtype, threads: int) -> None:
         self.shape = (rows, columns, dtype_name(dtype))
         self.picture_bytes = rows * columns * dtype.itemsize
         self._eyes = eyes
         self._dtype = dtype
+        self._threads = threads
 
     def encode(self, jobs: list[EncodeJob], known: Collection[str]) -> dict[EncodeJob, Encoded | TriptychError]:
         """Encodes each picture that is not known, once; a bad one fails the requests that sent it, no other.
@@ -84,7 +89,8 @@ class BatchEncoder:
         pixels: dict[str, Tensor] = {}
         failed = {job: error for job in jobs if (error := self._prepare(job, known, pixels))}
         prepared = time.monotonic()
-        embeddings = self._see(pixels)
+        with torch_threads(self._threads):
+            embeddings = self._see(pixels)
         finished = time.monotonic()
 
         def outcome(job: EncodeJob) -> Encoded | TriptychError:

@@ -1,0 +1,108 @@
+"""Steps as recorded kernel calls, so that a step costs Python one call however many layers there are.
+
+A recorded step is what the model's own code called, on the addresses that it used: the batch table and the workspace
+stay where they are, the caches and weights too. Only the numbers in them change from one run to the next, so a replay
+equals the call-by-call run bit for bit.
+"""
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from triptych.kernels.dispatch import NoBackend
+from triptych.kernels.native.team import Program, capture
+from triptych.models.decoder import Decoder
+from triptych.models.head import Head, Likeliest, Logits
+from triptych.models.step import StepInput
+
+logger = logging.getLogger(__name__)
+
+_KEPT = 128  # recorded decode steps; one takes some 100 KB
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordedStep:
+    """Kernel calls, and where they leave their result.
+
+    Attributes:
+        program: The calls.
+        head: What the last of them write; None when no row is scored.
+    """
+
+    program: Program
+    head: Head | None
+
+
+class StepRecorder:
+    """Records steps of one decoder, and keeps those that will come again.
+
+    Args:
+        decoder: The model.
+        kv: Its pool.
+    """
+
+    def __init__(self, decoder: Decoder, kv: Tensor) -> None:
+        self._decoder = decoder
+        self._kv = kv
+        self._usable = decoder.device.type == "cpu"
+        self._kept: OrderedDict[tuple[int, bool], RecordedStep] = OrderedDict()
+        self._outputs = HeadBuffers(decoder.spec.vocab_size, decoder.device)
+        self.recorded = 0
+
+    def decode(self, step: StepInput, *, greedy: bool) -> RecordedStep | None:
+        """A step of one row per sequence: recorded once for each number of sequences."""
+        key = (len(step.token_ids), greedy)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        recorded = self.once(step, greedy=greedy)
+        if recorded is not None:
+            self._kept[key] = recorded
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return recorded
+
+    def once(self, step: StepInput, *, greedy: bool) -> RecordedStep | None:
+        """A step that will not come again; None when a part of it has no kernel, and it must run call by call."""
+        if not self._usable or step.embeddings:
+            return None
+        head = self._outputs.head(len(step.logit_rows), greedy=greedy)
+        try:
+            with torch.inference_mode(), capture() as program:
+                self._decoder.compute(step, self._kv, head)
+        except NoBackend as error:
+            logger.info("steps run call by call: %s", error)
+            self._usable = False
+            return None
+        self.recorded += 1
+        return RecordedStep(program, head)
+
+
+class HeadBuffers:
+    """Results of a step, in buffers that grow and are used again by the next one.
+
+    Args:
+        vocabulary: Tokens of the model.
+        device: Where they are.
+    """
+
+    def __init__(self, vocabulary: int, device: torch.device) -> None:
+        self._logits = torch.empty(0, vocabulary, device=device)
+        self._token_ids = torch.empty(0, dtype=torch.int64, device=device)
+        self._values = torch.empty(0, device=device)
+
+    def head(self, rows: int, *, greedy: bool) -> Head | None:
+        """Room for so many rows; None for none."""
+        if not rows:
+            return None
+        if greedy:
+            if rows > len(self._token_ids):
+                self._token_ids = self._token_ids.new_empty(rows)
+                self._values = self._values.new_empty(rows)
+            return Likeliest(self._token_ids[:rows], self._values[:rows])
+        if rows > len(self._logits):
+            self._logits = self._logits.new_empty(rows, self._logits.shape[1])
+        return Logits(self._logits[:rows])
