@@ -193,11 +193,12 @@ class Scheduler:
             The answers that will go on unless their token ends them, if all of them have their block.
         """
         following = []
+        running, block_size = self._roster.running, self.kv.block_size
         for sequence in plan.sampling:
             length = len(sequence.token_ids) + 1
-            if length >= sequence.limit or sequence.goal is Goal.FIRST_TOKEN or sequence not in self._roster.running:
+            if length >= sequence.limit or sequence.goal is Goal.FIRST_TOKEN or sequence not in running:
                 continue
-            if length > len(sequence.blocks) * self.block_size and not self.kv.grow(sequence, length):
+            if length > len(sequence.blocks) * block_size and not self.kv.grow(sequence, length):
                 return ()
             following.append(sequence)
         return tuple(following)
@@ -257,12 +258,10 @@ class Scheduler:
 
     def _make_room(self) -> None:
         """Blocks for every token of every running sequence, the oldest first; the youngest answers give way."""
-        for sequence in tuple(self._roster.running):
-            tokens = len(sequence.token_ids)
-            if tokens <= len(sequence.blocks) * self.block_size or sequence not in self._roster.running:
-                continue
-            while sequence in self._roster.running and not self.kv.grow(sequence, tokens):
-                self._preempt(next(s for s in reversed(self._roster.running) if s.goal is Goal.ANSWER))
+        running, block_size = self._roster.running, self.kv.block_size
+        for sequence in [s for s in running if len(s.token_ids) > len(s.blocks) * block_size]:
+            while sequence in running and not self.kv.grow(sequence, len(sequence.token_ids)):
+                self._preempt(next(s for s in reversed(running) if s.goal is Goal.ANSWER))
 
     def _preempt(self, sequence: Sequence) -> None:
         self.preemptions += 1

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from triptych.core.errors import InvalidArgument
 from triptych.core.generation import OperationKey
 from triptych.engine.core import EngineCore
+from triptych.engine.prompts import require_fit
 from triptych.engine.sequence import Goal, Media, Sequence
 from triptych.inference.v1 import sampling_pb2
 from triptych.stage.v1 import stage_pb2 as pb
@@ -24,11 +25,13 @@ def checked_sequence(
     Raises:
         InvalidArgument: a token id or a media span that the model does not have, or wrong sampling parameters.
         ResourceExhausted: the whole KV pool could not hold it.
+        PromptTooLong: the context could not.
     """
     check_tokens(token_ids, core.decoder.spec.vocab_size)
     spans = tuple(media)
     _check_spans(spans, len(token_ids), core.decoder.spec.hidden_size)
     core.scheduler.require_room(len(token_ids) + 1, key.request_id)
+    require_fit(len(token_ids), core.capacity)
     params = sampling_from_proto(sampling)
     return Sequence(
         key=key,
@@ -62,4 +65,6 @@ def _check_spans(spans: tuple[pb.MediaSpan, ...], length: int, hidden: int) -> N
                 f"got {rows} x {columns} at {span.start}",
                 field="media",
             )
+        if not span.handle.content_hash:
+            raise InvalidArgument("embeddings must be named by a content hash, got none", field="media")
         end = span.start + rows

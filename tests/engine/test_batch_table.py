@@ -1,0 +1,179 @@
+"""Step inputs, against the same rows worked out one by one; their tensors stay where they are."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from triptych.core.generation import OperationKey
+from triptych.core.sampling import SamplingParams
+from triptych.engine.batch_table import BatchTable
+from triptych.engine.plan import Chunk, StepPlan
+from triptych.engine.sequence import Media, Sequence
+from triptych.models.step import StepInput
+
+ROWS, SEQUENCES, BLOCKS = 64, 12, 20
+TENSORS = ("token_ids", "positions", "slots", "logit_rows")
+
+
+class Crowd:
+    """Sequences that come, grow, change places and leave, and the plans over them."""
+
+    def __init__(self, rng: random.Random, block_size: int) -> None:
+        self.rng = rng
+        self.block_size = block_size
+        self.sequences: list[Sequence] = []
+        self.made = 0
+
+    def arrive(self) -> None:
+        length = self.rng.randint(1, 12)
+        self.made += 1
+        sequence = Sequence(
+            OperationKey(str(self.made)), self.tokens(length), length, SamplingParams(), 0, BLOCKS * self.block_size
+        )
+        if self.rng.random() < 0.3:
+            start = self.rng.randrange(length)
+            rows = length - start
+            sequence.media = (Media(start, rows, torch.randn(rows, 3), "picture"),)
+        sequence.blocks = self.blocks(length)
+        sequence.computed = self.rng.randrange(length)
+        self.sequences.append(sequence)
+
+    def tokens(self, count: int) -> list[int]:
+        return [self.rng.randrange(50_000) for _ in range(count)]
+
+    def blocks(self, tokens: int) -> list[int]:
+        return [self.rng.randrange(10_000) for _ in range(-(-tokens // self.block_size))]
+
+    def plan(self) -> StepPlan:
+        decodes = tuple(s for s in self.sequences if s.pending == 1)
+        room, prompts = ROWS - len(decodes), []
+        for sequence in (s for s in self.sequences if s.pending > 1):
+            if room:
+                prompts.append(Chunk(sequence, sequence.computed, self.rng.randint(1, min(room, sequence.pending))))
+                room -= prompts[-1].length
+        return StepPlan(decodes, tuple(prompts))
+
+    def commit(self, plan: StepPlan) -> None:
+        sampling = plan.sampling
+        for sequence in plan.decodes:
+            sequence.computed += 1
+        for chunk in plan.prompts:
+            chunk.sequence.computed += chunk.length
+        for sequence in sampling:
+            sequence.token_ids += self.tokens(1)
+            if len(sequence.blocks) * self.block_size < len(sequence.token_ids):
+                sequence.blocks += self.blocks(1)
+        self.sequences = [s for s in self.sequences if len(s.token_ids) < BLOCKS * self.block_size]
+
+    def change(self) -> None:
+        """Some leave, some give their blocks back and start again, some come, and their order may change."""
+        for sequence in self.rng.sample(self.sequences, min(len(self.sequences), self.rng.randint(0, 2))):
+            self.sequences.remove(sequence)
+        if self.sequences and self.rng.random() < 0.3:
+            again = self.rng.choice(self.sequences)
+            again.blocks = self.blocks(len(again.token_ids))
+            again.computed = self.rng.randrange(len(again.token_ids))
+        while len(self.sequences) < SEQUENCES and self.rng.random() < 0.6:
+            self.arrive()
+        if self.rng.random() < 0.2:
+            self.rng.shuffle(self.sequences)
+
+
+@pytest.fixture
+def crowd(seed: int) -> Crowd:
+    rng = random.Random(seed)
+    return Crowd(rng, rng.choice([1, 3, 4, 16]))
+
+
+@pytest.fixture
+def table() -> Callable[[Crowd], BatchTable]:
+    return lambda crowd: BatchTable(ROWS, SEQUENCES, BLOCKS, crowd.block_size, torch.device("cpu"))
+
+
+def require_right(step: StepInput, plan: StepPlan, block_size: int) -> None:
+    """Every number of a step, from the plan alone."""
+    spans = [(s, s.computed, 1) for s in plan.decodes] + [(c.sequence, c.start, c.length) for c in plan.prompts]
+    rows = [(s, p) for s, start, length in spans for p in range(start, start + length)]
+    assert step.token_ids.tolist() == [s.token_ids[p] for s, p in rows]
+    assert step.positions.tolist() == [p for _, p in rows]
+    assert step.slots.tolist() == [s.blocks[p // block_size] * block_size + p % block_size for s, p in rows]
+    ends = [sum(length for *_, length in spans[:i]) for i in range(len(spans) + 1)]
+    assert step.attention.query_start.tolist() == ends
+    assert step.attention.kv_lengths.tolist() == [start + length for _, start, length in spans]
+    for row, (sequence, start, length) in enumerate(spans):
+        used = -(-(start + length) // block_size)
+        assert step.attention.block_tables[row, :used].tolist() == sequence.blocks[:used]
+    ending = [s.pending == n for s, _, n in spans]
+    assert step.logit_rows.tolist() == [end - 1 for end, wanted in zip(ends[1:], ending, strict=True) if wanted]
+    given = {r.row + i: r.values[i] for r in step.embeddings for i in range(len(r.values))}
+    wanted = {
+        row: m.values[p - m.start]
+        for row, (s, p) in enumerate(rows)
+        for m in s.media
+        if m.start <= p < m.start + m.length and m.values is not None
+    }
+    assert given.keys() == wanted.keys()
+    assert all(torch.equal(given[row], wanted[row]) for row in given)
+
+
+@pytest.mark.parametrize("foresees", [False, True])
+def test_steps_are_those_of_their_plans_whatever_changes_between_them(
+    crowd: Crowd, table: Callable[[Crowd], BatchTable], foresees: bool
+) -> None:
+    batches = table(crowd)
+    for _ in range(150):
+        if crowd.rng.random() < 0.4 or not crowd.sequences:
+            crowd.change()
+        plan = crowd.plan()
+        if not plan:
+            continue
+        require_right(batches.fill(plan), plan, crowd.block_size)
+        if foresees:
+            capacity = {s: len(s.blocks) * crowd.block_size for s in plan.sampling}
+            batches.foresee(tuple(s for s in plan.sampling if len(s.token_ids) < capacity[s]))
+        crowd.commit(plan)
+
+
+def test_what_was_foreseen_is_what_comes_when_all_go_on(crowd: Crowd, table: Callable[[Crowd], BatchTable]) -> None:
+    batches = table(crowd)
+    for _ in range(SEQUENCES):
+        crowd.arrive()
+        crowd.sequences[-1].computed = len(crowd.sequences[-1].token_ids) - 1
+        crowd.sequences[-1].blocks += crowd.blocks(2 * crowd.block_size)
+    for _ in range(2 * crowd.block_size - 1):
+        plan = crowd.plan()
+        require_right(batches.fill(plan), plan, crowd.block_size)
+        batches.foresee(plan.sampling)
+        crowd.commit(plan)
+
+
+def test_a_failed_step_is_not_taken_for_done(crowd: Crowd, table: Callable[[Crowd], BatchTable]) -> None:
+    batches = table(crowd)
+    crowd.arrive()
+    crowd.sequences[0].computed = len(crowd.sequences[0].token_ids) - 1
+    crowd.sequences[0].blocks += crowd.blocks(crowd.block_size)
+    plan = crowd.plan()
+    batches.fill(plan)
+    batches.foresee(plan.sampling)
+    batches.foresee(())
+    require_right(batches.fill(plan), plan, crowd.block_size)
+
+
+def test_tensors_stay_where_they_are(crowd: Crowd, table: Callable[[Crowd], BatchTable]) -> None:
+    batches = table(crowd)
+    addresses: list[Any] = []
+    while len(addresses) < 30:
+        crowd.change()
+        if plan := crowd.plan():
+            step = batches.fill(plan)
+            attention = step.attention
+            tensors = [getattr(step, name) for name in TENSORS]
+            tensors += [attention.query_start, attention.kv_lengths, attention.block_tables]
+            addresses.append([t.storage_offset() + t.untyped_storage().data_ptr() for t in tensors])
+            assert attention.block_tables.stride() == (BLOCKS, 1)
+            assert [t.dtype for t in tensors] == [torch.int64] * 4 + [torch.int32] * 3
+            crowd.commit(plan)
+    assert all(found == addresses[0] for found in addresses)
