@@ -23,7 +23,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves the script's own folder out
 
-from comparison.checkpoint import prepare
 from comparison.contestants import Contestant, contestants
 from comparison.rows import ROWS, Figures, figures, judge
 from comparison.table import page
@@ -43,6 +42,8 @@ def main() -> None:
     given = options.parse_args()
     path: Path = given.saved or given.results or _default_path()
     if given.saved is None:
+        from comparison.checkpoint import prepare
+
         entrants = contestants(prepare(), given.threads)
         _measure(_chosen(entrants, given.only), given.repeat, path)
         print(f"results: {path}\n", file=sys.stderr)

@@ -37,7 +37,7 @@ def test_wrong_usage_exits_with_2(run: Run) -> None:
 def test_help_names_every_command(run: Run) -> None:
     status, out, _ = run("--help")
     assert status == 0
-    assert all(command in out for command in ("chat", "status", "version"))
+    assert all(command in out for command in ("chat", "status", "bench", "version"))
 
 
 def test_importing_the_command_imports_nothing_heavy() -> None:

@@ -2,10 +2,10 @@
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from comparison.contestants import Models
 from safetensors.torch import save_file
 
 from triptych.models.cache import build_folder, cache_directory
@@ -14,19 +14,6 @@ from triptych.models.files import ModelFiles
 from triptych.models.gguf_source import GgufSource
 from triptych.models.resolve import resolve
 from triptych.models.tokenizer import tokenizer_folder
-
-
-@dataclass(frozen=True)
-class Models:
-    """One model twice.
-
-    Attributes:
-        folder: Hugging Face layout, bfloat16.
-        gguf: The file that it was made from, Q4_1.
-    """
-
-    folder: Path
-    gguf: Path
 
 
 def prepare() -> Models:

@@ -9,11 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comparison.checkpoint import Models
-
 HERE = Path(__file__).parent
 PEERS = HERE.parent / "peers"
 TIMEOUT_SECONDS = 1200
+
+
+@dataclass(frozen=True)
+class Models:
+    """One model twice.
+
+    Attributes:
+        folder: Hugging Face layout, bfloat16.
+        gguf: The file that it was made from, Q4_1.
+    """
+
+    folder: Path
+    gguf: Path
 
 
 @dataclass(frozen=True)
