@@ -18,6 +18,7 @@ from triptych.core.generation import FinishReason, OperationKey
 from triptych.core.sampling import SamplingParams
 from triptych.engine.answer import Answer, Completion
 from triptych.engine.core import EngineCore, kv_blocks
+from triptych.engine.kernels import build_kernels
 from triptych.engine.loading import context_length as served_context
 from triptych.engine.loading import load_model
 from triptych.engine.loop import StepOutcome
@@ -69,6 +70,7 @@ class Engine:
         device: str = "cpu",
         progress: Progress = SILENT,
     ) -> None:
+        build_kernels(progress)
         self._threads = use_threads(threads)
         self._files = resolve(model, progress=progress)
         self._device = device
