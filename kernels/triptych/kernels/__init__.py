@@ -15,6 +15,7 @@ from triptych.kernels.linear import gated_linear, linear, linear_argmax, linears
 from triptych.kernels.norm import add_rms_norm, add_rms_norm_rows, layer_norm, rms_norm
 from triptych.kernels.rope import rope
 from triptych.kernels.rope_store import rope_store
+from triptych.kernels.sampling import draw_token
 from triptych.kernels.weights import DenseWeight, GgufWeight, Int8Weight, Weight, dequantize
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "add_rms_norm_rows",
     "attention",
     "dequantize",
+    "draw_token",
     "embedding",
     "gated_linear",
     "gelu",
