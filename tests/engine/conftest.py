@@ -78,15 +78,9 @@ class Bench:
     def step(self) -> tuple[StepPlan, list[Emitted]]:
         """Plans, runs and commits one step."""
         plan = self.scheduler.schedule()
-        return plan, self.finish(plan)
+        return plan, self.scheduler.commit(plan, self.run(plan))
 
-    def finish(self, plan: StepPlan) -> list[Emitted]:
-        """Runs and commits a step."""
-        self.run(plan)
-        tokens = [token_after(int(s.key.request_id), len(s.token_ids) - 1) for s in plan.sampling]
-        return self.scheduler.commit(plan, StepResult(tokens))
-
-    def run(self, plan: StepPlan) -> None:
+    def run(self, plan: StepPlan) -> StepResult:
         """Reads the KV before each chunk, then writes the chunk's own, to blocks that nobody else holds."""
         chunks = chunks_of(plan)
         for sequence, start, _ in chunks:
@@ -98,9 +92,12 @@ class Bench:
                 slot = self._slot(sequence, position)
                 assert held[slot[0]] == 1
                 self.written[slot] = content(sequence, position)
+        return StepResult([token_after(int(s.key.request_id), len(s.token_ids) - 1) for s in plan.sampling])
 
     def receive(self, sequence: Sequence) -> None:
         """Writes a whole prompt from outside, as a transfer does, and starts the sequence with its first token."""
+        others = {block for s in self.scheduler.sequences() if s is not sequence for block in s.blocks}
+        assert others.isdisjoint(sequence.blocks)
         for position in range(sequence.prompt_length):
             self.written[self._slot(sequence, position)] = content(sequence, position)
         sequence.computed = sequence.prompt_length

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from triptych.core.sampling import SamplingParams
-from triptych.engine.drawing import NUCLEUS, Draw, draw
-from triptych.engine.filters import penalise
+from triptych.engine.drawing import Draw, draw
+from triptych.engine.penalties import penalise
+from triptych.kernels.sampling import NUCLEUS
 
 LARGE = 4 * NUCLEUS + 37
 EVENLY = [(i + 0.5) / 1000 for i in range(1000)]

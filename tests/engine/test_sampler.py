@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from triptych.core.sampling import MAX_LOGPROBS, SamplingParams
-from triptych.engine.filters import keep_min_p, keep_top_k, keep_top_p, penalise
+from triptych.engine.drawing import Draw, draw
+from triptych.engine.penalties import penalise
 from triptych.engine.sampler import SamplingRow, sample, uniform
 
 ONE_IN_A_MILLION = 42.70  # chi-square of 8 degrees of freedom
@@ -53,19 +54,20 @@ def test_presence_and_frequency_count_the_answer_alone(seed: int, prompt_length:
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 6.0])
 def test_each_filter_keeps_what_transformers_keeps(seed: int, spread: float) -> None:
-    for _ in range(20):
-        logits = spread * torch.randn(300, dtype=torch.float64)
-        values, ids = keep_top_k(logits, 0)
-        probabilities = values.softmax(-1)
+    evenly = [(i + 0.5) / 1000 for i in range(1000)]
+    for _ in range(5):
+        logits = spread * torch.randn(300)
         k, p, share = int(torch.randint(1, 350, ())), float(torch.rand(())), float(torch.rand(()))
-        assert set(keep_top_k(logits, k)[1].tolist()) == _kept(TopKLogitsWarper(k), logits)
-        assert set(ids[: len(keep_top_p(probabilities, p))].tolist()) == _kept(TopPLogitsWarper(p), logits)
-        assert set(ids[: len(keep_min_p(probabilities, share))].tolist()) == _kept(MinPLogitsWarper(share), logits)
-
-
-def _kept(warper: Any, logits: Tensor) -> set[int]:
-    scores = warper(None, logits[None].clone())[0]
-    return set(scores.isfinite().nonzero()[:, 0].tolist())
+        warpers: list[tuple[dict[str, Any], Any]] = [
+            ({"top_k": k}, TopKLogitsWarper(k)),
+            ({"top_p": p}, TopPLogitsWarper(p)),
+            ({"min_p": share}, MinPLogitsWarper(share)),
+        ]
+        for params, warper in warpers:
+            scores = warper(None, logits[None].double())[0].softmax(-1)
+            drawn = set(draw(logits.expand(1000, -1), [Draw(SamplingParams(**params), u) for u in evenly]))
+            assert drawn <= set(scores.nonzero()[:, 0].tolist())
+            assert drawn >= set((scores > 1.01e-3).nonzero()[:, 0].tolist())
 
 
 @pytest.mark.parametrize(

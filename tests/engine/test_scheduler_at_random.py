@@ -1,4 +1,4 @@
-"""Whatever comes in whatever order: no block leaks or is shared, no budget is exceeded, every sequence finishes."""
+"""Whatever comes in whatever order: no block leaks or has two writers, budgets hold, every sequence finishes."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -20,11 +20,13 @@ from hypothesis.stateful import (
 )
 
 from triptych.core.errors import ResourceExhausted
-from triptych.engine.blocks import BlockPool, blocks_for
+from triptych.engine.blocks import blocks_for
+from triptych.engine.scheduler import Emitted
 from triptych.engine.sequence import Goal, Media, Sequence
 
 # Small pools and small prompts: sequences meet, run out of blocks and are preempted.
 PROMPT, ANSWER = st.integers(1, 9), st.integers(2, 12)
+FAMILY = st.integers(0, 2)  # prompts of one family begin alike
 MEDIA = st.sampled_from([(), (Media(0, 1, torch.zeros(1, 2), "a"),), (Media(0, 1, None, "b"),)])
 
 
@@ -40,17 +42,29 @@ class SchedulerMachine(RuleBasedStateMachine):
     make: Callable[..., Any]
 
     @initialize(
-        blocks=st.integers(4, 9), block_size=st.integers(1, 3), budget=st.integers(1, 9), running=st.integers(2, 5)
+        blocks=st.integers(4, 9),
+        block_size=st.integers(1, 3),
+        budget=st.integers(1, 9),
+        running=st.integers(2, 5),
+        caching=st.booleans(),
     )
-    def open(self, blocks: int, block_size: int, budget: int, running: int) -> None:
-        self.bench = self.make(blocks, block_size, budget, running)
+    def open(self, blocks: int, block_size: int, budget: int, running: int, caching: bool) -> None:
+        self.bench = self.make(blocks, block_size, budget, running, caching)
         self.scheduler = self.bench.scheduler
         self.ended: set[Sequence] = set()
         self.waiting_for_kv: set[Sequence] = set()
         self.in_batch: set[Sequence] = set()
 
-    @rule(target=sequences, prompt=PROMPT, answer=ANSWER, goal=st.sampled_from(Goal), eos=st.booleans(), media=MEDIA)
-    def add(self, prompt: int, answer: int, goal: Goal, eos: bool, media: tuple[Media, ...]) -> Added:
+    @rule(
+        target=sequences,
+        prompt=PROMPT,
+        answer=ANSWER,
+        goal=st.sampled_from(Goal),
+        eos=st.booleans(),
+        media=MEDIA,
+        family=FAMILY,
+    )
+    def add(self, prompt: int, answer: int, goal: Goal, eos: bool, media: tuple[Media, ...], family: int) -> Added:
         media = tuple(
             Media(m.start, m.length, torch.zeros(1, 2), m.content) for m in media
         )  # a prompt waits for its embeddings
@@ -58,12 +72,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             with pytest.raises(ResourceExhausted, match=rf"{prompt + 1} tokens .* holds {self.bench.capacity};"):
                 self.bench.add(prompt, answer)
             return multiple()
-        sequence: Sequence = self.bench.add(prompt, answer, goal=goal, media=media, ignore_eos=eos)
+        sequence: Sequence = self.bench.add(prompt, answer, goal=goal, media=media, ignore_eos=eos, family=family)
         return sequence
 
-    @rule(target=reserved, prompt=PROMPT, answer=ANSWER, media=MEDIA)
-    def reserve(self, prompt: int, answer: int, media: tuple[Media, ...]) -> Added:
-        sequence: Sequence = self.bench.sequence(min(prompt, self.bench.capacity - 2), answer, media=media)
+    @rule(target=reserved, prompt=PROMPT, answer=ANSWER, media=MEDIA, family=FAMILY)
+    def reserve(self, prompt: int, answer: int, media: tuple[Media, ...], family: int) -> Added:
+        prompt = min(prompt, self.bench.capacity - 2)
+        sequence: Sequence = self.bench.sequence(prompt, answer, media=media, family=family)
         free = self.scheduler.pool.free_count
         fits = blocks_for(sequence.prompt_length, self.bench.block_size) <= free
         assert self.scheduler.reserve(sequence) is fits
@@ -106,9 +121,45 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(times):
             self._step()
 
+    @rule(sequence=sequences | reserved, parks=st.booleans(), early=st.booleans())
+    def step_while_one_goes(self, sequence: Sequence, parks: bool, early: bool) -> None:
+        """It is parked or released while the step computes, before or after the next step is prepared."""
+
+        def go() -> None:
+            if parks:
+                self.scheduler.park(sequence.key)
+            else:
+                self.scheduler.release(sequence.key)
+            self.ended.add(sequence)
+
+        plan = self.scheduler.schedule()
+        result = self.bench.run(plan)
+        if early:
+            go()
+        before = {s: len(s.blocks) for s in self.scheduler.sequences()}
+        following = self.scheduler.prepare(plan)
+        for s in following:
+            assert len(s.token_ids) < len(s.blocks) * self.bench.block_size
+            assert len(s.blocks) <= before[s] + 1
+        if not early:
+            go()
+        self.in_batch.update(plan.sequences)
+        emitted = self.scheduler.commit(plan, result)
+        assert sequence not in [item.sequence for item in emitted]
+        self._note(emitted)
+
     @invariant()
-    def every_block_has_one_holder(self) -> None:
+    def every_block_has_the_holders_that_are_counted(self) -> None:
         self.scheduler.check_integrity()
+
+    @invariant()
+    def only_what_was_looked_up_is_found(self) -> None:
+        kv = self.scheduler.kv
+        assert 0 <= kv.hit_tokens <= kv.query_tokens
+        assert self.bench.prefix_caching or kv.query_tokens == 0
+        for sequence in self.scheduler.sequences():
+            assert sequence.computed <= len(sequence.blocks) * self.bench.block_size
+            assert (sequence.cached_tokens or 0) < sequence.prompt_length
 
     @invariant()
     def tokens_are_those_of_the_model(self) -> None:
@@ -140,16 +191,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         held = [s for s in self.scheduler.sequences() if s.blocks and s not in self.ended]
         decoding = [s for s in held if s.pending == 1 and s.generated and s in self.in_batch]
         sent = {s: list(s.blocks) for s in held if s.goal is Goal.FIRST_TOKEN}
-        plan, emitted = self.bench.step()  # checks that the KV that a chunk reads is its own
+        plan, emitted = self.bench.step()  # checks that a chunk reads the KV of its own tokens, and writes alone
         planned = list(plan.sequences)
         self.in_batch.update(planned)
         assert plan.tokens <= self.bench.max_batch_tokens
         assert all(c.length >= 1 for c in plan.prompts)
+        if plan.decodes:
+            assert plan.tokens - len(plan.decodes) <= max(1, self.bench.max_batch_tokens // 4)
         assert len(set(planned)) == len(planned)
         assert self.ended.isdisjoint(planned)
         assert all(s.blocks == blocks for s, blocks in sent.items())
         if any(s.blocks and s not in planned for s in decoding):
             assert plan.tokens == self.bench.max_batch_tokens == len(plan.sequences)
+        self._note(emitted)
+
+    def _note(self, emitted: list[Emitted]) -> None:
         for item in emitted:
             if item.finish_reason is not None or item.sequence.goal is Goal.FIRST_TOKEN:
                 self.ended.add(item.sequence)
@@ -158,73 +214,3 @@ class SchedulerMachine(RuleBasedStateMachine):
 def test_any_sequence_of_events(bench: Callable[..., Any]) -> None:
     machine = type("Machine", (SchedulerMachine,), {"make": bench})
     run_state_machine_as_test(machine, settings=settings(max_examples=80, stateful_step_count=40, deadline=None))
-
-
-class PoolMachine(RuleBasedStateMachine):
-    """Blocks against a plain set."""
-
-    held: Bundle[list[int]] = Bundle("held")
-
-    @initialize(count=st.integers(0, 20))
-    def open(self, count: int) -> None:
-        self.pool = BlockPool(count)
-        self.holders: list[list[int]] = []
-
-    @rule(target=held, count=st.integers(0, 8))
-    def allocate(self, count: int) -> MultipleResults[list[int]] | list[int]:
-        free = self.pool.free_count
-        blocks = self.pool.allocate(count)
-        assert (blocks is None) is (count > free)
-        if blocks is None:
-            assert self.pool.free_count == free
-            return multiple()
-        assert len(set(blocks)) == count
-        assert set(blocks).isdisjoint(block for holder in self.holders for block in holder)
-        self.holders.append(blocks)
-        return blocks
-
-    @rule(blocks=consumes(held))
-    def free(self, blocks: list[int]) -> None:
-        self.holders.remove(blocks)
-        self.pool.free(blocks)
-        if blocks:
-            with pytest.raises(ValueError, match=f"block {blocks[-1]} is freed twice"):
-                self.pool.free(blocks[-1:])
-
-    @invariant()
-    def the_books_balance(self) -> None:
-        if hasattr(self, "pool"):
-            assert self.pool.held_count == sum(map(len, self.holders))
-            self.pool.check_integrity(self.holders)
-
-
-TestPool = PoolMachine.TestCase
-
-
-@pytest.mark.parametrize(
-    ("holders", "defect"),
-    [
-        ([[0, 1], [1]], "a block has a holder that is not counted"),
-        ([[0]], "1 blocks leaked"),
-        ([[0, 1, 2]], "a held block is free"),
-    ],
-)
-def test_wrong_books_are_found(holders: list[list[int]], defect: str) -> None:
-    pool = BlockPool(3)
-    assert pool.allocate(2) == [0, 1]
-    pool.check_integrity([[0], [1]])
-    with pytest.raises(AssertionError, match=defect):
-        pool.check_integrity(holders)
-
-
-def test_the_block_that_was_freed_first_is_used_first() -> None:
-    pool = BlockPool(3)
-    blocks = pool.allocate(3)
-    assert blocks is not None
-    pool.free([2])
-    pool.free([0])
-    assert pool.allocate(2) == [2, 0]
-
-
-def test_tokens_fill_blocks() -> None:
-    assert [blocks_for(tokens, 4) for tokens in (0, 1, 4, 5, 8)] == [0, 1, 1, 2, 2]
