@@ -16,6 +16,7 @@ from triptych.controller.controller import Controller
 from triptych.controller.desired import desired_workers, require_memory, weight_bytes
 from triptych.controller.ray_runtime import RayRuntime, Runtime
 from triptych.core.plan import RoutingPolicy
+from triptych.engine.loading import convert_weights
 from triptych.models.files import ModelFiles
 from triptych.models.progress import SILENT, Progress
 from triptych.models.quantization import choose_quantization
@@ -70,6 +71,7 @@ async def run_cluster(
     workers = desired_workers(spec, files, model, stages, memory.total)
     if spec.ray.address is None:  # the workers of a joined cluster are elsewhere
         require_memory(workers, weight_bytes(spec, files, model), memory.available)
+        await asyncio.to_thread(convert_weights, files, spec.dtype, spec.quantization, progress=progress)
     async with contextlib.AsyncExitStack() as stack:
         # Ray forks, and a fork between gRPC's threads hangs: Ray starts before the first server or channel exists.
         cpus = max(cpu_count, sum(worker.cpus for worker in workers))

@@ -12,6 +12,7 @@ from triptych.models.files import ModelFiles
 from triptych.models.progress import SILENT, Progress
 from triptych.models.quantization import choose_quantization
 from triptych.models.spec import ModelSpec, read_spec
+from triptych.models.vision import VisionEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,17 @@ def load_model(
     chosen, form = choose_dtype(dtype, read_config(files), device), choose_quantization(quantization, files)
     decoder = Decoder.load(files, spec, chosen, device, quantization=form, progress=progress)
     return LoadedModel(spec, chosen, decoder)
+
+
+def convert_weights(files: ModelFiles, dtype: str, quantization: str, *, progress: Progress) -> None:
+    """Fills the cache with what the workers of this host will map, so that its progress can be shown in one place.
+
+    Raises:
+        TriptychError: as `load_model`.
+    """
+    loaded = load_model(files, dtype, quantization, progress=progress)
+    if loaded.spec.vision is not None:
+        VisionEncoder.load(files, loaded.spec, loaded.dtype, progress=progress)
 
 
 def context_length(spec: ModelSpec, requested: int | None) -> int:
