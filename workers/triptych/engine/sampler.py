@@ -14,7 +14,7 @@ from torch import Tensor
 from triptych.core.generation import PositionLogprobs, TokenLogprob
 from triptych.core.sampling import SamplingParams
 from triptych.engine.drawing import Draw, draw
-from triptych.engine.filters import penalise
+from triptych.engine.penalties import penalise
 from triptych.engine.plan import StepResult
 
 
@@ -40,15 +40,11 @@ def sample(logits: Tensor, rows: list[SamplingRow]) -> StepResult:
         logits: [len(rows), vocabulary] float32; overwritten.
         rows: What to choose by, in the order of the logits.
     """
-    reports = [_top_logprobs(logits[i], row.params.logprobs) for i, row in enumerate(rows)]
+    reports = [_top_logprobs(logits[i], row.params) for i, row in enumerate(rows)]
     for i, row in enumerate(rows):
         if row.params.penalised:
             penalise(logits[i], row.params, row.token_ids, row.prompt_length)
-    chosen: list[int] = logits.argmax(dim=-1).tolist()
-    random = [i for i, row in enumerate(rows) if not row.params.greedy]
-    drawn = draw(logits[random], [Draw(rows[i].params, uniform(rows[i])) for i in random])
-    for i, token in zip(random, drawn, strict=True):
-        chosen[i] = token
+    chosen = draw(logits, [Draw(row.params, 0.0 if row.params.greedy else uniform(row)) for row in rows])
     logprobs = {i: report.of(chosen[i]) for i, report in enumerate(reports) if report}
     return StepResult(chosen, logprobs)
 
@@ -61,18 +57,20 @@ def uniform(row: SamplingRow) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _LogprobReport:
-    logprobs: Tensor
+    scores: Tensor
+    normaliser: Tensor
     top: tuple[TokenLogprob, ...]
 
     def of(self, token_id: int) -> PositionLogprobs:
-        return PositionLogprobs(float(self.logprobs[token_id]), self.top)
+        return PositionLogprobs(float(self.scores[token_id] - self.normaliser), self.top)
 
 
-def _top_logprobs(logits: Tensor, count: int | None) -> _LogprobReport | None:
+def _top_logprobs(logits: Tensor, params: SamplingParams) -> _LogprobReport | None:
     """Log-probabilities of the model itself, before penalties and temperature."""
-    if count is None:
+    if params.logprobs is None:
         return None
-    logprobs = torch.log_softmax(logits, dim=-1)
-    values, ids = logprobs.topk(min(count, len(logprobs)))
-    top = tuple(TokenLogprob(i, v) for i, v in zip(ids.tolist(), values.tolist(), strict=True))
-    return _LogprobReport(logprobs, top)
+    scores = logits.clone() if params.penalised else logits
+    normaliser = scores.logsumexp(dim=-1)
+    values, ids = scores.topk(min(params.logprobs, len(scores)))
+    top = zip(ids.tolist(), (values - normaliser).tolist(), strict=True)
+    return _LogprobReport(scores, normaliser, tuple(TokenLogprob(i, v) for i, v in top))

@@ -1,4 +1,4 @@
-"""Logit penalties and the filters that narrow the choice of a token; each works on one row."""
+"""Penalties on the logits of tokens that were there before."""
 
 import torch
 from torch import Tensor
@@ -25,27 +25,3 @@ def penalise(logits: Tensor, params: SamplingParams, token_ids: list[int], promp
         answer = torch.tensor(token_ids[prompt_length:], dtype=torch.int64, device=logits.device)
         ids, times = torch.unique(answer, return_counts=True)
         logits[ids] -= params.presence_penalty + params.frequency_penalty * times
-
-
-def keep_top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest logits (all for k = 0), largest first, and their token ids."""
-    if 0 < k < logits.shape[-1]:
-        values, ids = logits.topk(k)
-        return values, ids
-    values, ids = logits.sort(descending=True, stable=True)
-    return values, ids
-
-
-def keep_top_p(probabilities: Tensor, p: float) -> Tensor:
-    """The shortest head of descending probabilities whose sum reaches p (nucleus sampling, arXiv:1904.09751)."""
-    if p >= 1.0:
-        return probabilities
-    mass_before = probabilities.cumsum(dim=-1) - probabilities
-    return probabilities[: max(1, int((mass_before < p).sum()))]
-
-
-def keep_min_p(probabilities: Tensor, share: float) -> Tensor:
-    """The head of descending probabilities that reach `share` of the first (arXiv:2407.01082)."""
-    if share <= 0.0:
-        return probabilities
-    return probabilities[: max(1, int((probabilities >= share * probabilities[0]).sum()))]
