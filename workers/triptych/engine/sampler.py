@@ -8,7 +8,6 @@ its batch, on whichever worker, and after a replay from any token on.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from triptych.core.generation import PositionLogprobs, TokenLogprob
