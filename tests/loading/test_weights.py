@@ -168,7 +168,8 @@ def test_a_damaged_conversion_is_made_anew(
     assert not list(cache.rglob("*.partial"))
 
 
-def test_memory_stays_bounded_while_a_large_tensor_is_converted(tmp_path: Path, cache: Path) -> None:
+@pytest.mark.parametrize("call", ['convert(source, ["w"], "BF16", SILENT)', 'quantize(source, ["w"], SILENT)'])
+def test_memory_stays_bounded_while_a_large_tensor_is_converted(tmp_path: Path, cache: Path, call: str) -> None:
     rows = 200_000
     header = b'{"w":{"dtype":"F32","shape":[%d,256],"data_offsets":[0,%d]}}' % (rows, rows * 1024)
     with (tmp_path / "model.safetensors").open("wb") as file:  # a sparse file: 200 MB that cost nothing
@@ -178,6 +179,7 @@ def test_memory_stays_bounded_while_a_large_tensor_is_converted(tmp_path: Path, 
 import sys
 from pathlib import Path
 from triptych.models.conversion import convert
+from triptych.models.int8 import quantize
 from triptych.models.progress import SILENT
 from triptych.models.sources import SafetensorsSource
 source = SafetensorsSource(Path(sys.argv[1]))
@@ -191,11 +193,11 @@ def watched(name, start, stop):
     peak = max(peak, private())
     return rows
 source.read = watched
-convert(source, ["w"], "BF16", SILENT)
+eval(sys.argv[2])
 print(peak - before)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "model.safetensors")],
+        [sys.executable, "-c", script, str(tmp_path / "model.safetensors"), call],
         capture_output=True,
         text=True,
         check=True,
