@@ -44,11 +44,12 @@ def install() -> Mapping[str, str]:
 
 def _registrars() -> tuple[tuple[tuple[str, ...], Callable[[Isa], None]], ...]:
     """Names of ops, and what registers their kernels for an instruction set."""
-    from triptych.kernels.native import embedding, linear, norm, rope_store, sampling
+    from triptych.kernels.native import attention, embedding, linear, norm, rope_store, sampling
 
     return (
         (("embedding",), embedding.register),
         (("linear", "linears", "gated_linear", "linear_argmax"), linear.register),
+        (("paged_attention",), attention.register),
         (("rms_norm", "add_rms_norm", "add_rms_norm_rows"), norm.register),
         (("rope_store",), rope_store.register),
         (("draw_token",), sampling.register),

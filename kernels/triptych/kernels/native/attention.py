@@ -1,0 +1,142 @@
+"""Attention to the paged cache, in C++."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from triptych.kernels.attention import paged_attention
+from triptych.kernels.batch import AttentionBatch
+from triptych.kernels.native.isa import Isa
+from triptych.kernels.native.library import Kernel, load_kernel
+from triptych.kernels.native.team import submit
+
+_TILE_ROWS = 48  # these three as in src/attention_work.h
+_MAX_SPLITS = 16
+_SPLIT_TOKENS = 512
+_LANES = 16
+_MAX_HEAD_DIM = 256
+_MAX_GROUP = 128
+
+
+def register(isa: Isa) -> None:
+    """Makes the kernels the backend of `paged_attention` on CPUs.
+
+    Raises:
+        NotAvailable: they cannot be compiled here.
+    """
+    paged_attention.register("native", "cpu", PagedAttention(isa), accepts)
+
+
+def accepts(
+    q: Tensor,
+    kv: Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    out: Tensor,
+    *,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> bool:
+    """Whether the kernels take these arguments: bfloat16 or float32, blocks and heads of multiples of 16."""
+    block_size, head_dim = kv.shape[-2:]
+    return (
+        q.dtype in (torch.bfloat16, torch.float32)
+        and q.dtype is kv.dtype is out.dtype
+        and kv.is_contiguous()
+        and _has_plain_rows(q)
+        and _has_plain_rows(out)
+        and block_size % _LANES == 0
+        and head_dim % _LANES == 0
+        and head_dim <= _MAX_HEAD_DIM
+        and q.shape[1] <= _MAX_GROUP * kv.shape[2]
+        and scale > 0
+    )
+
+
+class AttentionArgs(ctypes.Structure):
+    """Mirror of `AttentionArgs` in src/attention_work.h."""
+
+    _fields_ = (
+        ("q", ctypes.c_void_p),
+        ("pages", ctypes.c_void_p),
+        ("query_start", ctypes.c_void_p),
+        ("kv_lengths", ctypes.c_void_p),
+        ("block_tables", ctypes.c_void_p),
+        ("partials", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("sequences", ctypes.c_int64),
+        ("table_stride", ctypes.c_int64),
+        ("q_stride", ctypes.c_int64),
+        ("out_stride", ctypes.c_int64),
+        ("heads", ctypes.c_int64),
+        ("kv_heads", ctypes.c_int64),
+        ("block_size", ctypes.c_int64),
+        ("head_dim", ctypes.c_int64),
+        ("window", ctypes.c_int64),
+        ("is_bf16", ctypes.c_int64),
+        ("scale", ctypes.c_double),
+        ("softcap", ctypes.c_double),
+    )
+
+
+class PagedAttention:
+    """`paged_attention`: one kernel attends, a second one merges what long sequences were split into."""
+
+    def __init__(self, isa: Isa) -> None:
+        self._attend: Kernel[AttentionArgs] = load_kernel("attention", "attention", AttentionArgs, isa)
+        self._merge: Kernel[AttentionArgs] = load_kernel("attention", "attention_merge", AttentionArgs, isa)
+
+    def __call__(
+        self,
+        q: Tensor,
+        kv: Tensor,
+        batch: AttentionBatch,
+        scale: float,
+        out: Tensor,
+        *,
+        window: int = 0,
+        softcap: float = 0.0,
+    ) -> None:
+        """See `triptych.kernels.paged_attention`."""
+        _, _, kv_heads, block_size, head_dim = kv.shape
+        rows, heads, _ = q.shape
+        partials = None
+        if batch.block_tables.shape[1] * block_size > _SPLIT_TOKENS:
+            partials = batch.workspace(_partial_floats(batch, rows, heads, kv_heads, head_dim))
+        args = AttentionArgs(
+            q.data_ptr(),
+            kv.data_ptr(),
+            batch.query_start.data_ptr(),
+            batch.kv_lengths.data_ptr(),
+            batch.block_tables.data_ptr(),
+            None if partials is None else partials.data_ptr(),
+            out.data_ptr(),
+            batch.kv_lengths.shape[0],
+            batch.block_tables.stride(0),
+            q.stride(0),
+            out.stride(0),
+            heads,
+            kv_heads,
+            block_size,
+            head_dim,
+            window,
+            q.dtype is torch.bfloat16,
+            scale,
+            softcap,
+        )
+        tensors = (q, kv, batch.query_start, batch.kv_lengths, batch.block_tables, partials, out)
+        submit(self._attend, args, *tensors)
+        if partials is not None:
+            submit(self._merge, args, *tensors)
+
+
+def _partial_floats(batch: AttentionBatch, rows: int, heads: int, kv_heads: int, head_dim: int) -> int:
+    """What the splits of a batch can leave at most: only sequences with at most one tile of queries are split."""
+    tile = min(max(_TILE_ROWS * kv_heads // heads, 1), _TILE_ROWS)
+    return min(rows, batch.kv_lengths.shape[0] * tile) * heads * _MAX_SPLITS * (head_dim + 2)
+
+
+def _has_plain_rows(x: Tensor) -> bool:
+    _, _, head_dim = x.shape
+    return x.stride(2) == 1 and x.stride(1) == head_dim
