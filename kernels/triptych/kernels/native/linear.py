@@ -10,10 +10,11 @@ from torch import Tensor
 from triptych.kernels import gated_linear, linear, linear_argmax, linears
 from triptych.kernels.linear import Projection
 from triptych.kernels.native.dense import Dense
+from triptych.kernels.native.gguf import Gguf
 from triptych.kernels.native.isa import Isa
 from triptych.kernels.native.plain import plain
 from triptych.kernels.native.projection import MAX_PARTS, ProjectionKernels
-from triptych.kernels.weights import DenseWeight, Weight
+from triptych.kernels.weights import DenseWeight, GgufWeight, Weight
 
 
 def register(isa: Isa) -> None:
@@ -34,7 +35,7 @@ class Linear:
 
     def __init__(self, isa: Isa) -> None:
         # Each of these kernels is only ever given weights of the form that it is listed under.
-        self._forms: Mapping[type[Weight], ProjectionKernels[Any]] = {DenseWeight: Dense(isa)}
+        self._forms: Mapping[type[Weight], ProjectionKernels[Any]] = {DenseWeight: Dense(isa), GgufWeight: Gguf(isa)}
 
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None, out: Tensor) -> None:
         """See `triptych.kernels.linear`."""
@@ -66,8 +67,7 @@ class Linear:
 
     def takes_gated_linear(self, x: Tensor, gate: Weight, up: Weight, out: Tensor) -> bool:
         """Whether there is a kernel for these arguments: gate and up are of one form."""
-        alike = type(gate) is type(up)
-        return alike and plain(x, out) and self._takes(x, gate) and self._takes(x, up)
+        return _alike(gate, up) and plain(x, out) and self._takes(x, gate) and self._takes(x, up)
 
     def takes_linear_argmax(self, x: Tensor, weight: Weight, ids: Tensor, values: Tensor) -> bool:
         """Whether there is a kernel for these arguments."""
@@ -76,6 +76,12 @@ class Linear:
     def _takes(self, x: Tensor, weight: Weight) -> bool:
         kernels = self._forms.get(type(weight))
         return kernels is not None and kernels.takes(x, weight)
+
+
+def _alike(gate: Weight, up: Weight) -> bool:
+    if isinstance(gate, GgufWeight) and isinstance(up, GgufWeight):
+        return gate.kind == up.kind
+    return type(gate) is type(up)
 
 
 def _result(x: Tensor, out: Tensor) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+import torch
 from torch import Tensor
 
 from triptych.kernels.dispatch import compiled_only
@@ -29,6 +30,7 @@ class Program:
         self._calls: list[_Call] = []
         self._handle: int | None = None
         self._launched = 0
+        self._workspace = torch.empty(0, dtype=torch.uint8)
 
     def __len__(self) -> int:
         """Number of calls."""
@@ -40,6 +42,12 @@ class Program:
         """Adds a call."""
         self._kept.append((args, tensors))
         self._calls.append(_Call(kernel.run, kernel.pieces, ctypes.addressof(args)))
+
+    def workspace(self, size: int) -> Tensor:
+        """See `workspace`."""
+        if self._workspace.numel() < size:
+            self._workspace = torch.empty(size, dtype=torch.uint8)
+        return self._workspace
 
     def launch(self) -> None:
         """Starts a run and returns; the team computes meanwhile. `join` must follow, on the same thread."""
@@ -97,6 +105,20 @@ def submit(kernel: Kernel[ctypes.Structure], args: ctypes.Structure, *tensors: T
         _recorder.program.append(kernel, args, tensors)
     else:
         _library().triptych_run_once(ctypes.byref(_Call(kernel.run, kernel.pieces, ctypes.addressof(args))))
+
+
+def workspace(size: int) -> Tensor:
+    """Memory for what one call leaves to the next: the calls of a program share it, as they run one after the other.
+
+    Args:
+        size: How many bytes are needed.
+
+    Returns:
+        At least so many bytes, uint8, to be given to every `submit` whose arguments point into it.
+    """
+    if _recorder.program is not None:
+        return _recorder.program.workspace(size)
+    return torch.empty(size, dtype=torch.uint8)
 
 
 def resize(threads: int) -> None:

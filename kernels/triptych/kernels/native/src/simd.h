@@ -219,8 +219,21 @@ TRIPTYCH_INLINE f32x16 halves_to_float(u16x16 values) {
 
 // ---- functions ----
 
-// To the nearest integer, ties to even; |x| < 2^22.
-TRIPTYCH_INLINE i32x16 round_to_int(f32x16 x) { return (i32x16)(x + 12582912.0f) - (int32_t)0x4b400000; }
+// To the nearest integer, ties to even; |x| < 2^22. Its argument is rounded first, also where it is a product.
+TRIPTYCH_INLINE i32x16 round_to_int(f32x16 x) {
+#if defined(__AVX512F__)
+    return (i32x16)_mm512_cvtps_epi32((__m512)x);
+#elif defined(__AVX2__)
+    i32x16 result;
+    for (int half = 0; half < 2; ++half) {
+        const __m256i eight = _mm256_cvtps_epi32(load<__m256>(reinterpret_cast<const char*>(&x) + 32 * half));
+        store(reinterpret_cast<char*>(&result) + 32 * half, eight);
+    }
+    return result;
+#else
+    return (i32x16)(x + 12582912.0f) - (int32_t)0x4b400000;
+#endif
+}
 
 // e^x to 2 units in the last place (Cephes' polynomial); 0 below −87.3, +inf above 88.7.
 TRIPTYCH_INLINE f32x16 exp(f32x16 x) {

@@ -1,0 +1,185 @@
+// Projections of bfloat16 rows, quantised as gguf_rows.h says, by weights in GGUF blocks.
+//
+// Few rows are bound by reading the weights: sixteen lanes are inputs of one output. Of many rows sixteen are the lanes,
+// and every four weights are broadcast straight from their block.
+
+#include "gguf_rows.h"
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kDotRows = 8, kTileSums = 12;  // that registers hold
+#else
+constexpr int kDotRows = 1, kTileSums = 2;
+#endif
+
+struct QuantiseArgs {
+    const bf16* x;  // [rows, inputs]
+    void* out;
+    int64_t rows, inputs, kind;
+};
+
+int64_t quantise_pieces(const QuantiseArgs& args) {
+    return args.rows <= Cut::kFew ? args.rows : vectors_of(args.rows);
+}
+
+template <class Kind>
+int64_t row_groups(int64_t inputs) {
+    return (inputs / kBlock + Kind::kGroup - 1) / Kind::kGroup;
+}
+
+void quantise_piece(const QuantiseArgs& args, int64_t piece, char*) {
+    with_kind(args.kind, [&]<class Kind>(Kind) {
+        if (args.rows <= Cut::kFew) {
+            auto* rows = static_cast<typename Kind::Row*>(args.out);
+            return quantise_row<Kind>(args.x + piece * args.inputs, args.inputs,
+                                      rows + piece * row_groups<Kind>(args.inputs));
+        }
+        const int64_t first = piece * kLanes, chunk = first / kChunkRows * kChunkRows;
+        const int64_t vectors = vectors_of(std::min(kChunkRows, args.rows - chunk));
+        char* panel = static_cast<char*>(args.out) + chunk / kLanes * (args.inputs / kBlock) * kPanelBytes;
+        quantise_vector<Kind>(args.x + first * args.inputs, args.rows - first, args.inputs, panel,
+                              (first - chunk) / kLanes, vectors);
+    });
+}
+
+// partial[r][c] = lanes whose sum is the product of row r of x with row c of the weight.
+template <class Kind, int Rows, int Columns>
+TRIPTYCH_INLINE void dot_tile(const typename Kind::Row* x, const uint8_t* const* weight, int64_t blocks,
+                              f32x16 (*partial)[kGroup]) {
+    const int64_t whole = blocks / Kind::kGroup, groups = (blocks + Kind::kGroup - 1) / Kind::kGroup;
+    f32x16 sums[Rows][Columns] = {};
+    const auto add = [&](int64_t g, int64_t count) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+        for (int c = 0; c < Columns; ++c) {
+            const uint8_t* place = weight[c] + g * Kind::kGroup * Kind::kBytes;
+            const auto w = Kind::weights(place, count);
+#pragma GCC unroll 8
+            for (int r = 0; r < Rows; ++r) sums[r][c] = Kind::add_product(sums[r][c], w, x[r * groups + g]);
+        }
+    };
+    for (int64_t g = 0; g < whole; ++g) add(g, Kind::kGroup);
+    if (whole < groups) add(whole, blocks % Kind::kGroup);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+        for (int c = 0; c < Columns; ++c) partial[r][c] = sums[r][c];
+}
+
+template <class Kind, int Rows>
+void dot_group(const typename Kind::Row* x, const uint8_t* const* weight, int64_t blocks, f32x16* outputs) {
+    constexpr int kColumns = kTileSums < 4 ? 1 : Rows <= 4 ? 4 : 2;
+    f32x16 partial[Rows][kGroup];
+    for (int c = 0; c < kGroup; c += kColumns)
+        dot_tile<Kind, Rows, kColumns>(x, weight + c, blocks, reinterpret_cast<f32x16(*)[kGroup]>(&partial[0][c]));
+    for (int r = 0; r < Rows; ++r) outputs[r] = sums(partial[r]);
+}
+
+template <class Kind, int Most>
+void dot_rows(const typename Kind::Row* x, int64_t rows, const uint8_t* const* weight, int64_t blocks, f32x16* outputs) {
+    if constexpr (Most > 1)
+        if (rows < Most) return dot_rows<Kind, Most - 1>(x, rows, weight, blocks, outputs);
+    dot_group<Kind, Most>(x, weight, blocks, outputs);
+}
+
+// columns[c][v] = row c of the weight times the rows of vector v.
+template <class Kind, int Vectors, int Columns>
+TRIPTYCH_INLINE void panel_tile(const PanelBlock<Vectors>* x, const uint8_t* const* weight, int64_t blocks,
+                                f32x16 (*columns)[Vectors]) {
+    f32x16 sums[Columns][Vectors] = {};
+    for (int64_t b = 0; b < blocks; ++b, ++x) {
+        i32x16 dots[Columns][Vectors];
+#pragma GCC unroll 8
+        for (int c = 0; c < Columns; ++c)
+#pragma GCC unroll 8
+            for (int v = 0; v < Vectors; ++v) dots[c][v] = Kind::kMinimum ? i32x16{} : x->starts[v];
+#pragma GCC unroll 8
+        for (int64_t word = 0; word < kWords; ++word)
+#pragma GCC unroll 8
+            for (int c = 0; c < Columns; ++c) {
+                const u8x64 w = Kind::word(weight[c] + b * Kind::kBytes, word);
+#pragma GCC unroll 8
+                for (int v = 0; v < Vectors; ++v) dots[c][v] = dot_u8i8(dots[c][v], w, x->values[word][v]);
+            }
+#pragma GCC unroll 8
+        for (int c = 0; c < Columns; ++c) {
+            const uint8_t* block = weight[c] + b * Kind::kBytes;
+            const f32x16 scale = halves_to_float(u16x16{} + load<f16>(block));
+            const f32x16 minimum = Kind::kMinimum ? halves_to_float(u16x16{} + load<f16>(block + 2)) : f32x16{};
+#pragma GCC unroll 8
+            for (int v = 0; v < Vectors; ++v) {
+                sums[c][v] = fma(to_float(dots[c][v]), scale * x->scales[v], sums[c][v]);
+                if (Kind::kMinimum) sums[c][v] = fma(minimum, x->sums[v], sums[c][v]);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < Columns; ++c)
+#pragma GCC unroll 8
+        for (int v = 0; v < Vectors; ++v) columns[c][v] = sums[c][v];
+}
+
+template <class Kind, int Vectors>
+void panel_group(const char* x, const uint8_t* const* weight, int64_t blocks, f32x16* outputs) {
+    constexpr int kColumns = kTileSums < 4 ? 1 : Vectors == 1 ? 8 : 4;
+    f32x16 columns[kGroup][Vectors];
+    for (int c = 0; c < kGroup; c += kColumns)
+        panel_tile<Kind, Vectors, kColumns>(reinterpret_cast<const PanelBlock<Vectors>*>(x), weight + c, blocks,
+                                            columns + c);
+    for (int v = 0; v < Vectors; ++v) {
+        u32x16 square[16];
+        for (int c = 0; c < kGroup; ++c) square[c] = (u32x16)columns[c][v];
+        transpose(square);
+        for (int lane = 0; lane < kLanes; ++lane) outputs[v * kLanes + lane] = (f32x16)square[lane];
+    }
+}
+
+// The Form of products.h.
+template <class Kind>
+class GgufForm {
+  public:
+    struct Group {
+        const uint8_t* rows[kGroup];
+    };
+
+    GgufForm(const ProductArgs& args, Range, char*) : x_(args.x), rows_(args.rows), blocks_(args.inputs / kBlock) {}
+
+    Group group(const ProductPart& part, int64_t output, int64_t) const {
+        Group group;
+        for (int64_t c = 0; c < kGroup; ++c)  // beyond the last output it is repeated
+            group.rows[c] = static_cast<const uint8_t*>(part.weight) +
+                            std::min(output + c, part.outputs - 1) * blocks_ * Kind::kBytes;
+        return group;
+    }
+
+    void multiply(Range chunk, const Group& weight, f32x16* outputs) const {
+        if (rows_ <= Cut::kFew) return few(weight.rows, outputs);
+        const char* panel = static_cast<const char*>(x_) + chunk.first / kLanes * blocks_ * kPanelBytes;
+        switch (vectors_of(chunk.last - chunk.first)) {
+            case 1: return panel_group<Kind, 1>(panel, weight.rows, blocks_, outputs);
+            case 2: return panel_group<Kind, 2>(panel, weight.rows, blocks_, outputs);
+            case 3: return panel_group<Kind, 3>(panel, weight.rows, blocks_, outputs);
+        }
+    }
+
+  private:
+    void few(const uint8_t* const* weight, f32x16* outputs) const {
+        const auto* x = static_cast<const typename Kind::Row*>(x_);
+        const int64_t groups = row_groups<Kind>(blocks_ * kBlock);
+        for (int64_t row = 0; row < rows_; row += kDotRows)
+            dot_rows<Kind, kDotRows>(x + row * groups, std::min<int64_t>(kDotRows, rows_ - row), weight, blocks_,
+                                     outputs + row);
+    }
+
+    const void* const x_;
+    const int64_t rows_, blocks_;
+};
+
+void product(const ProductArgs& args, int64_t piece, char* scratch) {
+    with_kind(args.kind, [&]<class Kind>(Kind) { product_piece<GgufForm<Kind>, bf16>(args, piece, scratch); });
+}
+
+}  // namespace
+
+TRIPTYCH_KERNEL(gguf_quantise, QuantiseArgs, quantise_pieces, quantise_piece)
+TRIPTYCH_KERNEL(gguf_product, ProductArgs, product_pieces, product)
