@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from triptych.cli.bench.engine.ceiling import Cost, Rates, ceiling, weight_bytes, weights_in
-from triptych.cli.bench.engine.machine import Machine, gemm_peak, read_bandwidth
+from triptych.cli.bench.engine.machine import Machine, gemm_peak, read_bandwidth, scan_bandwidth
 from triptych.cli.bench.engine.measure import linear_precision
 from triptych.cli.bench.engine.workloads import Decode, Prefill
 from triptych.engine import Engine
 from triptych.kernels import DenseWeight, GgufWeight, Int8Weight
+from triptych.kernels.native.compile import NotAvailable
 
 COST = Cost(
     step_bytes=1000,
@@ -79,9 +80,18 @@ def test_the_peak_is_that_of_what_the_projections_multiply_in(dtype: str, quanti
 
 def test_the_machine_is_measured_and_torch_keeps_its_threads() -> None:
     before = torch.get_num_threads()
-    found = [read_bandwidth(1), gemm_peak(before + 1, "bfloat16"), gemm_peak(before + 1, "int8")]
+    found = [read_bandwidth(1), scan_bandwidth(1), gemm_peak(before + 1, "bfloat16"), gemm_peak(before + 1, "int8")]
     assert all(rate > 1e6 for rate in found)
     assert torch.get_num_threads() == before
+
+
+def test_without_a_compiler_memory_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(threads: int) -> float:
+        raise NotAvailable("there is no compiler")
+
+    monkeypatch.setattr("triptych.kernels.native.probe.read_bandwidth", missing)
+    monkeypatch.setattr("triptych.cli.bench.engine.machine.scan_bandwidth", lambda threads: 100.0 * threads)
+    assert read_bandwidth(2) == 200.0
 
 
 def test_a_process_of_its_own_measures() -> None:

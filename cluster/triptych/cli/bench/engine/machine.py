@@ -20,16 +20,31 @@ Precision = Literal["float32", "bfloat16", "int8"]
 READ_BYTES: Final = 128 << 20  # per thread: several times what its last cache holds
 GEMM_SIZE: Final = 2048
 _REPEATS: Final = 8
+_PROBES: Final = 3
 _ENOUGH_SECONDS: Final = 0.5
 
 
 def read_bandwidth(threads: int) -> float:
-    """Bytes per second that `threads` threads read together, the median of eight.
+    """Bytes per second that `threads` threads read together: a compiled probe's, else that of `scan_bandwidth`.
 
-    Each thread runs over memory of its own, looking for a byte that is not there: memchr of the C library does
-    little else than load, with the widest instructions of the machine, and lets go of Python's lock. Measured
-    against memcmp, sums and maxima of numpy and torch, and an AVX-512 loop in C++: all within a tenth. The median,
-    because shared memory has bursts of twice its usual rate that no engine can live on.
+    The median of three probes, each the best of a few runs: shared memory has bursts of twice its usual rate, shorter
+    than any workload.
+    """
+    from triptych.kernels.native.compile import NotAvailable
+    from triptych.kernels.native.probe import read_bandwidth as probe
+
+    try:
+        return statistics.median(probe(threads) for _ in range(_PROBES))
+    except NotAvailable:
+        return scan_bandwidth(threads)
+
+
+def scan_bandwidth(threads: int) -> float:
+    """Bytes per second that `threads` threads read together, each from memory of its own; the median of eight.
+
+    Each runs over its memory in search of a byte that is not there: memchr of the C library does little else than
+    load, with the widest instructions of the machine, and lets go of Python's lock. It has no prefetch of its own and
+    each thread a fixed share, so that it stays up to a quarter below the probe.
     """
     buffers = [_filled(READ_BYTES) for _ in range(threads)]
     try:
