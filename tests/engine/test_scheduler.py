@@ -294,6 +294,51 @@ def test_why_an_answer_ends(bench: Bench, params: dict[str, Any], tokens: list[i
     assert (last.finish_reason, sequence.finish_reason) == (reason, reason)
 
 
+@pytest.mark.parametrize("rows", range(1, 12))
+def test_only_blocks_that_are_full_are_found(bench: Bench, rows: int) -> None:
+    b = bench(max_batch_tokens=rows)
+    first = b.add(12, family=5)
+    b.step()
+    b.scheduler.release(first.key)
+    second = b.add(12, family=5)
+    b.step()
+    assert second.cached_tokens == min(8, rows // 4 * 4)
+    b.drain()
+    assert second.generated == 4
+
+
+def test_two_that_begin_alike_at_the_same_time_compute_it_twice_and_one_of_them_is_found(bench: Bench) -> None:
+    b = bench(blocks=12, max_batch_tokens=40)
+    both = [b.add(9, family=5) for _ in range(2)]
+    assert b.step()[0].tokens == 18
+    third = b.add(9, family=5)
+    b.step()
+    assert [s.cached_tokens for s in (*both, third)] == [0, 0, 8]
+    assert third.blocks[:2] == both[0].blocks[:2]
+    assert set(both[0].blocks).isdisjoint(both[1].blocks)
+    b.drain()
+    assert b.scheduler.pool.held_count == 0
+
+
+def test_what_is_written_from_outside_is_found_once_it_is_there(bench: Bench) -> None:
+    b = bench(blocks=12)
+    received = b.sequence(9, family=5)
+    b.scheduler.reserve(received)
+    early = b.add(9, family=5)
+    b.step()
+    b.scheduler.release(early.key)
+    other = b.sequence(9, family=5)  # nobody else may hold what a transfer writes, whatever is known already
+    b.scheduler.reserve(other)
+    assert set(other.blocks).isdisjoint(early.blocks)
+    assert set(other.blocks).isdisjoint(received.blocks)
+    b.receive(received)
+    b.receive(other)
+    late = b.add(9, family=5)
+    b.step()
+    assert (early.cached_tokens, late.cached_tokens) == (0, 8)
+    b.drain()
+
+
 def test_an_answer_ends_where_the_context_does(bench: Bench) -> None:
     b = bench(blocks=2)
     sequence = b.add(6, max_tokens=100)

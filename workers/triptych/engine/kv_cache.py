@@ -89,4 +89,3 @@ class KvCache:
         """Takes the sequence's blocks back; they keep their content until they are needed."""
         self.pool.free(sequence.blocks)
         sequence.blocks = []
-        sequence.findable = 0
