@@ -47,7 +47,7 @@ def test_every_backend_stays_reachable_by_name() -> None:
 
 def test_ops_say_what_they_compute() -> None:
     ops = [getattr(kernels, name) for name in kernels.__all__ if isinstance(getattr(kernels, name), Op)]
-    assert len(ops) == 15
+    assert {"linear", "paged_attention", "rope_store", "draw_token"} < {op.name for op in ops}
     for op in ops:
         assert op.__doc__
         assert op.backends[0] == "reference"

@@ -2,11 +2,9 @@
 
 from torch import Tensor
 
-from triptych.kernels.dispatch import Op
 from triptych.kernels.pages import keys_view, packing, values_view
 
 
-@Op
 def store_kv(k: Tensor, v: Tensor, slots: Tensor, kv: Tensor) -> None:
     """Writes the keys and values of a step into their slots.
 

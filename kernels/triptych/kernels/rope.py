@@ -2,10 +2,7 @@
 
 from torch import Tensor
 
-from triptych.kernels.dispatch import Op
 
-
-@Op
 def rope(q: Tensor, k: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> None:
     """Rotates queries and keys in place by their positions (arXiv:2104.09864).
 

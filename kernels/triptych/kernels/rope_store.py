@@ -32,5 +32,5 @@ def rope_store(
         kv: [N, 2, Hkv, B, D], one layer of the pool, in the order of `pages`; updated.
         interleaved: Whether pairs of dimensions are neighbours, as in `rope`.
     """
-    rope.implementation("reference")(q, k, positions, cos, sin, interleaved)
-    store_kv.implementation("reference")(k, v, slots, kv)
+    rope(q, k, positions, cos, sin, interleaved)
+    store_kv(k, v, slots, kv)

@@ -44,9 +44,10 @@ def install() -> Mapping[str, str]:
 
 def _registrars() -> tuple[tuple[tuple[str, ...], Callable[[Isa], None]], ...]:
     """Names of ops, and what registers their kernels for an instruction set."""
-    from triptych.kernels.native import attention, embedding, linear, norm, rope_store, sampling
+    from triptych.kernels.native import activation, attention, embedding, linear, norm, rope_store, sampling
 
     return (
+        (("silu_mul",), activation.register),
         (("embedding",), embedding.register),
         (("linear", "linears", "gated_linear", "linear_argmax"), linear.register),
         (("paged_attention",), attention.register),
