@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from triptych.kernels.native import team
 from triptych.kernels.native.gguf import Gguf
+from triptych.kernels.native.int8 import Int8
 from triptych.kernels.native.isa import Isa
 from triptych.kernels.native.linear import Linear
 from triptych.kernels.native.projection import ProjectionKernels
-from triptych.kernels.weights import GGUF_BLOCK_BYTES, GgufKind, GgufWeight, Weight, dequantize
+from triptych.kernels.weights import GGUF_BLOCK_BYTES, GgufKind, GgufWeight, Int8Weight, Weight, dequantize
 
 ROWS = (0, 1, 2, 3, 5, 8, 9, 16, 17, 33, 48, 50, 100)
 POISON = 3.0
@@ -37,6 +39,25 @@ def in_blocks_of_32(x: Tensor) -> Tensor:
     return (torch.round(blocks * inverse).double() * (largest / 127).double()).view(x.shape)
 
 
+def int8_weight(outputs: int, inputs: int) -> Int8Weight:
+    """Random numbers in all places that belong to the weight, zeros elsewhere."""
+    tiles, words = -(-outputs // 16), -(-inputs // 4)
+    plain = torch.zeros(tiles * 16, words * 4, dtype=torch.int8)
+    plain[:outputs, :inputs] = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
+    values = plain.view(tiles, 16, words, 4).transpose(1, 2).contiguous()
+    return Int8Weight(values, torch.rand(outputs) / 127, plain.sum(dim=1, dtype=torch.int32)[:outputs], inputs)
+
+
+def as_unsigned_bytes(x: Tensor) -> Tensor:
+    """Rows as the int8 kernels see them: unsigned bytes with a scale and a zero point, in float32; float64."""
+    wide = x.float()
+    least, most = wide.amin(dim=1, keepdim=True).clamp(max=0), wide.amax(dim=1, keepdim=True).clamp(min=0)
+    scale = most / torch.tensor(255.0) - least / torch.tensor(255.0)
+    inverse = torch.where(scale > 0, torch.tensor(1.0) / scale, 0)
+    zero = torch.round(-least * inverse).clamp(0, 255)
+    return (torch.round(wide * inverse) + zero).clamp(0, 255).sub(zero).double() * scale.double()
+
+
 @dataclass(frozen=True)
 class Case:
     """One form of weight.
@@ -48,7 +69,7 @@ class Case:
         inputs: Sizes of I.
     """
 
-    form: Callable[[Isa], ProjectionKernels[Weight]]
+    form: Callable[[Isa], ProjectionKernels[Any]]
     make: Callable[[int, int], Weight]
     sees: Callable[[Tensor], Tensor]
     inputs: Sequence[int]
@@ -66,7 +87,8 @@ def gguf_case(kind: GgufKind) -> Case:
     )
 
 
-CASES = {kind: gguf_case(kind) for kind in GGUF_BLOCK_BYTES}
+CASES: dict[str, Case] = {kind: gguf_case(kind) for kind in GGUF_BLOCK_BYTES}
+CASES["int8"] = Case(Int8, int8_weight, as_unsigned_bytes, (1, 3, 4, 31, 64, 65, 100, 576))
 
 
 @pytest.fixture(params=CASES)
@@ -75,7 +97,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture
-def kernels(case: Case, isa: Isa) -> ProjectionKernels[Weight]:
+def kernels(case: Case, isa: Isa) -> ProjectionKernels[Any]:
     return case.form(isa)
 
 
@@ -112,7 +134,7 @@ def tolerance(dtype: torch.dtype) -> float:
 
 @pytest.mark.parametrize("rows", ROWS)
 def test_three_projections_equal_float64(
-    kernels: ProjectionKernels[Weight], case: Case, dtype: torch.dtype, rows: int, seed: int
+    kernels: ProjectionKernels[Any], case: Case, dtype: torch.dtype, rows: int, seed: int
 ) -> None:
     random.seed(seed)
     inputs = random.choice(case.inputs)
@@ -129,7 +151,7 @@ def test_three_projections_equal_float64(
 
 @pytest.mark.parametrize("rows", [1, 8, 20])
 def test_the_gated_unit_equals_float64(
-    kernels: ProjectionKernels[Weight], case: Case, dtype: torch.dtype, rows: int, seed: int
+    kernels: ProjectionKernels[Any], case: Case, dtype: torch.dtype, rows: int, seed: int
 ) -> None:
     random.seed(seed)
     inputs, features = random.choice(case.inputs), random.randint(1, 100)
@@ -148,7 +170,7 @@ def test_the_gated_unit_equals_float64(
 @pytest.mark.parametrize("rows", [0, 1, 8, 20, 50])
 @pytest.mark.parametrize("outputs", [1, 15, 700, 2100])
 def test_the_greedy_head_finds_the_largest_output(
-    kernels: ProjectionKernels[Weight], case: Case, dtype: torch.dtype, rows: int, outputs: int
+    kernels: ProjectionKernels[Any], case: Case, dtype: torch.dtype, rows: int, outputs: int
 ) -> None:
     x, weight = torch.randn(rows, 64, dtype=dtype), case.make(outputs, 64)
     logits, _ = guarded(rows, outputs, torch.float32)
@@ -162,7 +184,7 @@ def test_the_greedy_head_finds_the_largest_output(
 @pytest.mark.parametrize("rows", [3, 20])
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e3, 1e25])
 def test_rows_of_extreme_sizes(
-    kernels: ProjectionKernels[Weight], case: Case, dtype: torch.dtype, rows: int, scale: float
+    kernels: ProjectionKernels[Any], case: Case, dtype: torch.dtype, rows: int, scale: float
 ) -> None:
     x, weight = torch.randn(rows, 96).mul_(scale).to(dtype), case.make(33, 96)
     x[1] = 0
@@ -176,7 +198,7 @@ def test_rows_of_extreme_sizes(
 @pytest.mark.parametrize("rows", [3, 20])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_what_is_not_finite_stays_in_its_row(
-    kernels: ProjectionKernels[Weight], case: Case, dtype: torch.dtype, rows: int, value: float
+    kernels: ProjectionKernels[Any], case: Case, dtype: torch.dtype, rows: int, value: float
 ) -> None:
     x, weight = torch.randn(rows, 96, dtype=dtype), case.make(40, 96)
     x[1, 37] = value
@@ -190,7 +212,7 @@ def test_what_is_not_finite_stays_in_its_row(
 
 @pytest.mark.parametrize("rows", [1, 8, 100])
 def test_threads_and_replay_change_nothing(
-    kernels: ProjectionKernels[Weight], case: Case, threads: int, dtype: torch.dtype, rows: int
+    kernels: ProjectionKernels[Any], case: Case, threads: int, dtype: torch.dtype, rows: int
 ) -> None:
     x, weight = torch.randn(rows, 128, dtype=dtype), case.make(1000, 128)
     shared, alone, replayed = (torch.full((rows, 1000), torch.nan, dtype=dtype) for _ in range(3))

@@ -11,10 +11,11 @@ from triptych.kernels import gated_linear, linear, linear_argmax, linears
 from triptych.kernels.linear import Projection
 from triptych.kernels.native.dense import Dense
 from triptych.kernels.native.gguf import Gguf
+from triptych.kernels.native.int8 import Int8
 from triptych.kernels.native.isa import Isa
 from triptych.kernels.native.plain import plain
 from triptych.kernels.native.projection import MAX_PARTS, ProjectionKernels
-from triptych.kernels.weights import DenseWeight, GgufWeight, Weight
+from triptych.kernels.weights import DenseWeight, GgufWeight, Int8Weight, Weight
 
 
 def register(isa: Isa) -> None:
@@ -35,7 +36,11 @@ class Linear:
 
     def __init__(self, isa: Isa) -> None:
         # Each of these kernels is only ever given weights of the form that it is listed under.
-        self._forms: Mapping[type[Weight], ProjectionKernels[Any]] = {DenseWeight: Dense(isa), GgufWeight: Gguf(isa)}
+        self._forms: Mapping[type[Weight], ProjectionKernels[Any]] = {
+            DenseWeight: Dense(isa),
+            Int8Weight: Int8(isa),
+            GgufWeight: Gguf(isa),
+        }
 
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None, out: Tensor) -> None:
         """See `triptych.kernels.linear`."""
