@@ -1,13 +1,8 @@
 """The pool of KV blocks: who holds which, and what those that nobody holds still contain.
 
-allocate                     free
-blank ─────────────▶ held by one ─────────────▶ blank     nothing worth keeping in it
-▲                   │ remember                          its content got a name
-│ taken for         ▼              free
-│ other content    held ──────────────────▶ idle        findable; the least recently used is taken first
-└──────────────── by many ◀───────────────── │
-find, allocate       │
-└─▶ taken when no block is blank
+A block is blank, held or idle. It is held from `allocate` until its last holder frees it. If `remember` has named its
+content by then, it is idle: whoever looks for that content finds it and holds it again, until it is taken for other
+content, the least recently used first. Otherwise it is blank, and blank blocks are taken before idle ones.
 """
 
 from collections import OrderedDict, deque
