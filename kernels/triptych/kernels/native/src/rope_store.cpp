@@ -20,7 +20,8 @@ struct RopeStoreArgs {
 constexpr int64_t kElementsPerPiece = 8192;
 
 int64_t pieces(const RopeStoreArgs& args) {
-    return clamp(args.rows * (args.q_heads + 2 * args.kv_heads) * args.dim / kElementsPerPiece, 1, clamp(args.rows, 1, 256));
+    const int64_t elements = args.rows * (args.q_heads + 2 * args.kv_heads) * args.dim;
+    return clamp(elements / kElementsPerPiece, 1, clamp(args.rows, 1, 64));
 }
 
 struct Pair {
@@ -119,7 +120,9 @@ void one_row(const RopeStoreArgs& args, int64_t row) {
 }
 
 void run(const RopeStoreArgs& args, int64_t piece, char*) {
-    const Range rows = share(args.rows, 1, piece, pieces(args));
+    // Tokens of one block lie in the same cache lines: two threads should not write to them in turn.
+    const int64_t unit = args.rows < 8 * args.block_size ? 1 : args.block_size;
+    const Range rows = share(args.rows, unit, piece, pieces(args));
     for (int64_t row = rows.first; row < rows.last; ++row)
         args.is_bf16 ? one_row<bf16>(args, row) : one_row<float>(args, row);
 }
