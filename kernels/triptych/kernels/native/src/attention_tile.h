@@ -44,6 +44,7 @@ struct Columns {
     const T* keys[kTileColumns];    // [head_dim/p] vectors of 16 units, key_stride units apart
     const T* values[kTileColumns];  // [16/p] rows of head_dim units
     int64_t key_stride, head_dim;
+    int64_t next;                   // elements from these keys to those of the head that is read next; 0: none
 };
 
 // Query rows and what is known of their result so far.
@@ -63,12 +64,15 @@ struct Scoring {
     float inner;    // scale / softcap, of the argument of tanh
 };
 
-template <class T, int R, int C>
+// sums[r][c] += Σ over k of unit k of row r of `a` · vector k of b[c]; calls `meanwhile(k)` at every step.
+template <class T, int R, int C, class Meanwhile>
 TRIPTYCH_INLINE void multiply(
-    f32x16 (&sums)[R][C], const T* a, int64_t a_stride, const T* const* b, int64_t b_stride, int64_t units
+    f32x16 (&sums)[R][C], const T* a, int64_t a_stride, const T* const* b, int64_t b_stride, int64_t units,
+    Meanwhile meanwhile
 ) {
     constexpr int64_t p = kPacked<T>;
     for (int64_t k = 0; k < units; ++k) {
+        meanwhile(k);
         u32x16 right[C];
         for (int c = 0; c < C; ++c) right[c] = load<u32x16>(b[c] + k * b_stride * p);
         for (int r = 0; r < R; ++r) {
@@ -78,11 +82,21 @@ TRIPTYCH_INLINE void multiply(
     }
 }
 
+// The pages of a sequence are short runs all over the memory. Asking for the values while the keys are read, and for
+// the next keys while the values are, keeps more of it in flight than the hardware's own prefetching does.
+TRIPTYCH_INLINE void ask_for(const void* p) { __builtin_prefetch(p, 0, 2); }
+
+// GCC takes a function that only prefetches for one without effect, and drops calls that it has not inlined.
+#define TRIPTYCH_KEPT __attribute__((always_inline))
+
 template <class T, int R, int C>
 TRIPTYCH_INLINE void score(const Rows<T>& rows, const Columns<T>& columns, int64_t column, float* scores) {
     f32x16 sums[R][C]{};
     multiply<T, R, C>(
-        sums, rows.q, columns.head_dim, columns.keys + column, columns.key_stride, columns.head_dim / kPacked<T>
+        sums, rows.q, columns.head_dim, columns.keys + column, columns.key_stride, columns.head_dim / kPacked<T>,
+        [&](int64_t k) TRIPTYCH_KEPT {
+            for (int c = 0; c < C; ++c) ask_for(columns.values[column + c] + k * kLanes * kPacked<T>);
+        }
     );
     for (int r = 0; r < R; ++r)
         for (int c = 0; c < C; ++c) store(scores + r * kTile + (column + c) * kLanes, sums[r][c]);
@@ -147,15 +161,19 @@ TRIPTYCH_INLINE void add_values(
             sums[r][c] = load<f32x16>(rows.sums + r * columns.head_dim + dim + c * kLanes) * faded[r];
     for (int64_t token = 0; token < tokens; token += kLanes) {
         const int64_t here = tokens - token < kLanes ? tokens - token : kLanes;
+        if (columns.next)
+            for (int64_t i = dim; i < dim + C * kLanes; i += p)
+                ask_for(columns.keys[token / kLanes] + columns.next + i * kLanes);
         const T* values[C];
         for (int c = 0; c < C; ++c) values[c] = columns.values[token / kLanes] + (dim + c * kLanes) * p;
-        multiply<T, R, C>(sums, probabilities + token, kTile, values, columns.head_dim, here / p);
+        multiply<T, R, C>(sums, probabilities + token, kTile, values, columns.head_dim, here / p, [](int64_t) {});
         if (here % p) {  // of the last pair only the first token exists
             const int64_t k = here / p;
+            const T* left = probabilities + token + k * p;
             for (int c = 0; c < C; ++c) {
                 const u32x16 first = load<u32x16>(values[c] + k * columns.head_dim * p) & 0xffffu;
                 for (int r = 0; r < R; ++r)
-                    sums[r][c] = Arithmetic<T>::dot(sums[r][c], splat_32(probabilities + r * kTile + token + k * p), first);
+                    sums[r][c] = Arithmetic<T>::dot(sums[r][c], splat_32(left + r * kTile), first);
             }
         }
     }
@@ -168,8 +186,8 @@ template <class T, int R>
 void attend_tile(const Rows<T>& rows, const Columns<T>& columns, const Scoring& scoring, char* scratch) {
     float* scores = reinterpret_cast<float*>(scratch);                // [R, kTile]
     T* probabilities = reinterpret_cast<T*>(scores + kRows * kTile);  // [R, kTile]
-    // Rows rise with their tokens. What lies where there is no token is no number: not read as a value, hidden as a key.
-    const int64_t tokens = rows.to[R - 1] < columns.stop ? rows.to[R - 1] - columns.first : columns.stop - columns.first;
+    // Rows rise with their tokens. What lies where there is no token is no number: no value is read, a key is hidden.
+    const int64_t tokens = (rows.to[R - 1] < columns.stop ? rows.to[R - 1] : columns.stop) - columns.first;
     if (tokens <= 0 || rows.from[0] >= columns.stop) return;
     const int64_t count = (tokens + kLanes - 1) / kLanes;
     int64_t column = 0;
@@ -188,5 +206,6 @@ void attend_tile(const Rows<T>& rows, const Columns<T>& columns, const Scoring& 
     if constexpr (kColumns > 2)
         for (; dim + 2 * kLanes <= columns.head_dim; dim += 2 * kLanes)
             add_values<T, R, 2>(rows, columns, tokens, probabilities, faded, dim);
-    for (; dim < columns.head_dim; dim += kLanes) add_values<T, R, 1>(rows, columns, tokens, probabilities, faded, dim);
+    for (; dim < columns.head_dim; dim += kLanes)
+        add_values<T, R, 1>(rows, columns, tokens, probabilities, faded, dim);
 }

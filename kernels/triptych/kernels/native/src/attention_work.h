@@ -8,7 +8,6 @@
 #pragma once
 
 #include <cstdint>
-
 #include <initializer_list>
 
 #include "kernel.h"
@@ -16,7 +15,8 @@
 constexpr int64_t kTileRows = 48;   // query rows of a tile: tokens · heads of a group
 constexpr int64_t kMaxSplits = 16;  // attention.py sizes `partials` by these three
 constexpr int64_t kSplitTokens = 512;
-constexpr int64_t kMany = 8;  // sequences that keep all threads busy without being taken apart by heads
+constexpr int64_t kMaxHeads = 32;  // key heads of a piece
+constexpr int64_t kMany = 8;       // sequences that keep all threads busy without being taken apart by heads
 
 struct AttentionArgs {
     const void* q;                // [rows, heads, head_dim], rows q_stride elements apart
@@ -66,10 +66,20 @@ struct Work {
     Sequence sequence;
     int64_t head, last_head, tile, split;
     int64_t partial_row;  // the sequence's first row in `partials`
+
+    // The tokens of the split.
+    int64_t first() const { return sequence.begin + split * sequence.split_tokens; }
+    int64_t last() const {
+        const int64_t end = first() + sequence.split_tokens;
+        return end < sequence.length ? end : sequence.length;
+    }
 };
 
+// All heads of a block are read together where they are one piece; where sequences are few, heads are what is shared.
 inline int64_t heads_per_piece(const AttentionArgs& args, const Sequence& sequence) {
-    return sequence.tiles == 1 && sequence.splits == 1 && args.sequences >= kMany ? args.kv_heads : 1;
+    const int64_t row_bytes = args.head_dim * 8 + 128;  // of scratch, at most
+    const bool fits = args.kv_heads <= kMaxHeads && args.heads * args.tile_tokens() * row_bytes <= kScratchBytes / 2;
+    return sequence.tiles == 1 && args.sequences >= kMany && fits ? args.kv_heads : 1;
 }
 
 inline int64_t pieces_of(const AttentionArgs& args, const Sequence& sequence) {
@@ -86,7 +96,8 @@ inline int64_t count_pieces(const AttentionArgs& args) {
 inline Work take_apart(const AttentionArgs& args, const Sequence& sequence, int64_t piece, int64_t partial_row) {
     const int64_t heads = heads_per_piece(args, sequence), share = args.kv_heads / heads;
     const int64_t head = piece % share * heads, rest = piece / share;
-    return {sequence, head, head + heads, sequence.tiles - 1 - rest / sequence.splits, rest % sequence.splits, partial_row};
+    const int64_t tile = sequence.tiles - 1 - rest / sequence.splits;
+    return {sequence, head, head + heads, tile, rest % sequence.splits, partial_row};
 }
 
 // The work of a piece of the batch: prompt chunks come before the small work of single tiles, which fills the gaps.
