@@ -13,7 +13,7 @@ from triptych.kernels.native.linear import Linear
 from triptych.kernels.weights import DenseWeight
 
 DTYPES = (torch.bfloat16, torch.float32)
-ROWS = (0, 1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 48, 49, 70)
+ROWS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 16, 17, 33, 48, 49, 70)
 POISON = 3.0
 
 
@@ -98,8 +98,8 @@ def test_the_gated_unit_equals_float64(dense: Dense, dtype: torch.dtype, rows: i
     assert ((out.double() - exact).abs() <= limit * (1 + exact.abs())).all()
 
 
-@pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("outputs", [1, 15, 700, 2100])
+@pytest.mark.parametrize("rows", [0, 1, 7, 11, 12, 49])
+@pytest.mark.parametrize("outputs", [1, 15, 2100])
 def test_the_greedy_head_finds_the_largest_output(dense: Dense, dtype: torch.dtype, rows: int, outputs: int) -> None:
     inputs = 70
     x, weight = torch.randn(rows, inputs, dtype=dtype), torch.randn(outputs, inputs, dtype=dtype)
@@ -148,7 +148,7 @@ def test_memory_that_is_aligned_to_an_element_only(dense: Dense, dtype: torch.dt
 def test_a_row_has_the_same_result_whatever_is_computed_beside_it(
     dense: Dense, dtype: torch.dtype, few: bool
 ) -> None:
-    counts = range(1, 9) if few else (16, 40, 70)
+    counts = range(1, 12) if few else (12, 16, 40, 70)
     x, weight = torch.randn(max(counts), 203, dtype=dtype), DenseWeight(torch.randn(77, 203, dtype=dtype))
     outs = [torch.empty(count, 77, dtype=dtype) for count in counts]
     for out in outs:

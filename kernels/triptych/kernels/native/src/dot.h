@@ -33,12 +33,11 @@ TRIPTYCH_INLINE void dot_tile(const T* x, const T* const* weight, int64_t inner,
     constexpr int64_t kStep = sizeof(Vector) / sizeof(T);
     f32x16 sums[Rows][Columns] = {};
     const int64_t whole = inner / kStep * kStep;
-    const int64_t ahead = Columns * inner;  // the rows of the next tile
     for (int64_t i = 0; i < whole; i += kStep) {
         Vector w[Columns];
 #pragma GCC unroll 16
         for (int c = 0; c < Columns; ++c) {
-            __builtin_prefetch(weight[c] + i + ahead);
+            prefetch_beyond(weight[c] + i);
             w[c] = load<Vector>(weight[c] + i);
         }
 #pragma GCC unroll 16
@@ -67,7 +66,7 @@ TRIPTYCH_INLINE void dot_tile(const T* x, const T* const* weight, int64_t inner,
 // outputs[r] = the sixteen products of row r of x with the rows of a weight.
 template <class T, int Rows>
 void dot_group(const T* x, const T* const* weight, int64_t inner, f32x16* outputs) {
-    constexpr int kColumns = Rows <= 3 ? 8 : Rows <= 6 ? 4 : 2;
+    constexpr int kColumns = Rows == 1 ? 1 : Rows <= 3 ? 8 : Rows <= 6 ? 4 : 2;
     f32x16 partial[Rows][kGroup];
     for (int c = 0; c < kGroup; c += kColumns) {
         f32x16(*place)[kGroup] = reinterpret_cast<f32x16(*)[kGroup]>(&partial[0][c]);

@@ -8,12 +8,12 @@
 
 namespace {
 
-constexpr int64_t kFewRows = 15;              // above, transposing x costs less than adding up lanes
-constexpr int64_t kPieceBytes = 48 << 10;     // of weights that a piece of few rows reads
-constexpr int64_t kPanelBytes = 448 << 10;    // of panels that stay in the second-level cache
-constexpr int64_t kGroups = 8;                // of outputs that a panel is packed for, at least
-constexpr int64_t kHeadRows = kPanelRows;     // of the greedy head at a time
-constexpr int64_t kPieces = 16;               // that share out many rows, as far as the sizes above allow
+constexpr int64_t kFewRows = 11;           // above, transposing x costs less than adding up lanes
+constexpr int64_t kPieceBytes = 64 << 10;  // of weights that a piece of few rows reads
+constexpr int64_t kPanelBytes = 448 << 10; // of panels that stay in the second-level cache
+constexpr int64_t kGroups = 8;             // of outputs that a panel is packed for, at least
+constexpr int64_t kHeadRows = kPanelRows;  // of the greedy head at a time
+constexpr int64_t kPieces = 16;            // that share out many rows, as far as the sizes above allow
 
 struct Part {
     const void* weight;  // [outputs, inner]

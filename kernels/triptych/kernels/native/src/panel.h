@@ -49,6 +49,7 @@ TRIPTYCH_INLINE void panel_tile(const u32x16* panel, const T* const* weight, int
     f32x16 sums[kTileOutputs][Vectors] = {};
     const int64_t whole = inner / kWord<T>;
     for (int64_t word = 0; word < whole; ++word, panel += Vectors) {
+        prefetch_beyond(weight[0] + word * (kWord<T> * kTileOutputs));  // the rows of a tile lie behind each other
         u32x16 rows[Vectors];
 #pragma GCC unroll 8
         for (int v = 0; v < Vectors; ++v) rows[v] = panel[v];
