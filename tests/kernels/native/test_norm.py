@@ -17,7 +17,7 @@ EPS = 1e-5
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "width"), SHAPES)
-def test_rms_norm(isa: Isa, threads: int, rows: int, width: int, dtype: torch.dtype) -> None:
+def test_rms_norm(isa: Isa, rows: int, width: int, dtype: torch.dtype) -> None:
     x, _, weight = inputs(rows, width, dtype)
     before = x.clone()
     with Guarded(rows, width, dtype) as out:
@@ -45,9 +45,7 @@ def test_add_rms_norm(isa: Isa, threads: int, rows: int, width: int, dtype: torc
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "width"), SHAPES)
-def test_rows_that_are_picked_are_normalised_as_all_are(
-    isa: Isa, threads: int, rows: int, width: int, dtype: torch.dtype
-) -> None:
+def test_rows_that_are_picked_are_normalised_as_all_are(isa: Isa, rows: int, width: int, dtype: torch.dtype) -> None:
     x, residual, weight = inputs(rows + 3, width, dtype)
     picked, before = torch.randint(rows + 3, (rows,)), residual.clone()
     with Guarded(rows, width, dtype) as out:
