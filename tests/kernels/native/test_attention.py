@@ -103,11 +103,11 @@ def test_a_sequence_gets_the_same_bits_whatever_shares_its_batch(isa: Isa, threa
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("window", [0, 70])
 def test_a_token_gets_the_same_bits_in_any_chunk(isa: Isa, window: int, dtype: torch.dtype) -> None:
-    case = fill([(400, 400)], 6, 2, 64, 16, dtype)
+    case = fill([(500, 500)], 6, 2, 64, 16, dtype)
     whole = attend(isa, case, window=window)
     start = 0
-    while start < 400:
-        stop = min(400, start + int(torch.randint(1, 150, ())))
+    while start < 500:
+        stop = min(500, start + int(torch.randint(1, 150, ())))
         chunk = AttentionBatch(
             torch.tensor([0, stop - start], dtype=torch.int32),
             torch.tensor([stop], dtype=torch.int32),

@@ -52,7 +52,6 @@ class HeadRows {
         columns.stop = last;
         columns.key_stride = args_.block_size;
         columns.head_dim = args_.head_dim;
-        columns.next = head_ + 1 < work_.last_head ? args_.block_size * args_.head_dim : 0;
         locate(columns);
         const Scoring scoring{
             exponent_scale<T>(args_), static_cast<float>(args_.softcap),
@@ -91,11 +90,20 @@ class HeadRows {
             static_cast<const T*>(args_.pages), args_.kv_heads, args_.block_size, args_.head_dim
         };
         const int32_t* table = args_.block_tables + work_.sequence.index * args_.table_stride;
+        const bool last_head = head_ + 1 == work_.last_head;
         int64_t column = 0;
         for (int64_t token = columns.first; token < columns.stop; token += kLanes, ++column) {
             const int64_t block = table[token / args_.block_size], offset = token % args_.block_size;
             columns.keys[column] = pages.keys(block, head_) + pages.key_at(offset, 0);
             columns.values[column] = pages.values(block, head_) + pages.value_at(offset, 0);
+            // After the last head the first one goes on with the next tile, where there is one.
+            const int64_t later = last_head ? columns.stop + column * kLanes : token;
+            if (later < last()) {
+                const T* slab = pages.keys(table[later / args_.block_size], last_head ? work_.head : head_ + 1);
+                columns.next[column] = slab + later % args_.block_size * args_.head_dim;
+            } else {
+                columns.next[column] = columns.values[column];  // here already
+            }
         }
     }
 
