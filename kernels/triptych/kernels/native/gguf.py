@@ -17,6 +17,9 @@ from triptych.kernels.weights import GGUF_BLOCK, GgufKind, GgufWeight
 KINDS: Mapping[GgufKind, int] = {"Q4_0": 0, "Q4_1": 1, "Q8_0": 2}
 """As src/gguf.h numbers them."""
 
+MAX_INPUTS = 1 << 15
+"""Of wider weights, sixteen outputs unpacked to float32 would not fit into a thread's scratch memory."""
+
 _FEW_BYTES = 96
 """That a block of 32 activations takes at most among few rows (src/gguf_rows.h), for whole groups of four blocks."""
 _PANEL_BYTES = 640
@@ -48,8 +51,8 @@ class Gguf:
         self._merge = Merge(isa)
 
     def takes(self, x: Tensor, weight: GgufWeight) -> bool:
-        """All that are contiguous."""
-        return weight.blocks.is_contiguous()
+        """All that are contiguous and not too wide."""
+        return weight.inputs <= MAX_INPUTS and weight.blocks.is_contiguous()
 
     def project(self, x: Tensor, parts: Sequence[tuple[GgufWeight, Tensor | None, Tensor]]) -> None:
         """See `triptych.kernels.linears`."""

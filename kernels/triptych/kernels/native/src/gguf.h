@@ -86,10 +86,11 @@ struct Q4 {
             x.starts[4 * block] = -kZero * sum;
     }
 
-    // Four weights, in every lane.
-    static TRIPTYCH_INLINE u8x64 word(const uint8_t* block, int64_t word) {
-        const u32x16 both = splat_32(block + kHeader + word % 4 * 4);
-        return (u8x64)((word < 4 ? both : both >> 4) & 0x0f0f0f0f);
+    // The unsigned bytes of a group of blocks, in their order.
+    static TRIPTYCH_INLINE void unpack(const Weights& w, uint8_t* bytes) {
+        const u64x8 low = (u64x8)w.low, high = (u64x8)w.high;
+        store(bytes, __builtin_shufflevector(low, high, 0, 1, 8, 9, 2, 3, 10, 11));
+        store(bytes + 64, __builtin_shufflevector(low, high, 4, 5, 12, 13, 6, 7, 14, 15));
     }
 
     static void dequantize(const uint8_t* block, float* values) {
@@ -158,9 +159,7 @@ struct Q8 {
         x.starts[8 * block] = -kZero * sum;
     }
 
-    static TRIPTYCH_INLINE u8x64 word(const uint8_t* block, int64_t word) {
-        return (u8x64)(splat_32(block + kHeader + word * 4) ^ 0x80808080);
-    }
+    static TRIPTYCH_INLINE void unpack(const Weights& w, uint8_t* bytes) { store(bytes, w.values); }
 
     static void dequantize(const uint8_t* block, float* values) {
         const float scale = half_to_float(load<f16>(block));

@@ -1,7 +1,7 @@
 // Projections of bfloat16 rows, quantised as gguf_rows.h says, by weights in GGUF blocks.
 //
-// Few rows are bound by reading the weights: sixteen lanes are inputs of one output. Of many rows sixteen are the lanes,
-// and every four weights are broadcast straight from their block.
+// Few rows are bound by reading the weights: sixteen lanes are inputs of one output. Of many rows sixteen are the lanes;
+// sixteen outputs' weights at a time are unpacked to bytes, four of which are broadcast to meet them.
 
 #include "gguf_rows.h"
 
@@ -12,6 +12,8 @@ constexpr int kDotRows = 8, kTileSums = 12;  // that registers hold
 #else
 constexpr int kDotRows = 1, kTileSums = 2;
 #endif
+
+constexpr int64_t kAhead = 4096;  // bytes of weights that few rows ask for in advance
 
 struct QuantiseArgs {
     const bf16* x;  // [rows, inputs]
@@ -53,6 +55,7 @@ TRIPTYCH_INLINE void dot_tile(const typename Kind::Row* x, const uint8_t* const*
 #pragma GCC unroll 8
         for (int c = 0; c < Columns; ++c) {
             const uint8_t* place = weight[c] + g * Kind::kGroup * Kind::kBytes;
+            for (int line = 0; line <= Kind::kGroup * Kind::kBytes; line += 64) __builtin_prefetch(place + kAhead + line);
             const auto w = Kind::weights(place, count);
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r) sums[r][c] = Kind::add_product(sums[r][c], w, x[r * groups + g]);
@@ -82,11 +85,33 @@ void dot_rows(const typename Kind::Row* x, int64_t rows, const uint8_t* const* w
     dot_group<Kind, Most>(x, weight, blocks, outputs);
 }
 
+// Sixteen rows of a weight: where they are, and for many rows of x what is in them.
+struct Group {
+    const uint8_t* rows[kGroup];
+    const uint8_t* bytes;  // [16][inputs]
+    const float* scales;   // [16][blocks]
+    const float* minima;   // [16][blocks]
+};
+
+template <class Kind>
+void unpack(const uint8_t* row, int64_t blocks, uint8_t* bytes, float* scales, float* minima) {
+    for (int64_t first = 0; first < blocks; first += Kind::kGroup) {
+        const int64_t count = std::min<int64_t>(Kind::kGroup, blocks - first);
+        Kind::unpack(Kind::weights(row + first * Kind::kBytes, count), bytes + first * kBlock);
+    }
+    for (int64_t i = 0; i < blocks; ++i) {
+        scales[i] = half_to_float(load<f16>(row + i * Kind::kBytes));
+        if (Kind::kMinimum) minima[i] = half_to_float(load<f16>(row + i * Kind::kBytes + 2));
+    }
+}
+
 // columns[c][v] = row c of the weight times the rows of vector v.
 template <class Kind, int Vectors, int Columns>
-TRIPTYCH_INLINE void panel_tile(const PanelBlock<Vectors>* x, const uint8_t* const* weight, int64_t blocks,
+TRIPTYCH_INLINE void panel_tile(const PanelBlock<Vectors>* x, const Group& weight, int64_t first, int64_t blocks,
                                 f32x16 (*columns)[Vectors]) {
     f32x16 sums[Columns][Vectors] = {};
+    const uint8_t* bytes = weight.bytes + first * blocks * kBlock;
+    const float *scales = weight.scales + first * blocks, *minima = weight.minima + first * blocks;
     for (int64_t b = 0; b < blocks; ++b, ++x) {
         i32x16 dots[Columns][Vectors];
 #pragma GCC unroll 8
@@ -97,21 +122,17 @@ TRIPTYCH_INLINE void panel_tile(const PanelBlock<Vectors>* x, const uint8_t* con
         for (int64_t word = 0; word < kWords; ++word)
 #pragma GCC unroll 8
             for (int c = 0; c < Columns; ++c) {
-                const u8x64 w = Kind::word(weight[c] + b * Kind::kBytes, word);
+                const u8x64 w = (u8x64)splat_32(bytes + (c * blocks + b) * kBlock + word * 4);
 #pragma GCC unroll 8
                 for (int v = 0; v < Vectors; ++v) dots[c][v] = dot_u8i8(dots[c][v], w, x->values[word][v]);
             }
 #pragma GCC unroll 8
-        for (int c = 0; c < Columns; ++c) {
-            const uint8_t* block = weight[c] + b * Kind::kBytes;
-            const f32x16 scale = halves_to_float(u16x16{} + load<f16>(block));
-            const f32x16 minimum = Kind::kMinimum ? halves_to_float(u16x16{} + load<f16>(block + 2)) : f32x16{};
+        for (int c = 0; c < Columns; ++c)
 #pragma GCC unroll 8
             for (int v = 0; v < Vectors; ++v) {
-                sums[c][v] = fma(to_float(dots[c][v]), scale * x->scales[v], sums[c][v]);
-                if (Kind::kMinimum) sums[c][v] = fma(minimum, x->sums[v], sums[c][v]);
+                sums[c][v] = fma(to_float(dots[c][v]), x->scales[v] * scales[c * blocks + b], sums[c][v]);
+                if (Kind::kMinimum) sums[c][v] = fma(splat(minima[c * blocks + b]), x->sums[v], sums[c][v]);
             }
-        }
     }
 #pragma GCC unroll 8
     for (int c = 0; c < Columns; ++c)
@@ -120,11 +141,11 @@ TRIPTYCH_INLINE void panel_tile(const PanelBlock<Vectors>* x, const uint8_t* con
 }
 
 template <class Kind, int Vectors>
-void panel_group(const char* x, const uint8_t* const* weight, int64_t blocks, f32x16* outputs) {
+void panel_group(const char* x, const Group& weight, int64_t blocks, f32x16* outputs) {
     constexpr int kColumns = kTileSums < 4 ? 1 : Vectors == 1 ? 8 : 4;
     f32x16 columns[kGroup][Vectors];
     for (int c = 0; c < kGroup; c += kColumns)
-        panel_tile<Kind, Vectors, kColumns>(reinterpret_cast<const PanelBlock<Vectors>*>(x), weight + c, blocks,
+        panel_tile<Kind, Vectors, kColumns>(reinterpret_cast<const PanelBlock<Vectors>*>(x), weight, c, blocks,
                                             columns + c);
     for (int v = 0; v < Vectors; ++v) {
         u32x16 square[16];
@@ -138,17 +159,22 @@ void panel_group(const char* x, const uint8_t* const* weight, int64_t blocks, f3
 template <class Kind>
 class GgufForm {
   public:
-    struct Group {
-        const uint8_t* rows[kGroup];
-    };
+    GgufForm(const ProductArgs& args, Range, char* scratch)
+        : x_(args.x), rows_(args.rows), blocks_(args.inputs / kBlock), scratch_(scratch) {}
 
-    GgufForm(const ProductArgs& args, Range, char*) : x_(args.x), rows_(args.rows), blocks_(args.inputs / kBlock) {}
-
-    Group group(const ProductPart& part, int64_t output, int64_t) const {
-        Group group;
-        for (int64_t c = 0; c < kGroup; ++c)  // beyond the last output it is repeated
-            group.rows[c] = static_cast<const uint8_t*>(part.weight) +
-                            std::min(output + c, part.outputs - 1) * blocks_ * Kind::kBytes;
+    Group group(const ProductPart& part, int64_t output, int64_t place) const {
+        const int64_t values = kGroup * blocks_, bytes = values * kBlock + 128;  // room for a cut group
+        char* own = scratch_ + place * (bytes + 2 * values * int64_t{sizeof(float)});
+        auto* unpacked = reinterpret_cast<uint8_t*>(own);
+        auto* scales = reinterpret_cast<float*>(own + bytes);
+        Group group{{}, unpacked, scales, scales + values};
+        for (int64_t c = 0; c < kGroup; ++c) {
+            const int64_t row = std::min(output + c, part.outputs - 1);  // beyond the last output it is repeated
+            group.rows[c] = static_cast<const uint8_t*>(part.weight) + row * blocks_ * Kind::kBytes;
+            if (rows_ > Cut::kFew)
+                unpack<Kind>(group.rows[c], blocks_, unpacked + c * blocks_ * kBlock, scales + c * blocks_,
+                             scales + values + c * blocks_);
+        }
         return group;
     }
 
@@ -156,9 +182,9 @@ class GgufForm {
         if (rows_ <= Cut::kFew) return few(weight.rows, outputs);
         const char* panel = static_cast<const char*>(x_) + chunk.first / kLanes * blocks_ * kPanelBytes;
         switch (vectors_of(chunk.last - chunk.first)) {
-            case 1: return panel_group<Kind, 1>(panel, weight.rows, blocks_, outputs);
-            case 2: return panel_group<Kind, 2>(panel, weight.rows, blocks_, outputs);
-            case 3: return panel_group<Kind, 3>(panel, weight.rows, blocks_, outputs);
+            case 1: return panel_group<Kind, 1>(panel, weight, blocks_, outputs);
+            case 2: return panel_group<Kind, 2>(panel, weight, blocks_, outputs);
+            case 3: return panel_group<Kind, 3>(panel, weight, blocks_, outputs);
         }
     }
 
@@ -173,6 +199,7 @@ class GgufForm {
 
     const void* const x_;
     const int64_t rows_, blocks_;
+    char* const scratch_;
 };
 
 void product(const ProductArgs& args, int64_t piece, char* scratch) {

@@ -54,7 +54,7 @@ inline Range chunk_of(Range rows, int64_t i) {
 // How rows and groups of outputs are shared out.
 struct Cut {
     static constexpr int64_t kFew = 8;                // rows, which are bound by reading the weights
-    static constexpr int64_t kPieceBytes = 24 << 10;  // of weights that a piece of few rows reads
+    static constexpr int64_t kPieceBytes = 64 << 10;  // of weights that a piece of few rows reads
     static constexpr int64_t kBlockBytes = 400 << 10;  // of many rows that stay in the second-level cache
     static constexpr int64_t kColumns = 8;            // that share out the outputs of many rows
 
