@@ -19,11 +19,21 @@ from triptych.models.step import EmbeddingRows, StepInput
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Foreseen:
-    """Rows of the next step, should each of these sequences get its token and go on."""
+    """Rows of the next step, should each of these sequences get its token and go on.
+
+    Attributes:
+        places: [2, sequences], position and slot of each.
+        lengths: [sequences], tokens in the cache.
+    """
 
     sequences: tuple[Sequence, ...]
-    positions: npt.NDArray[np.int64]
-    slots: npt.NDArray[np.int64]
+    blocks: list[list[int]]
+    places: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int32]
+
+    def came(self, decodes: tuple[Sequence, ...]) -> bool:
+        """Whether they did, all of them and nobody else, in the blocks that they had."""
+        return self.sequences == decodes and self.blocks == [s.blocks for s in decodes]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,25 +68,26 @@ class BatchTable:
         self.rows = rows
         self._block_size = block_size
         self._device = device
+        places = torch.zeros(2, rows, dtype=torch.int64)
         self._tensors = _Views(
             (rows, sequences, sequences),
             token_ids=torch.zeros(rows, dtype=torch.int64),
-            positions=torch.zeros(rows, dtype=torch.int64),
-            slots=torch.zeros(rows, dtype=torch.int64),
+            positions=places[0],
+            slots=places[1],
             logit_rows=torch.zeros(sequences, dtype=torch.int64),
             query_start=torch.zeros(sequences + 1, dtype=torch.int32),
             kv_lengths=torch.zeros(sequences, dtype=torch.int32),
             block_tables=torch.zeros(sequences, blocks, dtype=torch.int32),
         )
         self._token_ids: npt.NDArray[np.int64] = self._tensors.token_ids.numpy()
-        self._positions: npt.NDArray[np.int64] = self._tensors.positions.numpy()
-        self._slots: npt.NDArray[np.int64] = self._tensors.slots.numpy()
+        self._places: npt.NDArray[np.int64] = places.numpy()
         self._logit_rows: npt.NDArray[np.int64] = self._tensors.logit_rows.numpy()
         self._query_start: npt.NDArray[np.int32] = self._tensors.query_start.numpy()
         self._kv_lengths: npt.NDArray[np.int32] = self._tensors.kv_lengths.numpy()
         self._block_tables: npt.NDArray[np.int32] = self._tensors.block_tables.numpy()
         self._count = np.arange(max(rows, sequences) + 1)
         self._written: list[tuple[list[int] | None, int]] = [(None, 0)] * sequences  # the blocks in each table row
+        self._single = 0  # so many leading sequences are known to be of one row each, which yields a token
         self._foreseen: _Foreseen | None = None
         self._views = self._tensors
 
@@ -89,6 +100,8 @@ class BatchTable:
         for place, sequence in enumerate(plan.decodes):
             if sequence.media:  # a prompt may end with an image
                 embeddings += _embeddings(sequence, sequence.computed, 1, place)
+        if plan.prompts:
+            self._single = len(plan.decodes)
         for place, chunk in enumerate(plan.prompts, len(plan.decodes)):
             self._write_prompt(place, row, chunk)
             embeddings += _embeddings(chunk.sequence, chunk.start, chunk.length, row)
@@ -104,31 +117,35 @@ class BatchTable:
         Args:
             sequences: In their order; each has the block that its next token goes to.
         """
-        positions = np.fromiter((len(s.token_ids) for s in sequences), np.int64, len(sequences))
-        last = (s.blocks[len(s.token_ids) // self._block_size] for s in sequences)
-        slots = np.fromiter(last, np.int64, len(sequences)) * self._block_size + positions % self._block_size
-        self._foreseen = _Foreseen(sequences, positions, slots)
+        size = self._block_size
+        lengths = [len(s.token_ids) for s in sequences]
+        slots = [s.blocks[n // size] * size + n % size for s, n in zip(sequences, lengths, strict=True)]
+        places = np.array((lengths, slots), np.int64)
+        blocks = [s.blocks for s in sequences]
+        self._foreseen = _Foreseen(sequences, blocks, places, (places[0] + 1).astype(np.int32))
 
     def _write_decodes(self, decodes: tuple[Sequence, ...]) -> None:
         n, foreseen = len(decodes), self._foreseen
         self._foreseen = None
-        positions, slots = self._positions[:n], self._slots[:n]
-        if foreseen is not None and foreseen.sequences == decodes:
-            positions[:], slots[:] = foreseen.positions, foreseen.slots
-        else:
-            positions[:] = [s.computed for s in decodes]
-            slots[:] = self._slots_of(self._count[:n], positions)
         self._token_ids[:n] = [s.token_ids[-1] for s in decodes]
-        self._kv_lengths[:n] = positions + 1
-        self._query_start[: n + 1] = self._count[: n + 1]
-        self._logit_rows[:n] = self._count[:n]
+        if foreseen is not None and foreseen.came(decodes):
+            self._places[:, :n] = foreseen.places
+            self._kv_lengths[:n] = foreseen.lengths
+        else:
+            positions = self._places[0, :n]
+            positions[:] = [s.computed for s in decodes]
+            self._places[1, :n] = self._slots_of(self._count[:n], positions)
+            self._kv_lengths[:n] = positions + 1
+        if n > self._single:
+            self._query_start[: n + 1] = self._count[: n + 1]
+            self._logit_rows[:n] = self._count[:n]
+            self._single = n
 
     def _write_prompt(self, place: int, row: int, chunk: Chunk) -> None:
         stop, end = chunk.start + chunk.length, row + chunk.length
-        positions = self._positions[row:end]
-        positions[:] = np.arange(chunk.start, stop)
+        positions = np.arange(chunk.start, stop)
         self._token_ids[row:end] = chunk.sequence.token_ids[chunk.start : stop]
-        self._slots[row:end] = self._slots_of(place, positions)
+        self._places[:, row:end] = positions, self._slots_of(place, positions)
         self._kv_lengths[place] = stop
         self._query_start[place + 1] = end
 
