@@ -1,5 +1,6 @@
 """Attention over the paged cache against float64: shapes, batches, and what must not be read."""
 
+import re
 from dataclasses import dataclass, replace
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from torch import Tensor
 
 from triptych.kernels import AttentionBatch
+from triptych.kernels.native import attention
 from triptych.kernels.native.attention import PagedAttention, accepts
+from triptych.kernels.native.compile import SOURCES
 from triptych.kernels.native.isa import Isa
 from triptych.kernels.native.team import capture
 from triptych.kernels.pages import keys_view, packing, values_view
@@ -139,6 +142,16 @@ def test_rows_may_lie_apart(isa: Isa) -> None:
     PagedAttention(isa)(q, case.kv, case.batch, 32**-0.5, out[:, :128].view(8, 4, 32))
     assert torch.equal(out[:, :128].view(8, 4, 32), attend(isa, case))
     assert (out[:, 128:] == GUARD).all()
+
+
+def test_memory_for_splits_is_sized_by_the_constants_of_the_source() -> None:
+    source = (SOURCES / "attention_work.h").read_text()
+    for name, value in (
+        ("kTileRows", attention._TILE_ROWS),
+        ("kMaxSplits", attention._MAX_SPLITS),
+        ("kSplitTokens", attention._SPLIT_TOKENS),
+    ):
+        assert re.search(rf"constexpr int64_t {name} = {value};", source)
 
 
 @pytest.mark.parametrize(("block_size", "head_dim"), [(8, 64), (16, 40), (16, 272)])
