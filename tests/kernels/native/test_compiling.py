@@ -1,9 +1,11 @@
 """Compiling at first use: once, whoever asks, and again when the result is damaged."""
 
+import hashlib
 import logging
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,16 +46,38 @@ def test_two_processes_that_start_at_once_compile_once(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "kernels").stat().st_mode) == 0o700
 
 
-def test_a_damaged_shared_object_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("damage", ["empty", "half", "nine tenths", "a flipped bit", "no checksum"])
+def test_a_damaged_shared_object_is_compiled_again(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
+    target = compiled("norm", PORTABLE)
+    good = target.read_bytes()
+    flipped = bytearray(good)
+    flipped[len(good) // 2] ^= 1
+    damaged = {"empty": b"", "half": good[: len(good) // 2], "nine tenths": good[: len(good) * 9 // 10]}
+    target.write_bytes(damaged.get(damage, bytes(flipped)))
+    if damage == "no checksum":  # such as an interrupted compilation leaves
+        target.write_bytes(good)
+        target.with_suffix(".sha256").unlink()
     load.cache_clear()
-    compiled("norm", PORTABLE).write_bytes(b"cut short")
     try:
         out = torch.zeros(1, 4)
         Norm(PORTABLE).rms_norm(torch.full((1, 4), 2.0), torch.ones(4), 0.0, out)
     finally:
         load.cache_clear()
     assert out.tolist() == [[1.0] * 4]
+    assert hashlib.sha256(target.read_bytes()).hexdigest() == target.with_suffix(".sha256").read_text()
+
+
+def test_what_was_built_ahead_needs_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
+    made = compiled("norm", PORTABLE)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert compiled("norm", PORTABLE) == made
+    with pytest.raises(NotAvailable, match="no C"):
+        compiled("argmax", PORTABLE)
 
 
 def test_the_name_changes_with_the_compiler_and_the_instructions(
@@ -92,18 +116,48 @@ def test_without_the_instructions_the_next_best_set_is_taken(monkeypatch: pytest
         load("norm", isa("avx512"))
 
 
+@pytest.fixture
+def uninstalled() -> Iterator[None]:
+    """Forgets what is installed and loaded; puts it back afterwards."""
+    native.install.cache_clear()
+    load.cache_clear()
+    yield
+    native.install.cache_clear()
+    load.cache_clear()
+    native.install()
+
+
+@pytest.mark.usefixtures("uninstalled")
 def test_installing_without_a_compiler_warns_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    native.install.cache_clear()
-    load.cache_clear()
-    try:
-        with caplog.at_level(logging.WARNING):
-            reasons = native.install()
-            assert native.install() is reasons
-    finally:
-        native.install.cache_clear()
-        load.cache_clear()
-    assert "no C++ compiler" in reasons["rms_norm"]
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
+    with monkeypatch.context() as without, caplog.at_level(logging.WARNING):
+        without.setenv("PATH", str(tmp_path))
+        without.delenv("CXX", raising=False)
+        installed = native.install()
+        assert native.install() is installed
+    monkeypatch.undo()
+    assert installed.isa is None
+    assert [isa for isa, _ in installed.refused] == list(supported())
     assert len(caplog.records) == 1
+    assert "no C++ compiler" in caplog.records[0].message
+
+
+@pytest.mark.skipif(len(supported()) < 2, reason="needs a CPU with more than the portable set")
+@pytest.mark.usefixtures("uninstalled")
+def test_a_compiler_that_does_not_know_the_best_set_gives_way_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = supported()[0]
+    old = tmp_path / "old g++"
+    last = best.flags[-1]
+    old.write_text(f'#!/bin/sh\ncase "$*" in *{last}*) echo unrecognized {last} >&2; exit 1;; esac\nexec g++ "$@"\n')
+    old.chmod(0o755)
+    monkeypatch.setenv("CXX", str(old))
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
+    installed = native.install()
+    monkeypatch.undo()
+    assert installed.isa == supported()[1]
+    assert installed.refused[0][0] == best
+    assert "unrecognized" in installed.refused[0][1]

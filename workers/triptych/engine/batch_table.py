@@ -62,10 +62,12 @@ class BatchTable:
 
     Attributes:
         rows: Tokens of the largest step.
+        sequences: Sequences of the largest step.
     """
 
     def __init__(self, rows: int, sequences: int, blocks: int, block_size: int, device: torch.device) -> None:
         self.rows = rows
+        self.sequences = sequences
         self._block_size = block_size
         self._device = device
         places = torch.zeros(2, rows, dtype=torch.int64)

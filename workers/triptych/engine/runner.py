@@ -31,7 +31,7 @@ class ModelRunner:
         self._decoder = decoder
         self._kv = kv
         self._table = table
-        self._recorder = StepRecorder(decoder, kv)
+        self._recorder = StepRecorder(decoder, kv, table.sequences)
         decoder.reserve(table.rows)
 
     def launch(self, plan: StepPlan) -> "LaunchedStep":

@@ -8,7 +8,6 @@ import torch
 
 from triptych.kernels import native
 from triptych.kernels.native import team
-from triptych.kernels.native.compile import NotAvailable
 
 
 def use_threads(count: int | None) -> int:
@@ -20,13 +19,10 @@ def use_threads(count: int | None) -> int:
         count: Threads, the calling one included; None means a thread per core that this process may use.
     """
     threads = count or len(os.sched_getaffinity(0))
-    native.install()
-    try:
+    compiled = native.install().isa is not None
+    if compiled:
         team.resize(threads)
-    except NotAvailable:
-        torch.set_num_threads(threads)
-    else:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1 if compiled else threads)
     return threads
 
 

@@ -1,57 +1,62 @@
 """C++ kernels for CPUs: a plain C ABI, compiled at first use and kept.
 
-`install` registers what this machine can compile and run; everything else stays with the torch reference.
+`install` registers what this machine can compile and run; where it can do neither, torch computes.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType
 
 from triptych.kernels.native.compile import NotAvailable
 from triptych.kernels.native.isa import Isa, supported
 
-MAX_THREADS = 2
-"""More threads of torch than this outrun kernels that run on the calling thread."""
-
 logger = logging.getLogger(__name__)
 
 
-@cache
-def install() -> Mapping[str, str]:
-    """Registers the native backends for the best instruction set of this machine; the first call may compile.
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What computes on this CPU.
 
-    Returns:
-        The ops that stay with torch although they have a kernel, and why. One warning is logged if there are any.
+    Attributes:
+        isa: What the kernels are compiled for; None when torch computes.
+        refused: What would have been better but is not available, each with its reason.
     """
-    from triptych.kernels.native.building import build, units
 
-    reasons: dict[str, str] = {}
-    isa = supported()[0]
-    try:
-        build(units((isa,)))
-    except NotAvailable:
-        logger.debug("not every kernel could be built ahead", exc_info=True)  # each is tried again, and says why
-    for ops, register in _registrars():
+    isa: Isa | None
+    refused: tuple[tuple[Isa, str], ...] = ()
+
+
+@cache
+def install() -> Installed:
+    """Makes the C++ kernels the backends of their ops, for the best instruction set that can be had here.
+
+    The first call on a machine compiles them. A compiler that does not know an instruction set gives way to the next
+    best one. If there is none, one warning is logged, with the reason.
+    """
+    refused: list[tuple[Isa, str]] = []
+    for isa in supported():
         try:
             register(isa)
         except NotAvailable as error:
-            reasons |= dict.fromkeys(ops, str(error))
-    if reasons:
-        logger.warning("torch computes %s: %s", ", ".join(reasons), next(iter(reasons.values())))
-    return MappingProxyType(reasons)
+            refused.append((isa, str(error)))
+        else:
+            return Installed(isa, tuple(refused))
+    logger.warning("torch computes instead of compiled kernels, slower: %s", refused[-1][1])
+    return Installed(None, tuple(refused))
 
 
-def _registrars() -> tuple[tuple[tuple[str, ...], Callable[[Isa], None]], ...]:
-    """Names of ops, and what registers their kernels for an instruction set."""
+def register(isa: Isa) -> None:
+    """Makes the kernels for one instruction set the backends of their ops: of all, or of none.
+
+    Raises:
+        NotAvailable: they cannot be compiled or loaded here.
+    """
     from triptych.kernels.native import activation, attention, embedding, linear, norm, rope_store, sampling
+    from triptych.kernels.native.building import build, units
+    from triptych.kernels.native.library import load
 
-    return (
-        (("silu_mul",), activation.register),
-        (("embedding",), embedding.register),
-        (("linear", "linears", "gated_linear", "linear_argmax"), linear.register),
-        (("paged_attention",), attention.register),
-        (("rms_norm", "add_rms_norm", "add_rms_norm_rows"), norm.register),
-        (("rope_store",), rope_store.register),
-        (("draw_token",), sampling.register),
-    )
+    build(units((isa,)))
+    for unit in units((isa,)):
+        load(unit.source, unit.isa)
+    for kernels in (activation, attention, embedding, linear, norm, rope_store, sampling):
+        kernels.register(isa)

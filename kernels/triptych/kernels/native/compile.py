@@ -23,16 +23,17 @@ class NotAvailable(Exception):
 
 
 def compiled(name: str, isa: Isa) -> Path:
-    """The shared object of `src/name.cpp`, compiled if it is not there yet.
+    """The shared object of `src/name.cpp`, compiled if it is not there yet, or is not what was compiled.
 
-    Processes that start together compile once: the others wait for the lock and find the file.
+    Processes that start together compile once: the others wait for the lock and find the file. What was compiled
+    ahead of time serves a machine without a compiler.
 
     Raises:
         NotAvailable: there is no compiler, or it fails, or the cache cannot be written.
     """
     target = target_of(name, isa)
     with _locked(target.with_suffix(".lock")):
-        if not target.exists():
+        if not _intact(target):
             _compile(SOURCES / f"{name}.cpp", isa, target)
     return target
 
@@ -40,15 +41,19 @@ def compiled(name: str, isa: Isa) -> Path:
 def target_of(name: str, isa: Isa) -> Path:
     """Where the shared object is, or will be.
 
+    Its name says source, instruction set, a digest of all that goes into it, and the compiler's. Without a compiler
+    it is that of any one who compiled the same.
+
     Raises:
-        NotAvailable: there is no compiler, or the cache cannot be written.
+        NotAvailable: there is no compiler and nothing compiled, or the cache cannot be written.
     """
-    return cache_directory() / f"{name}-{isa.name}-{_digest(SOURCES / f'{name}.cpp', isa)}.so"
-
-
-def discard(target: Path) -> None:
-    """Forgets a shared object that turned out to be damaged."""
-    target.unlink(missing_ok=True)
+    folder, stem = cache_directory(), f"{name}-{isa.name}-{_digest(SOURCES / f'{name}.cpp', isa)}"
+    try:
+        return folder / f"{stem}-{_short(_version(compiler()))}.so"
+    except NotAvailable:
+        if found := sorted(folder.glob(f"{stem}-*.so")):
+            return found[0]
+        raise
 
 
 def sources() -> tuple[str, ...]:
@@ -91,13 +96,33 @@ def _compile(source: Path, isa: Isa, target: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise NotAvailable(f"{command[0]} failed on {source.name}: {done.stderr.strip()[:500]}")
+        checksum = Path(scratch) / "checksum"
+        checksum.write_text(_checksum(made))
+        with made.open("rb") as file:
+            os.fsync(file.fileno())
         made.replace(target)
+        checksum.replace(target.with_suffix(".sha256"))
+
+
+def _intact(target: Path) -> bool:
+    """Whether a shared object is there, and is what the compiler wrote: loading one that was cut short can crash."""
+    try:
+        return _checksum(target) == target.with_suffix(".sha256").read_text()
+    except OSError:
+        return False
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _digest(source: Path, isa: Isa) -> str:
     headers = sorted(source.parent.glob("*.h"))
     texts = [path.read_text() for path in (source, *headers)]
-    text = "\n".join((*texts, *FLAGS, *isa.flags, _version(compiler()), platform.machine()))
+    return _short("\n".join((*texts, *FLAGS, *isa.flags, platform.machine())))
+
+
+def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Generic, TypeVar
 
-from triptych.kernels.native.compile import NotAvailable, compiled, discard
+from triptych.kernels.native.compile import NotAvailable, compiled
 from triptych.kernels.native.isa import Isa
 
 Args = TypeVar("Args", bound=ctypes.Structure, covariant=True)
@@ -52,18 +52,11 @@ def load_kernel(source: str, name: str, args: type[Args], isa: Isa) -> Kernel[Ar
 def load(source: str, isa: Isa) -> ctypes.CDLL:
     """The library made of `src/source.cpp`.
 
-    One that cannot be loaded, such as one that a full disk cut short, is compiled again.
-
     Raises:
         NotAvailable: it cannot be compiled or loaded here.
     """
     if isa.missing:
         raise NotAvailable(f"this CPU has no {', '.join(isa.missing)}")
-    path = compiled(source, isa)
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError:
-        discard(path)
     try:
         return ctypes.CDLL(str(compiled(source, isa)))
     except OSError as error:
