@@ -58,11 +58,14 @@ class KvCacheSpec(Section):
     """The paged KV cache of each prefill and decode worker."""
 
     block_size: int = Field(default=16, ge=1, le=256)
-    """Tokens of a block, the unit of allocation and transfer."""
+    """Tokens of a block, the unit of allocation and transfer. The compiled attention takes multiples of 16; with
+    other sizes, or a model whose heads are no multiple of 16, torch attends and steps are not replayed: slower."""
     memory: Annotated[int | None, ByteRange(MIB, 1024 * GIB), OrAuto()] = None
     """Size per worker; `auto` is 1GiB, or a sixteenth of the machine's memory if that is less."""
     prefix_caching: bool = True
-    """Prompts that begin alike share the KV of their beginning, which stays until its blocks are needed."""
+    """Prompts that begin alike share the KV of their beginning, which stays until its blocks are needed. Answers are
+    the same without it in float32 and with int8; in bfloat16 and with gguf two tokens almost as likely as each other
+    may change places, as they may with the size of a batch."""
 
     def memory_on(self, machine_bytes: int) -> int:
         """Bytes of one worker's cache on a machine with that much memory."""
