@@ -43,14 +43,15 @@ class StepRecorder:
     Args:
         decoder: The model.
         kv: Its pool.
+        sequences: Of the largest step.
     """
 
-    def __init__(self, decoder: Decoder, kv: Tensor) -> None:
+    def __init__(self, decoder: Decoder, kv: Tensor, sequences: int) -> None:
         self._decoder = decoder
         self._kv = kv
         self._usable = decoder.device.type == "cpu" and paged_attention.backend("cpu") != REFERENCE
         self._kept: OrderedDict[tuple[int, bool], RecordedStep] = OrderedDict()
-        self._outputs = HeadBuffers(decoder.spec.vocab_size, decoder.device)
+        self._outputs = HeadBuffers(sequences, decoder.spec.vocab_size, decoder.device)
         self.recorded = 0
 
     def decode(self, step: StepInput, *, greedy: bool) -> RecordedStep | None:
@@ -85,27 +86,23 @@ class StepRecorder:
 
 
 class HeadBuffers:
-    """Results of a step, in buffers that grow and are used again by the next one.
+    """Results of a step, in memory that every step uses again; rows that no step has had cost nothing.
 
     Args:
+        rows: Of the largest step.
         vocabulary: Tokens of the model.
         device: Where they are.
     """
 
-    def __init__(self, vocabulary: int, device: torch.device) -> None:
-        self._logits = torch.empty(0, vocabulary, device=device)
-        self._token_ids = torch.empty(0, dtype=torch.int64, device=device)
-        self._values = torch.empty(0, device=device)
+    def __init__(self, rows: int, vocabulary: int, device: torch.device) -> None:
+        self._logits = torch.empty(rows, vocabulary, device=device)
+        self._token_ids = torch.empty(rows, dtype=torch.int64, device=device)
+        self._values = torch.empty(rows, device=device)
 
     def head(self, rows: int, *, greedy: bool) -> Head | None:
         """Room for so many rows; None for none."""
         if not rows:
             return None
         if greedy:
-            if rows > len(self._token_ids):
-                self._token_ids = self._token_ids.new_empty(rows)
-                self._values = self._values.new_empty(rows)
             return Likeliest(self._token_ids[:rows], self._values[:rows])
-        if rows > len(self._logits):
-            self._logits = self._logits.new_empty(rows, self._logits.shape[1])
         return Logits(self._logits[:rows])
