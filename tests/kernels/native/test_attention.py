@@ -74,6 +74,18 @@ def test_random_batches(isa: Isa, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head_dim", [64, 256])
+@pytest.mark.parametrize("group", [48, 49, 71, 128])
+def test_groups_of_many_heads(isa: Isa, group: int, head_dim: int, dtype: torch.dtype) -> None:
+    """As many query heads to one key head as a tile has rows, and more."""
+    tokens = [(5, 5), (33, 1), (20, 3), (530, 1)]
+    case = fill(tokens, 2 * group, 2, head_dim, 16, dtype)
+    out = attend(isa, case)
+    for sequence, (length, queries) in enumerate(tokens):
+        near(out[case.rows(sequence)], exact(case, sequence, length - queries, 0, 0.0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("length", [511, 512, 513, 2000, 8193])
 def test_long_contexts(isa: Isa, threads: int, length: int, dtype: torch.dtype) -> None:
     case = fill([(length, 1)], 3, 1, 32, 16, dtype)
