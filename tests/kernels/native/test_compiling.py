@@ -1,10 +1,12 @@
 """Compiling at first use: once, whoever asks, and again when the result is damaged."""
 
+import errno
 import hashlib
 import logging
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +103,16 @@ def test_a_failing_compiler_is_quoted_and_leaves_nothing(tmp_path: Path, monkeyp
     with pytest.raises(NotAvailable, match=r"failed on norm\.cpp: no such thing"):
         compiled("norm", PORTABLE)
     assert [path.suffix for path in (tmp_path / "kernels").iterdir()] == [".lock"]
+
+
+def test_a_full_disk_means_not_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
+    with pytest.raises(NotAvailable, match="No space left on device"):
+        compiled("norm", PORTABLE)
 
 
 def test_without_a_compiler_the_reason_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The thread team: every piece of every recorded call is computed once, in order, whoever takes part."""
 
 import gc
+import os
 import threading
 
 import pytest
@@ -104,3 +105,43 @@ def test_an_op_without_a_kernel_cannot_be_recorded() -> None:
         gelu(x, x)
     add_rms_norm(x, x.clone(), torch.ones(2), 0.0, x)  # and nothing is recorded afterwards
     assert x[0, 0] == pytest.approx(1)
+
+
+def test_the_team_changes_its_size_right_after_a_run(norm: Norm) -> None:
+    before = team.threads()
+    expected, x = inputs()[0], inputs()[0]
+    out, wanted = torch.empty_like(x), torch.empty_like(x)
+    norm.rms_norm(expected, torch.ones(x.shape[1]), 1e-6, wanted)
+    try:
+        for i in range(1000):
+            norm.rms_norm(x, torch.ones(x.shape[1]), 1e-6, out)
+            team.resize(3 + i % 2)
+            assert team.threads() == 3 + i % 2
+        assert torch.equal(out, wanted)
+    finally:
+        team.resize(before)
+
+
+def test_a_run_that_was_never_joined_does_not_keep_the_team(norm: Norm, threads: int) -> None:
+    x, residual = inputs()
+    with team.capture() as program:
+        chain(norm, x, residual)
+    program.launch()
+    program.launch()  # an interrupt came between launch and join
+    program.join()
+    program.launch()
+    del program  # or the whole step was given up
+    gc.collect()
+    team.resize(threads + 1)
+    assert team.threads() == threads + 1
+
+
+def test_a_forked_child_computes_on_its_own_thread(norm: Norm, threads: int) -> None:
+    x, residual = inputs()
+    chain(norm, x, residual)
+    child = os.fork()
+    if child == 0:
+        again, beside = inputs()
+        chain(norm, again, beside)
+        os._exit(0 if team.threads() == 1 and torch.equal(beside, residual) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -46,7 +46,8 @@ class Engine:
         max_batch_tokens: Rows of one step.
         max_running: Sequences of one step.
         prefix_caching: Whether prompts that begin alike share the KV of their beginning.
-        threads: Threads of the computation, which engines of one process share; None means one per core.
+        threads: Threads of the computation, which engines of one process share; None means one per core. They are
+            the C++ team's: torch is set to a single thread in this process.
         device: A torch device.
         progress: Hears of downloads and loads.
 

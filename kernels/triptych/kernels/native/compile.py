@@ -32,9 +32,13 @@ def compiled(name: str, isa: Isa) -> Path:
         NotAvailable: there is no compiler, or it fails, or the cache cannot be written.
     """
     target = target_of(name, isa)
-    with _locked(target.with_suffix(".lock")):
+    try:
         if not _intact(target):
-            _compile(SOURCES / f"{name}.cpp", isa, target)
+            with _locked(target.with_suffix(".lock")):
+                if not _intact(target):
+                    _compile(SOURCES / f"{name}.cpp", isa, target)
+    except OSError as error:
+        raise NotAvailable(f"{target} cannot be written: {error.strerror}") from error
     return target
 
 
@@ -82,8 +86,9 @@ def cache_directory() -> Path:
     shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(os.environ.get("TRIPTYCH_CACHE") or Path(shared, "triptych"), "kernels")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_mode & 0o077:  # not otherwise: an image may be read-only
+            folder.chmod(0o700)
     except OSError as error:
         raise NotAvailable(f"{folder} cannot be written: {error.strerror}") from error
     return folder

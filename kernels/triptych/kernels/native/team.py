@@ -5,6 +5,7 @@ records the call, and `Program.launch` later replays all recorded calls without 
 """
 
 import ctypes
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,14 +51,17 @@ class Program:
         return self._workspace
 
     def launch(self) -> None:
-        """Starts a run and returns; the team computes meanwhile. `join` must follow, on the same thread."""
+        """Starts a run and returns; the team computes meanwhile. `join` must follow."""
+        if self._launched:  # an interrupt came between the two
+            self.join()
         if self._handle is None:
             self._handle = _library().triptych_program_create((_Call * len(self))(*self._calls), len(self))
         self._launched = _library().triptych_program_launch(self._handle)
 
     def join(self) -> None:
         """Takes part in the run until it is done."""
-        _library().triptych_program_join(self._handle, self._launched)
+        launched, self._launched = self._launched, 0
+        _library().triptych_program_join(self._handle, launched)
 
     def run(self) -> None:
         """Launches and joins."""
@@ -66,6 +70,8 @@ class Program:
 
     def __del__(self) -> None:
         """Forgets the calls on the C++ side."""
+        if self._launched:
+            self.join()
         if self._handle is not None:
             _library().triptych_program_destroy(self._handle)
 
@@ -144,10 +150,12 @@ def _library() -> ctypes.CDLL:
         "triptych_program_launch": ([ctypes.c_void_p], ctypes.c_int64),
         "triptych_program_join": ([ctypes.c_void_p, ctypes.c_int64], None),
         "triptych_run_once": ([ctypes.c_void_p], None),
+        "triptych_team_forked": ([], None),
         "triptych_team_resize": ([ctypes.c_int64], None),
         "triptych_team_threads": ([], ctypes.c_int64),
     }
     for name, (arguments, result) in signatures.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, result
+    os.register_at_fork(after_in_child=library.triptych_team_forked)
     return library

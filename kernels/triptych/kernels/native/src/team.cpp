@@ -10,7 +10,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <memory>
-#include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -122,27 +122,29 @@ void alone(const Call* calls, size_t count) {
 
 class Team {
   public:
-    // Sets the number of threads, the caller of `join` included.
+    // Sets the number of threads, the caller of `join` included; fewer where the system gives no more.
     void resize(int64_t threads) {
-        std::lock_guard lock(busy_);
-        if (static_cast<int64_t>(helpers_.size()) + 1 == threads) return;
-        stopping_.store(true);
-        published_.fetch_add(1);
-        published_.notify_all();
-        for (auto& helper : helpers_) helper.join();
-        helpers_.clear();
-        stopping_.store(false);
-        const uint64_t seen = published_.load();
-        for (int64_t i = 1; i < threads; ++i) helpers_.emplace_back([this, seen] { help(seen); });
+        while (!take()) busy_.wait(true);
+        if (threads_.load() != threads) {
+            stopping_.store(true);
+            published_.fetch_add(1);
+            published_.notify_all();
+            for (auto& helper : helpers_) helper.join();
+            helpers_.clear();
+            stopping_.store(false);
+            enlist(threads - 1);
+            threads_.store(static_cast<int64_t>(helpers_.size()) + 1);
+        }
+        give();
     }
 
-    int64_t threads() const { return static_cast<int64_t>(helpers_.size()) + 1; }
+    int64_t threads() const { return threads_.load(); }
 
     // Starts a run; false when the team has another one, or is the caller alone.
     bool launch(Program* program) {
-        if (!busy_.try_lock()) return false;
+        if (!take()) return false;
         if (helpers_.empty()) {
-            busy_.unlock();
+            give();
             return false;
         }
         start(program);
@@ -152,12 +154,12 @@ class Team {
     // Works with the others until the run is done.
     void join() {
         walk(current_);
-        busy_.unlock();
+        give();
     }
 
     // Runs one call, of which nothing is kept; false as for `launch`.
     bool run_once(const Call& call) {
-        if (!busy_.try_lock()) return false;
+        if (!take()) return false;
         const bool helped = !helpers_.empty();
         if (helped) {
             // A late helper may still look at the counters of an earlier call, so that their memory stays.
@@ -166,7 +168,7 @@ class Team {
             start(&program);
             walk(current_);
         }
-        busy_.unlock();
+        give();
         return helped;
     }
 
@@ -179,6 +181,22 @@ class Team {
 
   private:
     static constexpr uint64_t kRuns = 8;
+
+    // Whether the team is the caller's now. Not a mutex: another run of the same thread has to be told no.
+    bool take() { return !busy_.exchange(true, std::memory_order_acquire); }
+
+    void give() {
+        busy_.store(false, std::memory_order_release);
+        busy_.notify_all();
+    }
+
+    void enlist(int64_t helpers) {
+        const uint64_t seen = published_.load();
+        try {
+            for (int64_t i = 0; i < helpers; ++i) helpers_.emplace_back([this, seen] { help(seen); });
+        } catch (const std::system_error&) {  // no more threads for this process: fewer do
+        }
+    }
 
     void start(Program* program) {
         const uint64_t number = published_.load(std::memory_order_relaxed) + 1;
@@ -200,9 +218,12 @@ class Team {
     void help(uint64_t seen) {
         for (;;) {
             await_change(published_, seen);
-            if (stopping_.load()) return;
             active_.fetch_add(1);
             seen = published_.load(std::memory_order_acquire);
+            if (stopping_.load()) {  // looked at after the number: whoever stops the team publishes one for it
+                active_.fetch_sub(1);
+                return;
+            }
             Program* program = runs_[seen % kRuns].load();
             // A slot is used again eight runs later, which the number would show.
             if (program && published_.load(std::memory_order_acquire) == seen) walk({program, seen});
@@ -210,7 +231,8 @@ class Team {
         }
     }
 
-    std::mutex busy_;
+    std::atomic<bool> busy_{false};
+    std::atomic<int64_t> threads_{1};
     std::vector<std::thread> helpers_;
     std::atomic<bool> stopping_{false};
     std::atomic<uint64_t> published_{0};
@@ -221,10 +243,12 @@ class Team {
 };
 
 // Never destroyed: threads that park at the end of the process must not be joined by a static destructor.
-Team& team() {
-    static Team* const instance = new Team;
-    return *instance;
+std::atomic<Team*>& instance() {
+    static std::atomic<Team*> team{new Team};
+    return team;
 }
+
+Team& team() { return *instance().load(); }
 
 }  // namespace
 
@@ -258,3 +282,6 @@ extern "C" void triptych_run_once(const Call* call) {
 extern "C" void triptych_team_resize(int64_t threads) { team().resize(threads); }
 
 extern "C" int64_t triptych_team_threads() { return team().threads(); }
+
+// In a forked child: the threads of the parent's team are not here, and what it was doing will never end.
+extern "C" void triptych_team_forked() { instance().store(new Team); }
