@@ -100,12 +100,18 @@ def test_logits_are_the_callers_to_change(llama_config: Config, saved: Saved, pa
     first.fill_(0)
 
 
-def test_bfloat16_stays_near_float32(llama_config: Config, saved: Saved, paged: Callable[..., Any]) -> None:
-    files = saved(LlamaForCausalLM(llama_config()).bfloat16())
+def test_bfloat16_is_no_farther_from_float32_than_transformers_is(
+    llama_config: Config, saved: Saved, paged: Callable[..., Any]
+) -> None:
+    """Of weights this random and layers this narrow, rounding to 8 bits in between makes logits 1 to 3 % of noise."""
+    model: Any = LlamaForCausalLM(llama_config()).bfloat16()
+    files = saved(model)
     prompt = torch.randint(97, (40,))
     exact, rounded = (paged(load(files, dtype)).feed_chunks(prompt, 24) for dtype in (torch.float32, torch.bfloat16))
+    with torch.no_grad():
+        theirs = model(prompt.unsqueeze(0)).logits[0].float()
     assert rounded.dtype == torch.float32
-    assert (rounded - exact).norm() <= 0.05 * exact.norm()
+    assert (rounded - exact).norm() <= min(0.03 * exact.norm(), 1.2 * (theirs - exact).norm())
 
 
 @pytest.mark.parametrize(
