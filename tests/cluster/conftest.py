@@ -148,6 +148,11 @@ class Cluster:
         assert host is not None, f"{worker_id} has ended"
         return host
 
+    def recorded(self, worker_id: str) -> int:
+        """Steps of a worker that were recorded as kernel calls."""
+        recorded: int = self.host(worker_id).panel.decoding.stage.core.runner._recorder.recorded
+        return recorded
+
     def held(self) -> dict[str, int]:
         """Everything that somebody holds anywhere, by name, zeros left out; what the workers hold is not hearsay."""
         router = self.client.status().router
@@ -199,10 +204,20 @@ def _running() -> Callable[..., AbstractContextManager[Cluster]]:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Cluster]]:
+def block_size() -> int:
+    """Tokens per block. 4 make many blocks of short texts; 16 let the compiled attention and replays take part."""
+    return 4
+
+
+@pytest.fixture
+def start(block_size: int) -> Iterator[Callable[..., Cluster]]:
     """Starts clusters that live until the end of the test: `start(model, "1E1P1D", **settings)`."""
     with ExitStack() as stack:
-        yield lambda *arguments, **settings: stack.enter_context(running(*arguments, **settings))
+
+        def start(model: Path, layout: str, **settings: Any) -> Cluster:
+            return stack.enter_context(running(model, layout, **{"kv_cache__block_size": block_size} | settings))
+
+        yield start
 
 
 def picture(rng: np.random.Generator, side: int = PIXELS) -> bytes:

@@ -20,6 +20,8 @@ from triptych.transfer.runs import Run
 from triptych.transfer.source import SharedSource, StreamSource
 from triptych.transfer.stats import TransferCounts
 
+pytestmark = pytest.mark.parametrize("block_size", [4, 16])
+
 TOKENS = 10
 LONG = {"max_tokens": 3500, "temperature": 0.0, "ignore_eos": True}
 

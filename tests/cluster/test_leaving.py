@@ -16,6 +16,8 @@ from triptych.core.errors import Cancelled, DeadlineExceeded, TriptychError
 from triptych.core.generation import FinishReason
 from triptych.core.prompt import ImagePart, TextPart
 
+pytestmark = pytest.mark.parametrize("block_size", [4, 16])
+
 LONG = {"max_tokens": 3500, "temperature": 0.0, "ignore_eos": True}
 ROOMY = {"kv_cache__memory": "64MiB"}
 

@@ -10,16 +10,19 @@ from triptych.core.plan import Placement
 TOKENS = 12
 LAYOUTS = ["1D", "1P1D", "1E1D", "1E1P1D", "2E1P1D", "1E2P2D"]
 
+pytestmark = pytest.mark.parametrize("block_size", [4, 16])
+
 
 @pytest.mark.parametrize("layout", ["1D", "1P1D", "2P2D"])
 def test_text_alone_and_eight_at_once(
-    layout: str, start: Any, tiny_llama: Path, oracle: Any, ask: Any, answers: Any
+    block_size: int, layout: str, start: Any, tiny_llama: Path, oracle: Any, ask: Any, answers: Any
 ) -> None:
     questions = oracle.questions(tiny_llama, lambda: ask(5), 8, TOKENS)
     cluster = start(tiny_llama, layout)
     for prompt, expected in questions[:3]:
         assert answers(cluster, [prompt], TOKENS) == [expected]
     assert answers(cluster, [prompt for prompt, _ in questions], TOKENS) == [tokens for _, tokens in questions]
+    assert (cluster.recorded("decode-0") > 0) == (block_size == 16)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
