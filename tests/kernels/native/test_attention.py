@@ -146,6 +146,57 @@ def test_a_recorded_call_reads_the_lengths_of_the_moment(isa: Isa, threads: int,
         assert torch.equal(out, eager)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("softcap", [0.0, 5.0])
+@pytest.mark.parametrize(("length", "queries"), [(20, 1), (20, 20), (300, 41), (1300, 1)])
+def test_nan_shows_in_every_row_that_sees_it(
+    isa: Isa, length: int, queries: int, softcap: float, dtype: torch.dtype
+) -> None:
+    """In a query, in a key, and in a value; never as a plausible number, and never in another row or head."""
+    past = length - queries
+    for token in {0, past // 2, past, length - 1}:
+        case = fill([(length, queries), (50, 3)], 6, 2, 32, 16, dtype)
+        page, offset = case.batch.block_tables[0, token // 16], token % 16
+        keys_view(case.kv)[page, 1, offset, 7] = torch.nan
+        case.q[0, 1, 5] = torch.nan
+        out = attend(isa, case, softcap=softcap)
+        expected = torch.zeros(len(out), 6, dtype=torch.bool)
+        expected[max(0, token - past) : queries, 3:] = True
+        expected[0, 1] = True
+        assert torch.equal(out.isnan().all(-1), expected)
+        assert torch.equal(out.isnan().any(-1), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("length", "queries"), [(20, 1), (300, 41), (1300, 1)])
+def test_nan_of_a_value_shows_in_its_dimension(isa: Isa, length: int, queries: int, dtype: torch.dtype) -> None:
+    case = fill([(length, queries), (50, 3)], 6, 2, 32, 16, dtype)
+    token = int(torch.randint(length - queries + 1, ()))
+    values_view(case.kv)[case.batch.block_tables[0, token // 16], 0, token % 16 // packing(case.kv)][
+        token % packing(case.kv), 9
+    ] = torch.nan
+    expected = torch.zeros_like(case.q, dtype=torch.bool)
+    expected[:queries, :3, 9] = True
+    assert torch.equal(attend(isa, case).isnan(), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [0, 20])
+def test_nan_of_a_hidden_key_stays_hidden(isa: Isa, window: int, dtype: torch.dtype) -> None:
+    """Of a later token, or of one before the window; what is no token at all is NaN in every test here."""
+    case = fill([(60, 33), (45, 1)], 6, 2, 32, 16, dtype)
+    before = attend(isa, case, window=window)
+    keys_view(case.kv)[case.batch.block_tables[0, 59 // 16], :, 59 % 16] = torch.nan
+    hidden = slice(0, 32)
+    if window:
+        for row in range(2):
+            keys_view(case.kv)[case.batch.block_tables[row, 0], :, 0] = torch.nan
+    after = attend(isa, case, window=window)
+    assert torch.equal(after[hidden], before[hidden])
+    assert torch.equal(after[33], before[33])
+    assert after[32].isnan().all()
+
+
 def test_rows_may_lie_apart(isa: Isa) -> None:
     case = fill([(50, 7), (9, 1)], 4, 2, 32, 16, torch.bfloat16)
     wide = torch.full((8, 200), GUARD, dtype=torch.bfloat16)

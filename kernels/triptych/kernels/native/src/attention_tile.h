@@ -35,6 +35,7 @@ void hide(const Rows<T>& rows, const Columns<T>& columns, int64_t count, float* 
 }
 
 // Scores become probabilities, not yet divided by their total; `faded` gets what earlier sums are multiplied by.
+// A score of NaN may or may not be `most`, but its own power is NaN, and so are the total and the row from then on.
 template <class T, int R>
 TRIPTYCH_INLINE void soften(
     const Rows<T>& rows, int64_t count, const float* scores, T* probabilities, float scale, float (&faded)[R]

@@ -235,7 +235,7 @@ TRIPTYCH_INLINE i32x16 round_to_int(f32x16 x) {
 #endif
 }
 
-// e^x to 2 units in the last place (Cephes' polynomial); 0 below −87.3, +inf above 88.7.
+// e^x to 2 units in the last place (Cephes' polynomial); 0 below −87.3, +inf above 88.7; NaN stays NaN.
 TRIPTYCH_INLINE f32x16 exp(f32x16 x) {
     const f32x16 clamped = max(min(x, splat(88.7f)), splat(-87.3f));
     const f32x16 magic = splat(12582912.0f);  // 1.5 · 2^23: adding it rounds to an integer
@@ -252,15 +252,16 @@ TRIPTYCH_INLINE f32x16 exp(f32x16 x) {
     y = fma(y, r * r, r) + 1.0f;
     const i32x16 exponent = ((i32x16)shifted - (int32_t)0x4b400000) << 23;
     const f32x16 scaled = (f32x16)((i32x16)y + exponent);
-    return x < splat(-87.3f) ? f32x16{} : (x > splat(88.7f) ? splat(INFINITY) : scaled);
+    return x < splat(-87.3f) ? f32x16{} : (x <= splat(88.7f) ? scaled : x + INFINITY);
 }
 
-// 2^x for x <= 0 to 1e-4 of the result, a 20th of what rounding it to bfloat16 adds; exact for whole x, 0 for −inf.
+// 2^x for x <= 0 to 1e-4 of the result, a 20th of what rounding it to bfloat16 adds; exact for whole x, 0 for −inf;
+// NaN stays NaN.
 TRIPTYCH_INLINE f32x16 exp2_for_bf16(f32x16 x) {
 #if defined(__AVX512DQ__)
     const f32x16 r = (f32x16)_mm512_reduce_ps((__m512)x, 0x09);  // x − floor(x)
 #else
-    x = max(x, splat(-126.0f));
+    x = max(splat(-126.0f), x);  // in this order NaN comes through
     const f32x16 magic = splat(12582912.0f);  // 1.5 · 2^23: adding it rounds to an integer
     const f32x16 shifted = (x - 0.5f) + magic;
     const f32x16 r = x - (shifted - magic);
@@ -272,7 +273,7 @@ TRIPTYCH_INLINE f32x16 exp2_for_bf16(f32x16 x) {
     return (f32x16)_mm512_scalef_ps((__m512)y, (__m512)x);  // y · 2^floor(x)
 #else
     const f32x16 scaled = (f32x16)((i32x16)y + (((i32x16)shifted - (int32_t)0x4b400000) << 23));
-    return x <= splat(-126.0f) ? f32x16{} : scaled;
+    return x > splat(-126.0f) ? scaled : x + 126.0f;  // 0, or NaN
 #endif
 }
 
