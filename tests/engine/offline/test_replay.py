@@ -1,5 +1,6 @@
 """Recorded steps: the same bits as call by call, recorded once per number of sequences."""
 
+import itertools
 from dataclasses import dataclass, field
 
 import pytest
@@ -23,6 +24,7 @@ PROMPTS = [
     "1 2 3 4 5",
     "In the middle of the night",
 ]
+BLOCK_BYTES = 30 * 2 * 3 * 16 * 64 * 4  # layers, k and v, heads, tokens, dimensions, bytes
 
 
 @dataclass
@@ -102,3 +104,39 @@ def test_a_decode_step_is_recorded_once_per_number_of_sequences() -> None:
     assert recorder.recorded == 3  # a prompt of another length
     engine.generate(PROMPTS[:3], params)
     assert recorder.recorded == 5
+
+
+def test_who_leaves_while_a_step_computes_takes_nothing_from_the_others() -> None:
+    """In a cache of few blocks: what is freed is somebody else's in the next step."""
+    engine = Engine("builtin:smollm2", dtype="float32", quantization="int8", kv_cache_memory=10 * BLOCK_BYTES)
+    params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+    expected = [answer.token_ids for answer in engine.generate(PROMPTS, params)]
+    core = engine.core
+    sequences = [engine._sequence(prompt, params) for prompt in PROMPTS]
+    for sequence in sequences:
+        core.scheduler.add(sequence)
+    leaving = {6: sequences[1], 9: sequences[3]}
+    found: dict[str, list[int]] = {}
+    under_way = 0
+    for number in itertools.count():
+
+        def leave(number: int = number) -> None:
+            nonlocal under_way
+            if sequence := leaving.get(number):
+                under_way += any(step.program._launched for step in core.runner._recorder._kept.values())
+                assert core.scheduler.release(sequence.key)
+
+        outcome = core.step(leave)
+        if outcome is None:
+            break
+        core.scheduler.check_integrity()
+        for sequence, token_id, reason, _ in outcome.emitted:
+            found.setdefault(sequence.key.request_id, []).append(token_id)
+            if reason:
+                core.scheduler.release(sequence.key)
+    assert under_way == len(leaving)
+    assert core.scheduler.pool.held_count == 0
+    for sequence, tokens in zip(sequences, expected, strict=True):
+        count = len(found[sequence.key.request_id])
+        assert (count == len(tokens)) == (sequence not in leaving.values())
+        assert tuple(found[sequence.key.request_id]) == tokens[:count]
