@@ -70,7 +70,8 @@ def contestants(models: Models, threads: int) -> tuple[Contestant, ...]:
     return (
         _peer(home, "vllm", folder, threads),
         _engine("bf16", threads, folder, "--dtype", "bfloat16"),
-        _cluster(folder, threads),
+        _script("cluster", folder, "--threads", str(threads)),
+        _script("load", "--threads", str(threads)),
         _peer(home, "llamacpp", gguf, threads, "--batches", "1"),
         _engine("gguf", threads, gguf, "--quantization", "gguf"),
         _peer(home, "openvino", gguf, threads),
@@ -91,8 +92,6 @@ def _engine(form: str, threads: int, model: str, *options: str) -> Contestant:
     return Contestant(f"triptych-{form}", command, program)
 
 
-def _cluster(model: str, threads: int) -> Contestant:
+def _script(name: str, *options: str) -> Contestant:
     program = Path(sys.executable)
-    return Contestant(
-        "triptych-cluster", (str(program), str(HERE / "cluster.py"), model, "--threads", str(threads)), program
-    )
+    return Contestant(f"triptych-{name}", (str(program), str(HERE / f"{name}.py"), *options), program)
