@@ -120,6 +120,24 @@ def test_a_stop_text_ends_the_work_and_the_answer_before_it(
     assert cluster.host("decode-0").panel.decoding.stage.generated_tokens < 3000
 
 
+def test_answers_that_their_stop_texts_end_leave_the_others_what_they_are(
+    block_size: int, start: Any, tiny_llama: Path, oracle: Any, ask: Any
+) -> None:
+    cluster = start(tiny_llama, "1D", kv_cache__memory="8MiB")
+    questions = oracle.questions(tiny_llama, lambda: ask(4), 6, 40)
+    texts = [cluster.client.detokenize(tokens) for _, tokens in questions]
+    stops = [text[4 * place : 4 * place + 3] for place, text in enumerate(texts, 1)]
+    with ThreadPoolExecutor(len(questions)) as threads:
+        running = [
+            threads.submit(cluster.client.generate, prompt, stop=[stop], **LONG | {"max_tokens": 100})
+            for (prompt, _), stop in zip(questions, stops, strict=True)
+        ]
+        found = [future.result().text for future in running]
+    assert found == [text[: text.index(stop)] for text, stop in zip(texts, stops, strict=True)]
+    cluster.require_idle()
+    assert (cluster.recorded("decode-0") > 0) == (block_size == 16)
+
+
 @pytest.mark.parametrize("layout", ["2E1P1D", "1E2D"])
 def test_clients_that_leave_at_any_moment_leave_nothing_behind(
     layout: str, start: Any, tiny_llava: Path, ask: Any, rng: np.random.Generator, oracle: Any, answers: Any
