@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from triptych.engine.plan import StepPlan, StepResult
+from triptych.engine.plan import NoFiniteScore, StepPlan, StepResult
 from triptych.engine.scheduler import Emitted, Scheduler
 from triptych.engine.sequence import Sequence
 
@@ -35,11 +35,17 @@ class StepOutcome:
 
 
 class StepFailed(Exception):
-    """The computation of a step raised; the sequences of `plan` are as they were before it."""
+    """The computation of a step raised; the sequences of `plan` are as they were before it.
 
-    def __init__(self, plan: StepPlan) -> None:
+    Attributes:
+        plan: The step.
+        sequences: Who cannot go on: all of them, unless it is known whose rows are at fault.
+    """
+
+    def __init__(self, plan: StepPlan, sequences: tuple[Sequence, ...]) -> None:
         super().__init__(f"a step of {plan.tokens} tokens failed")
         self.plan = plan
+        self.sequences = sequences
 
 
 class StepLoop:
@@ -87,7 +93,7 @@ class StepLoop:
         try:
             pending = self._runner.launch(plan)
         except Exception as error:
-            raise StepFailed(plan) from error
+            raise StepFailed(plan, plan.sequences) from error
         try:
             meanwhile()
             self._runner.foresee(self._scheduler.prepare(plan))
@@ -100,4 +106,5 @@ class StepLoop:
             return pending.wait()
         except Exception as error:
             self._runner.foresee(())
-            raise StepFailed(plan) from error
+            at_fault = error.sequences if isinstance(error, NoFiniteScore) else plan.sequences
+            raise StepFailed(plan, at_fault) from error

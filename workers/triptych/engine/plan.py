@@ -5,6 +5,7 @@ from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass, field
 from itertools import chain
 
+from triptych.core.errors import Internal
 from triptych.core.generation import PositionLogprobs
 from triptych.engine.sequence import Sequence
 
@@ -53,6 +54,18 @@ class StepPlan:
     def sampling(self) -> tuple[Sequence, ...]:
         """The sequences that get a token, in the order of their rows; until the step is committed."""
         return tuple(chain(self.decodes, (chunk.sequence for chunk in self.prompts if chunk.samples)))
+
+
+class NoFiniteScore(Internal):
+    """The model broke down: no token can be chosen for some sequences.
+
+    Args:
+        sequences: Which.
+    """
+
+    def __init__(self, sequences: tuple[Sequence, ...]) -> None:
+        super().__init__("the largest score of the next token is not a finite number")
+        self.sequences = sequences
 
 
 @dataclass(frozen=True, slots=True)

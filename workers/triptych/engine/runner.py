@@ -1,12 +1,14 @@
 """Runs step plans through the model and samples."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
 
 from triptych.engine.batch_table import BatchTable
-from triptych.engine.plan import StepPlan, StepResult
+from triptych.engine.plan import NoFiniteScore, StepPlan, StepResult
 from triptych.engine.replay import RecordedStep, StepRecorder
 from triptych.engine.sampler import SamplingRow, sample
 from triptych.engine.sequence import Sequence
@@ -65,18 +67,32 @@ class LaunchedStep:
 
     @torch.inference_mode()
     def wait(self) -> StepResult:
-        """Computes with the others until it is done; then chooses the tokens."""
+        """Computes with the others until it is done; then chooses the tokens.
+
+        Raises:
+            NoFiniteScore: the model broke down on some of the sequences.
+        """
         if self._recorded is None:
             return self._sampled(self._runner.compute(self._step))
         self._recorded.program.join()
         match self._recorded.head:
             case None:
                 return StepResult()
-            case Likeliest(token_ids):
+            case Likeliest(token_ids, values):
+                self._require_finite(values.tolist())
                 return StepResult(token_ids.tolist())
             case Logits(values):
                 return self._sampled(values)
 
     def _sampled(self, logits: Tensor) -> StepResult:
         rows = [SamplingRow(s.params, s.seed, s.token_ids, s.prompt_length) for s in self._sampling]
-        return sample(logits, rows) if rows else StepResult()
+        if not rows:
+            return StepResult()
+        self._require_finite(logits.amax(dim=-1).tolist())
+        return sample(logits, rows)
+
+    def _require_finite(self, largest: Iterable[float]) -> None:
+        """Without this a row of NaN would yield token 0, again and again."""
+        broken = tuple(s for s, score in zip(self._sampling, largest, strict=True) if not isfinite(score))
+        if broken:
+            raise NoFiniteScore(broken)

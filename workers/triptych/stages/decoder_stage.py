@@ -103,7 +103,7 @@ class DecoderStage:
             logger.exception("a step failed")
             self._publish()
             error = Internal(f"the worker failed to compute: {failure.__cause__}")
-            for sequence in failure.plan.sequences:
+            for sequence in failure.sequences:
                 self.desk.fail(self.desk.jobs.by_key[sequence.key], error)
             return True
         if outcome:
