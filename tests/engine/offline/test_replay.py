@@ -140,3 +140,13 @@ def test_who_leaves_while_a_step_computes_takes_nothing_from_the_others() -> Non
         count = len(found[sequence.key.request_id])
         assert (count == len(tokens)) == (sequence not in leaving.values())
         assert tuple(found[sequence.key.request_id]) == tokens[:count]
+
+
+def test_blocks_that_the_compiled_attention_does_not_take_are_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine("builtin:smollm2", dtype="bfloat16", kv_cache_memory=16 << 20, block_size=8)
+    with caplog.at_level("WARNING", logger="triptych.engine.replay"):
+        engine.generate(PROMPTS[:2], SamplingParams(temperature=0, max_tokens=4))
+    [message] = caplog.messages
+    assert "paged_attention has no compiled kernel" in message
+    assert "blocks of 8" in message
+    assert engine.core.runner._recorder.recorded == 0
