@@ -13,8 +13,13 @@ import pytest
 
 from triptych.client.testing import FakeServer, Hold, Say
 
-# The terminal must control the process for Ctrl-C to reach it.
-PROGRAM = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from triptych.cli.main import main; main()"
+# The terminal must control the process for Ctrl-C to reach it, and whoever runs the tests may ignore the signal, as a
+# shell has its background jobs do.
+PROGRAM = (
+    "import fcntl, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from triptych.cli.main import main; main()"
+)
 
 Start = Callable[..., "Terminal"]
 

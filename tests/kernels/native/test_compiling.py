@@ -116,7 +116,9 @@ def test_a_full_disk_means_not_available(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_without_a_compiler_the_reason_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(NotAvailable, match="no C\\+\\+ compiler; on Debian: apt-get install g\\+\\+"):
         compiled("norm", PORTABLE)
 
