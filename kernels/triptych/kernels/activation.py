@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from triptych.kernels.dispatch import Op
+from triptych.kernels.dispatch import Op, require_shape
 
 
 @Op
@@ -16,6 +16,7 @@ def silu_mul(gate: Tensor, up: Tensor, out: Tensor) -> None:
         up: [T, F].
         out: [T, F]; may be `gate`, not `up`.
     """
+    require_shape(out, *gate.shape)
     torch.ops.aten.silu.out(gate, out=out)
     out.mul_(up)
 

@@ -40,6 +40,12 @@ def compiled_only() -> Iterator[None]:
         _strictness.compiled_only = before
 
 
+def require_shape(out: Tensor, *shape: int) -> None:
+    """Raises ValueError for a result of another shape: torch would make room for it wherever the memory ends."""
+    if out.shape != shape:
+        raise ValueError(f"the result must be {list(shape)}, got {list(out.shape)}")
+
+
 @dataclass(frozen=True, slots=True)
 class Backend(Generic[P]):
     """One implementation of an op.

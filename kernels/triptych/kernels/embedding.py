@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from triptych.kernels.dispatch import Op
+from triptych.kernels.dispatch import Op, require_shape
 from triptych.kernels.weights import DenseWeight, Weight, dequantize
 
 
@@ -16,6 +16,7 @@ def embedding(token_ids: Tensor, weight: Weight, out: Tensor) -> None:
         weight: [V, H].
         out: [T, H].
     """
+    require_shape(out, *token_ids.shape, weight.inputs)
     if isinstance(weight, DenseWeight) and weight.values.dtype == out.dtype:
         torch.index_select(weight.values, 0, token_ids, out=out)
     else:

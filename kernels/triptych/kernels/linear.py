@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from triptych.kernels.activation import silu_mul
-from triptych.kernels.dispatch import Op
+from triptych.kernels.dispatch import Op, require_shape
 from triptych.kernels.weights import DenseWeight, Weight, dequantize
 
 Projection = tuple[Weight, Tensor | None, Tensor]
@@ -69,6 +69,8 @@ def linear_argmax(x: Tensor, weight: Weight, ids: Tensor, values: Tensor) -> Non
         ids: [T] int64, where each row's largest element is; the first of several equal ones.
         values: [T] float32, that element.
     """
+    require_shape(ids, x.shape[0])
+    require_shape(values, x.shape[0])
     wide = x.float()
     values.fill_(-torch.inf)
     ids.zero_()
@@ -80,6 +82,7 @@ def linear_argmax(x: Tensor, weight: Weight, ids: Tensor, values: Tensor) -> Non
 
 
 def _linear(x: Tensor, weight: Weight, bias: Tensor | None, out: Tensor) -> None:
+    require_shape(out, x.shape[0], weight.outputs)
     if isinstance(weight, DenseWeight) and weight.values.dtype == x.dtype == out.dtype:
         if bias is None:
             torch.mm(x, weight.values.t(), out=out)

@@ -27,16 +27,14 @@ def test_damage_in_the_cache_ends_its_own_sequence_alone(
         core.scheduler.add(sequence)
     found: dict[str, list[int]] = {sequence.key.request_id: [] for sequence in sequences}
     broken = sequences[1]
-    failed = 0
+    failures: list[StepFailed] = []
     while True:
-        if len(found[broken.key.request_id]) == 3 and not failed:
+        if len(found[broken.key.request_id]) == 3 and not failures:
             core.kv[:, broken.blocks[0]] = torch.nan
         try:
             outcome = core.step()
         except StepFailed as failure:
-            failed += 1
-            assert isinstance(failure.__cause__, NoFiniteScore)
-            assert failure.sequences == (broken,)
+            failures.append(failure)
             core.scheduler.release(broken.key)
             continue
         if outcome is None:
@@ -45,7 +43,9 @@ def test_damage_in_the_cache_ends_its_own_sequence_alone(
             found[item.sequence.key.request_id].append(item.token_id)
             if item.finish_reason:
                 core.scheduler.release(item.sequence.key)
-    assert failed == 1
+    [found_failure] = failures
+    assert isinstance(found_failure.__cause__, NoFiniteScore)
+    assert found_failure.sequences == (broken,)
     for sequence, answer in zip(sequences, expected, strict=True):
         count = 3 if sequence is broken else 8
         assert tuple(found[sequence.key.request_id]) == answer.token_ids[:count]

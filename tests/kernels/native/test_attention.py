@@ -221,7 +221,7 @@ def test_memory_for_splits_is_sized_by_the_constants_of_the_source() -> None:
 def test_other_shapes_stay_with_the_reference(block_size: int, head_dim: int) -> None:
     q, kv = torch.empty(1, 2, head_dim), torch.empty(1, 2, 1, block_size, head_dim)
     one = torch.ones(1, dtype=torch.int32)
-    assert not accepts(q, kv, AttentionBatch(torch.tensor([0, 1]), one, one.view(1, 1)), 1.0, q)
+    assert not accepts(q, kv, AttentionBatch(torch.tensor([0, 1], dtype=torch.int32), one, one.view(1, 1)), 1.0, q)
 
 
 def attend(isa: Isa, case: Case, *, window: int = 0, softcap: float = 0.0, scale: float | None = None) -> Tensor:

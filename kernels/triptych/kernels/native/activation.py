@@ -18,7 +18,12 @@ def register(isa: Isa) -> None:
     Raises:
         NotAvailable: it cannot be compiled here.
     """
-    silu_mul.register("native", "cpu", SiluMul(isa), plain)
+    silu_mul.register("native", "cpu", SiluMul(isa), accepts)
+
+
+def accepts(gate: Tensor, up: Tensor, out: Tensor) -> bool:
+    """Whether the kernel takes these."""
+    return plain(gate, up, out) and gate.shape == up.shape == out.shape
 
 
 class SiluMulArgs(ctypes.Structure):

@@ -41,7 +41,9 @@ def accepts(
     """Whether the kernels take these arguments: bfloat16 or float32, blocks and heads of multiples of 16."""
     block_size, head_dim = kv.shape[-2:]
     return (
-        q.dtype in (torch.bfloat16, torch.float32)
+        _fits(q, kv, out)
+        and _has_plain_indices(batch)
+        and q.dtype in (torch.bfloat16, torch.float32)
         and q.dtype is kv.dtype is out.dtype
         and kv.is_contiguous()
         and _has_plain_rows(q)
@@ -135,6 +137,21 @@ def _partial_floats(batch: AttentionBatch, rows: int, heads: int, kv_heads: int,
     """What the splits of a batch can leave at most: only sequences with at most one tile of queries are split."""
     tile = min(max(_TILE_ROWS * kv_heads // heads, 1), _TILE_ROWS)
     return min(rows, batch.kv_lengths.shape[0] * tile) * heads * _MAX_SPLITS * (head_dim + 2)
+
+
+def _fits(q: Tensor, kv: Tensor, out: Tensor) -> bool:
+    return q.shape == out.shape and q.shape[2] == kv.shape[4] and q.shape[1] % kv.shape[2] == 0
+
+
+def _has_plain_indices(batch: AttentionBatch) -> bool:
+    starts, lengths, tables = batch.query_start, batch.kv_lengths, batch.block_tables
+    return (
+        starts.dtype is lengths.dtype is tables.dtype is torch.int32
+        and starts.is_contiguous()
+        and lengths.is_contiguous()
+        and tables.stride(1) == 1
+        and len(starts) - 1 == len(lengths) == len(tables)
+    )
 
 
 def _has_plain_rows(x: Tensor) -> bool:

@@ -30,7 +30,8 @@ def register(isa: Isa) -> None:
 def accepts(token_ids: Tensor, weight: Weight, out: Tensor) -> bool:
     """Whether the kernel takes these: tables and results of float32 and bfloat16, and both quantised forms."""
     table = plain(weight.values) if isinstance(weight, DenseWeight) else _packed(weight).is_contiguous()
-    return table and plain(out) and token_ids.dtype is torch.int64 and token_ids.is_contiguous()
+    fits = token_ids.dim() == 1 and out.shape == (len(token_ids), weight.inputs)
+    return table and fits and plain(out) and token_ids.dtype is torch.int64 and token_ids.is_contiguous()
 
 
 class EmbeddingArgs(ctypes.Structure):

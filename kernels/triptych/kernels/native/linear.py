@@ -64,7 +64,8 @@ class Linear:
     def takes_linear(self, x: Tensor, weight: Weight, bias: Tensor | None, out: Tensor) -> bool:
         """Whether there is a kernel for these arguments."""
         given = (x,) if bias is None else (x, bias)
-        return plain(*given) and _result(x, out) and self._takes(x, weight)
+        fits = bias is None or bias.shape == (weight.outputs,)
+        return plain(*given) and fits and _result(x, weight, out) and self._takes(x, weight)
 
     def takes_linears(self, x: Tensor, projections: Sequence[Projection]) -> bool:
         """Whether there are kernels for all of these."""
@@ -72,15 +73,23 @@ class Linear:
 
     def takes_gated_linear(self, x: Tensor, gate: Weight, up: Weight, out: Tensor) -> bool:
         """Whether there is a kernel for these arguments: gate and up are of one form."""
-        return _alike(gate, up) and plain(x, out) and self._takes(x, gate) and self._takes(x, up)
+        fit = gate.outputs == up.outputs and _result(x, gate, out)
+        return _alike(gate, up) and fit and plain(x, out) and self._takes(x, gate) and self._takes(x, up)
 
     def takes_linear_argmax(self, x: Tensor, weight: Weight, ids: Tensor, values: Tensor) -> bool:
         """Whether there is a kernel for these arguments."""
-        return plain(x) and ids.is_contiguous() and values.is_contiguous() and self._takes(x, weight)
+        results = (
+            ids.dtype is torch.int64
+            and values.dtype is torch.float32
+            and ids.shape == values.shape == x.shape[:1]
+            and ids.is_contiguous()
+            and values.is_contiguous()
+        )
+        return results and plain(x) and self._takes(x, weight)
 
     def _takes(self, x: Tensor, weight: Weight) -> bool:
         kernels = self._forms.get(type(weight))
-        return kernels is not None and kernels.takes(x, weight)
+        return kernels is not None and x.shape[1:] == (weight.inputs,) and kernels.takes(x, weight)
 
 
 def _alike(gate: Weight, up: Weight) -> bool:
@@ -89,5 +98,6 @@ def _alike(gate: Weight, up: Weight) -> bool:
     return type(gate) is type(up)
 
 
-def _result(x: Tensor, out: Tensor) -> bool:
-    return out.dtype in (x.dtype, torch.float32) and out.is_contiguous()
+def _result(x: Tensor, weight: Weight, out: Tensor) -> bool:
+    shape = (x.shape[0], weight.outputs)
+    return out.dtype in (x.dtype, torch.float32) and out.shape == shape and out.is_contiguous()

@@ -19,13 +19,32 @@ def register(isa: Isa) -> None:
         NotAvailable: it cannot be compiled here.
     """
     norm = Norm(isa)
-    reference.rms_norm.register("native", "cpu", norm.rms_norm, lambda x, w, eps, out: plain(x, w, out))
-    reference.add_rms_norm.register("native", "cpu", norm.add_rms_norm, lambda x, r, w, eps, out: plain(x, r, w, out))
+    reference.rms_norm.register("native", "cpu", norm.rms_norm, lambda x, w, eps, out: _accepts(x, w, out))
+    reference.add_rms_norm.register(
+        "native", "cpu", norm.add_rms_norm, lambda x, r, w, eps, out: _accepts(x, w, out, r)
+    )
     reference.add_rms_norm_rows.register(
         "native",
         "cpu",
         norm.add_rms_norm_rows,
-        lambda x, r, rows, w, eps, out: plain(x, r, w, out) and rows.is_contiguous(),
+        lambda x, r, rows, w, eps, out: (
+            plain(x, r, w, out)
+            and rows.dtype is torch.int64
+            and rows.is_contiguous()
+            and r.shape == x.shape
+            and w.shape == x.shape[1:]
+            and out.shape == (*rows.shape, *w.shape)
+        ),
+    )
+
+
+def _accepts(x: Tensor, weight: Tensor, out: Tensor, residual: Tensor | None = None) -> bool:
+    others = (weight, out) if residual is None else (weight, out, residual)
+    return (
+        plain(x, *others)
+        and x.shape == out.shape
+        and weight.shape == x.shape[1:]
+        and (residual is None or residual.shape == x.shape)
     )
 
 

@@ -34,11 +34,16 @@ def accepts(
     interleaved: bool = False,
 ) -> bool:
     """Whether the kernel takes these: float32 or bfloat16 in packed pages; tables float32, for all of a head."""
+    tokens, _, head_dim = q.shape
     return (
         plain(q, k, v, kv)
         and plain(cos, sin)
         and cos.dtype is torch.float32
-        and 2 * cos.shape[1] == q.shape[2]
+        and cos.shape == sin.shape
+        and 2 * cos.shape[1] == head_dim == kv.shape[4]
+        and k.shape == v.shape == (tokens, kv.shape[2], head_dim)
+        and positions.shape == slots.shape == (tokens,)
+        and positions.dtype is slots.dtype is torch.int64
         and positions.is_contiguous()
         and slots.is_contiguous()
         and packing(kv) == 4 // kv.itemsize

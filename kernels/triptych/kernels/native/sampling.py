@@ -27,8 +27,11 @@ def register(isa: Isa) -> None:
 
 def accepts(*tensors: Tensor) -> bool:
     """Whether the kernel takes these: types as the op describes them, and no more than `MAX_VOCABULARY` tokens."""
-    return 0 < tensors[0].shape[1] <= MAX_VOCABULARY and all(
-        tensor.dtype is dtype and tensor.is_contiguous() for tensor, dtype in zip(tensors, _ELEMENTS, strict=True)
+    logits, *others = tensors
+    return (
+        0 < logits.shape[1] <= MAX_VOCABULARY
+        and all(t.dtype is dtype and t.is_contiguous() for t, dtype in zip(tensors, _ELEMENTS, strict=True))
+        and all(tensor.shape == logits.shape[:1] for tensor in others)
     )
 
 
