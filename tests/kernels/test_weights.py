@@ -24,7 +24,7 @@ def make(form: str, outputs: int, inputs: int) -> Weight:
     if form == "int8":
         tiles = (-(-outputs // 16), -(-inputs // 4), 16, 4)
         values = torch.randint(-127, 128, tiles, dtype=torch.int8)
-        return Int8Weight(values, torch.rand(outputs) / 600, torch.zeros(outputs, dtype=torch.int32), inputs)
+        return Int8Weight(values, torch.rand(outputs) / 600, inputs)
     plain = torch.randn(outputs, inputs) / 6
     if form in GGUF_BLOCK_BYTES:
         packed = gguf.quants.quantize(plain.numpy(), GGMLQuantizationType[form])
@@ -81,7 +81,7 @@ def test_parts_that_do_not_fit_each_other_are_refused(build: Callable[[], Weight
 
 
 def int8_of(values: Tensor, inputs: int) -> Int8Weight:
-    return Int8Weight(values, torch.ones(16), torch.zeros(16, dtype=torch.int32), inputs)
+    return Int8Weight(values, torch.ones(16), inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -46,18 +46,14 @@ class DenseWeight:
 class Int8Weight:
     """weight[o, i] = scales[o] · values[o // 16, i // 4, o % 16, i % 4], symmetric around zero.
 
-    A dot-product instruction that takes unsigned activations reads `sums` to take their zero point out again.
-
     Attributes:
         values: [⌈O/16⌉, ⌈I/4⌉, 16, 4] int8, zeros beyond O and I, contiguous.
         scales: [O] float32.
-        sums: [O] int32, sums over the inputs of each output's int8 values.
         inputs: I.
     """
 
     values: Tensor
     scales: Tensor
-    sums: Tensor
     inputs: int
 
     def __post_init__(self) -> None:
@@ -67,10 +63,6 @@ class Int8Weight:
             shape == tiles and dtype is torch.int8, f"values must be int8 {list(tiles)}, got {dtype} {list(shape)}"
         )
         _require(self.scales.dtype is torch.float32, f"scales must be float32, got {self.scales.dtype}")
-        _require(
-            self.sums.dtype is torch.int32 and self.sums.shape == self.scales.shape,
-            f"sums must be int32 {list(self.scales.shape)}, got {self.sums.dtype} {list(self.sums.shape)}",
-        )
 
     @property
     def outputs(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from triptych.kernels.native import team
 from triptych.kernels.native.gguf import Gguf
@@ -45,17 +46,19 @@ def int8_weight(outputs: int, inputs: int) -> Int8Weight:
     plain = torch.zeros(tiles * 16, words * 4, dtype=torch.int8)
     plain[:outputs, :inputs] = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
     values = plain.view(tiles, 16, words, 4).transpose(1, 2).contiguous()
-    return Int8Weight(values, torch.rand(outputs) / 127, plain.sum(dim=1, dtype=torch.int32)[:outputs], inputs)
+    return Int8Weight(values, torch.rand(outputs) / 127, inputs)
 
 
 def as_unsigned_bytes(x: Tensor) -> Tensor:
-    """Rows as the int8 kernels see them: unsigned bytes with a scale and a zero point, in float32; float64."""
-    wide = x.float()
-    least, most = wide.amin(dim=1, keepdim=True).clamp(max=0), wide.amax(dim=1, keepdim=True).clamp(min=0)
+    """Rows as the int8 kernels see them: bytes with a scale and a zero point for every 64, in float32; float64."""
+    rows, inputs = x.shape
+    wide = functional.pad(x.float(), (0, -inputs % 64)).view(rows, -(-inputs // 64), 64)
+    least, most = wide.amin(dim=2, keepdim=True).clamp(max=0), wide.amax(dim=2, keepdim=True).clamp(min=0)
     scale = most / torch.tensor(255.0) - least / torch.tensor(255.0)
     inverse = torch.where(scale > 0, torch.tensor(1.0) / scale, 0)
     zero = torch.round(-least * inverse).clamp(0, 255)
-    return (torch.round(wide * inverse) + zero).clamp(0, 255).sub(zero).double() * scale.double()
+    seen = (torch.round(wide * inverse) + zero).clamp(0, 255).sub(zero).double() * scale.double()
+    return seen.flatten(1)[:, :inputs]
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def gguf_case(kind: GgufKind) -> Case:
 
 
 CASES: dict[str, Case] = {kind: gguf_case(kind) for kind in GGUF_BLOCK_BYTES}
-CASES["int8"] = Case(Int8, int8_weight, as_unsigned_bytes, (1, 3, 4, 31, 64, 65, 100, 576))
+CASES["int8"] = Case(Int8, int8_weight, as_unsigned_bytes, (1, 3, 4, 31, 63, 64, 65, 100, 128, 130, 576))
 
 
 @pytest.fixture(params=CASES)

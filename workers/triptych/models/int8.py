@@ -15,12 +15,12 @@ from triptych.models.safetensors_header import plan_file
 from triptych.models.sources import FloatArray, Source
 from triptych.models.stored import StoredInt8
 
-_KIND = "int8-16x4"  # changes with the meaning of the file
+_KIND = "int8-tiles16x4"  # changes with the meaning of the file
 _CHUNK = 2 << 20  # elements held at a time
 _LARGEST = 127
-_SCALES, _SUMS = ":scales", ":sums"
+_SCALES = ":scales"
 
-Packed = tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], npt.NDArray[np.int32]]
+Packed = tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]
 
 
 def quantize(source: Source, names: Sequence[str], progress: Progress) -> dict[str, StoredInt8]:
@@ -36,12 +36,9 @@ def quantize(source: Source, names: Sequence[str], progress: Progress) -> dict[s
     for name in names:
         outputs, inputs = source.shapes[name]
         arrays[name] = ("I8", (-(-outputs // OUTPUT_TILE), -(-inputs // INPUT_TILE), OUTPUT_TILE, INPUT_TILE))
-        arrays |= {name + _SCALES: ("F32", (outputs,)), name + _SUMS: ("I32", (outputs,))}
+        arrays[name + _SCALES] = ("F32", (outputs,))
     head, placed = plan_file(target, arrays)
-    stored = {
-        name: StoredInt8(placed[name], placed[name + _SCALES], placed[name + _SUMS], source.shapes[name][1])
-        for name in names
-    }
+    stored = {name: StoredInt8(placed[name], placed[name + _SCALES], source.shapes[name][1]) for name in names}
 
     def write(partial: Path, advance: Advance) -> None:
         with partial.open("wb") as file:
@@ -62,7 +59,7 @@ def pack(matrix: FloatArray) -> Packed:
         matrix: [n, I], finite.
 
     Returns:
-        int8 [⌈n/16⌉, ⌈I/4⌉, 16, 4], scales [n] and sums [n], as `Int8Weight` describes them.
+        int8 [⌈n/16⌉, ⌈I/4⌉, 16, 4] and scales [n], as `Int8Weight` describes them.
     """
     wide = np.asarray(matrix, dtype=np.float32)
     rows, inputs = wide.shape
@@ -72,7 +69,7 @@ def pack(matrix: FloatArray) -> Packed:
     # A scale that is subnormal has few bits: its quotient may pass the largest level.
     padded[:rows, :inputs] = np.clip(levels, -_LARGEST, _LARGEST)
     tiles = padded.reshape(-1, OUTPUT_TILE, padded.shape[1] // INPUT_TILE, INPUT_TILE).swapaxes(1, 2)
-    return np.ascontiguousarray(tiles), scales, padded[:rows].sum(axis=1, dtype=np.int32)
+    return np.ascontiguousarray(tiles), scales
 
 
 def _write(file: BinaryIO, source: Source, name: str, parts: StoredInt8, advance: Advance) -> None:
@@ -86,7 +83,7 @@ def _write(file: BinaryIO, source: Source, name: str, parts: StoredInt8, advance
                 f"{source.path}: tensor {name} holds NaN or infinity, which int8 cannot; use quantization none",
                 field="quantization",
             )
-        places = ((parts.values, start // OUTPUT_TILE), (parts.scales, start), (parts.sums, start))
+        places = ((parts.values, start // OUTPUT_TILE), (parts.scales, start))
         arrays: tuple[npt.NDArray[np.generic], ...] = pack(rows)
         for (extent, entry), array in zip(places, arrays, strict=True):
             file.seek(extent.offset + entry * (extent.nbytes // extent.shape[0]))

@@ -96,8 +96,8 @@ def _on(device: torch.device, weight: Weight) -> Weight:
     match weight:
         case DenseWeight(values):
             return DenseWeight(values.to(device))
-        case Int8Weight(values, scales, sums, inputs):
-            return Int8Weight(values.to(device), scales.to(device), sums.to(device), inputs)
+        case Int8Weight(values, scales, inputs):
+            return Int8Weight(values.to(device), scales.to(device), inputs)
         case GgufWeight(blocks, kind, inputs):
             return GgufWeight(blocks.to(device), kind, inputs)
         case _:

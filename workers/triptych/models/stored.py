@@ -17,12 +17,11 @@ class StoredInt8:
 
     values: Extent
     scales: Extent
-    sums: Extent
     inputs: int
 
     @property
     def path(self) -> Path:
-        """The file that holds all three."""
+        """The file that holds both."""
         return self.values.path
 
     @property

@@ -79,8 +79,7 @@ class Weights:
             case Extent():
                 return DenseWeight(self._view(stored))
             case StoredInt8():
-                values, scales, sums = map(self._view, (stored.values, stored.scales, stored.sums))
-                return Int8Weight(values, scales, sums, stored.inputs)
+                return Int8Weight(self._view(stored.values), self._view(stored.scales), stored.inputs)
             case StoredBlocks():
                 return GgufWeight(self._view(stored.blocks), stored.kind, stored.inputs)
             case _:

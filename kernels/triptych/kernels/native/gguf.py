@@ -88,7 +88,7 @@ class Gguf:
 
 
 def _packed(weight: GgufWeight, bias: Tensor | None, out: Tensor | None) -> PackedPart:
-    return PackedPart(weight.blocks, None, None, bias, out, weight.outputs)
+    return PackedPart(weight.blocks, None, bias, out, weight.outputs)
 
 
 def _quantised_bytes(rows: int, inputs: int) -> int:

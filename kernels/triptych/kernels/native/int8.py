@@ -1,4 +1,4 @@
-"""Projections by int8 weights, in C++; rows of x become 8 bits too, each with a scale and a zero point."""
+"""Projections by int8 weights, in C++; x becomes 8 bits too, with a scale and a zero point for every 64 inputs."""
 
 import ctypes
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from triptych.kernels.native.isa import Isa
 from triptych.kernels.native.library import Kernel, load_kernel
 from triptych.kernels.native.products import FEW_ROWS, PackedPart, ProductArgs, Purpose, submit_products
 from triptych.kernels.native.team import submit, workspace
-from triptych.kernels.weights import INPUT_TILE, Int8Weight
+from triptych.kernels.weights import Int8Weight
 
-MAX_INPUTS = 1 << 16
-"""More inputs could overflow the 32 bits of a dot product."""
+BLOCK_INPUTS = 64
+"""Inputs of a row of x that share a scale and a zero point."""
 
 
 class QuantiseArgs(ctypes.Structure):
@@ -38,9 +38,8 @@ class Int8:
         self._merge = Merge(isa)
 
     def takes(self, x: Tensor, weight: Int8Weight) -> bool:
-        """All that are contiguous and not too wide."""
-        tensors = (weight.values, weight.scales, weight.sums)
-        return weight.inputs < MAX_INPUTS and all(tensor.is_contiguous() for tensor in tensors)
+        """All that are contiguous."""
+        return weight.values.is_contiguous() and weight.scales.is_contiguous()
 
     def project(self, x: Tensor, parts: Sequence[tuple[Int8Weight, Tensor | None, Tensor]]) -> None:
         """See `triptych.kernels.linears`."""
@@ -66,11 +65,12 @@ class Int8:
 
 
 def _packed(weight: Int8Weight, bias: Tensor | None, out: Tensor | None) -> PackedPart:
-    return PackedPart(weight.values, weight.scales, weight.sums, bias, out, weight.outputs)
+    return PackedPart(weight.values, weight.scales, bias, out, weight.outputs)
 
 
 def _quantised_bytes(rows: int, inputs: int) -> int:
-    """What a row takes among few, or a vector of sixteen rows among many (src/linear_int8.cpp)."""
+    """As many blocks of few rows, or of vectors of sixteen rows among many (src/linear_int8.cpp)."""
+    blocks, header = -(-inputs // BLOCK_INPUTS), 8
     if rows <= FEW_ROWS:
-        return rows * (64 + -(-inputs // 64) * 64)
-    return -(-rows // 16) * (128 + -(-inputs // INPUT_TILE) * 64)
+        return rows * blocks * (BLOCK_INPUTS + header)
+    return -(-rows // 16) * blocks * 16 * (BLOCK_INPUTS + header)

@@ -31,7 +31,6 @@ class Part(ctypes.Structure):
     _fields_ = (
         ("weight", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
-        ("sums", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
         ("outputs", ctypes.c_int64),
@@ -64,7 +63,6 @@ class PackedPart(NamedTuple):
     Attributes:
         packed: The weight's bytes.
         scales: [O] float32, or None.
-        sums: [O] int32, or None.
         bias: [O] or None.
         out: [T, O]; None when only the largest outputs are wanted.
         outputs: O.
@@ -72,14 +70,13 @@ class PackedPart(NamedTuple):
 
     packed: Tensor
     scales: Tensor | None
-    sums: Tensor | None
     bias: Tensor | None
     out: Tensor | None
     outputs: int
 
     def described(self) -> Part:
         """As the kernels have it."""
-        addresses = (_address(tensor) for tensor in self[:5])
+        addresses = (_address(tensor) for tensor in self[:4])
         return Part(*addresses, self.outputs, self.out is not None and self.out.dtype is torch.float32)
 
 
@@ -117,7 +114,7 @@ def submit_products(
         len(parts),
         (Part * MAX_PARTS)(*(part.described() for part in parts)),
     )
-    submit(kernel, args, x, prepared, *largest, *(tensor for part in parts for tensor in part[:5]))
+    submit(kernel, args, x, prepared, *largest, *(tensor for part in parts for tensor in part[:4]))
 
 
 def _address(tensor: Tensor | None) -> int | None:

@@ -98,8 +98,8 @@ def weight_bytes(weight: Weight) -> int:
     match weight:
         case DenseWeight(values):
             return values.nbytes
-        case Int8Weight(values, scales, sums):
-            return values.nbytes + scales.nbytes + sums.nbytes
+        case Int8Weight(values, scales):
+            return values.nbytes + scales.nbytes
         case GgufWeight(blocks):
             return blocks.nbytes
         case _:

@@ -1,7 +1,9 @@
 // Projections by int8 weights packed [outputs / 16][inputs / 4][16][4], with a scale for every output.
 //
-// A row of x becomes unsigned bytes: x ≈ scale · (u - zero), which spans from its least to its largest number, 0 always
-// among them. So the product is scale · scale · (Σ u·w - zero · Σ w), and Σ w comes with the weight.
+// Every 64 numbers of a row of x become unsigned bytes: x ≈ scale · (u - zero), which spans from the least to the
+// largest of them, 0 always among them. So the product is the sum of scale · (Σ u·w - zero · Σ w) over these blocks,
+// times the output's scale. Each Σ w is made anew, as one more dot product beside those with all the rows: reading it
+// would cost few rows more. The blocks are added in their order, so that a row has the same products in any company.
 //
 // Few rows are bound by reading the weights: the sixteen outputs are the lanes. Of many, sixteen rows are the lanes.
 
@@ -11,12 +13,13 @@
 namespace {
 
 constexpr int64_t kWordInputs = 4;
-constexpr int kVectors = kChunkRows / kLanes;
+constexpr int64_t kBlock = 64;  // inputs that share a scale and a zero point
+constexpr int64_t kBlockWords = kBlock / kWordInputs;
 
 #if defined(__AVX512F__)
-constexpr int kDotRows = 8, kDotSums = 8, kTileOutputs = 8;  // that registers hold
+constexpr int kDotRows = 8, kTileOutputs = 8;  // that registers hold
 #else
-constexpr int kDotRows = 1, kDotSums = 1, kTileOutputs = 1;
+constexpr int kDotRows = 1, kTileOutputs = 1;
 #endif
 
 struct QuantiseArgs {
@@ -26,31 +29,25 @@ struct QuantiseArgs {
 };
 
 int64_t words_of(int64_t inputs) { return (inputs + kWordInputs - 1) / kWordInputs; }
+int64_t blocks_of(int64_t inputs) { return (inputs + kBlock - 1) / kBlock; }
 int64_t vectors_of(int64_t rows) { return (rows + kLanes - 1) / kLanes; }
 
-struct Range8 {
+// A block of one of few rows, which are [row][block].
+struct RowBlock {
+    uint8_t values[kBlock];
     float scale;
     int32_t zero;
 };
 
-// One of few rows, followed by its bytes.
-struct alignas(64) Row {
-    Range8 range;
-
-    static int64_t bytes(int64_t inputs) { return 64 + (inputs + 63) / 64 * 64; }
-    const uint8_t* values() const { return reinterpret_cast<const uint8_t*>(this + 1); }
-};
-
-// Up to 48 of many rows as lanes, followed by [word][vector][lane][4].
+// A block of up to 48 of many rows as lanes, which are [chunk][block].
 template <int Vectors>
-struct Panel {
+struct PanelBlock {
+    u8x64 values[kBlockWords][Vectors];
     f32x16 scales[Vectors];
     i32x16 zeros[Vectors];
-
-    const u8x64 (*words() const)[Vectors] { return reinterpret_cast<const u8x64(*)[Vectors]>(this + 1); }
 };
 
-int64_t panel_bytes(int64_t inputs) { return sizeof(Panel<1>) + words_of(inputs) * 64; }  // of a vector
+constexpr int64_t kPanelBytes = sizeof(PanelBlock<1>);  // of a block and a vector
 
 template <class T>
 f32x16 load_some(const T* p, int64_t count) {
@@ -60,45 +57,39 @@ f32x16 load_some(const T* p, int64_t count) {
     return load_f32(values);
 }
 
-// A number that is not finite makes the scale NaN, and so every product with the row.
+// `count` numbers, and zeros beyond them. One that is not finite makes the scale NaN, and so every product with the row.
 template <class T>
-Range8 range_of(const T* x, int64_t inputs, float& inverse) {
-    f32x16 high{}, low{};
+void quantise(const T* x, int64_t count, RowBlock& out) {
+    constexpr int kParts = kBlock / kLanes;
+    f32x16 values[kParts], high{}, low{};
     i32x16 bits{};
-    for (int64_t i = 0; i < inputs; i += kLanes) {
-        const f32x16 values = load_some(x + i, inputs - i);
-        high = max(values, high);
-        low = min(values, low);
-        const i32x16 size = (i32x16)values & 0x7fffffff;
+    for (int i = 0; i < kParts; ++i) {
+        values[i] = load_some(x + i * kLanes, count - i * kLanes);
+        high = max(values[i], high);
+        low = min(values[i], low);
+        const i32x16 size = (i32x16)values[i] & 0x7fffffff;
         bits = size > bits ? size : bits;
     }
-    inverse = 0;
-    if (largest(bits) >= 0x7f800000) return {NAN, 0};
-    const float least = -largest(-low), scale = largest(high) / 255.0f - least / 255.0f;
-    inverse = std::fmin(1.0f / scale, 3.4e38f);
-    return {scale, static_cast<int32_t>(clamp(std::lrint(-least * inverse), 0, 255))};
-}
-
-// 64 numbers from `first` on, zeros beyond the inputs.
-template <class T>
-void quantise(const T* x, int64_t first, int64_t inputs, Range8 range, float inverse, uint8_t* out) {
-    for (int64_t i = first; i < first + 64; i += kLanes, out += kLanes) {
-        const f32x16 values = load_some(x + i, inputs - i);
-        const i32x16 shifted = (inverse > 0 ? round_to_int(values * inverse) : i32x16{}) + range.zero;
+    if (largest(bits) >= 0x7f800000) {
+        out = {{}, NAN, 0};
+        return;
+    }
+    const float least = -largest(-low);
+    out.scale = largest(high) / 255.0f - least / 255.0f;
+    const float inverse = out.scale > 0 ? std::fmin(1.0f / out.scale, 3.4e38f) : 0;
+    out.zero = static_cast<int32_t>(clamp(std::lrint(-least * inverse), 0, 255));
+    for (int i = 0; i < kParts; ++i) {
+        const i32x16 shifted = round_to_int(values[i] * inverse) + out.zero;
         const i32x16 floored = shifted > 0 ? shifted : i32x16{};
-        store(out, __builtin_convertvector(floored < 255 ? floored : splat(255), u8x16));
+        store(out.values + i * kLanes, __builtin_convertvector(floored < 255 ? floored : splat(255), u8x16));
     }
 }
 
 template <class T>
 void quantise_row(const QuantiseArgs& args, int64_t row) {
     const T* x = static_cast<const T*>(args.x) + row * args.inputs;
-    char* out = args.out + row * Row::bytes(args.inputs);
-    float inverse;
-    const Range8 range = range_of(x, args.inputs, inverse);
-    std::memcpy(out, &range, sizeof(range));
-    for (int64_t i = 0; i < args.inputs; i += 64)
-        quantise(x, i, args.inputs, range, inverse, reinterpret_cast<uint8_t*>(out) + 64 + i);
+    auto* out = reinterpret_cast<RowBlock*>(args.out) + row * blocks_of(args.inputs);
+    for (int64_t i = 0; i < args.inputs; i += kBlock) quantise(x + i, args.inputs - i, out[i / kBlock]);
 }
 
 // Sixteen rows of a panel; beyond the last row it is repeated.
@@ -106,31 +97,23 @@ template <class T>
 void quantise_vector(const QuantiseArgs& args, int64_t piece) {
     const int64_t first = piece * kLanes, chunk = first / kChunkRows * kChunkRows, vector = (first - chunk) / kLanes;
     const int64_t vectors = vectors_of(std::min(kChunkRows, args.rows - chunk));
-    char* panel = args.out + chunk / kLanes * panel_bytes(args.inputs);
-    const T* rows[kLanes];
-    Range8 ranges[kLanes];
-    float inverses[kLanes];
-    f32x16 scales{};
-    i32x16 zeros{};
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-        rows[lane] = static_cast<const T*>(args.x) + std::min(first + lane, args.rows - 1) * args.inputs;
-        ranges[lane] = range_of(rows[lane], args.inputs, inverses[lane]);
-        scales[lane] = ranges[lane].scale;
-        zeros[lane] = ranges[lane].zero;
-    }
-    store(panel + vector * 64, scales);
-    store(panel + (vectors + vector) * 64, zeros);
-    panel += 2 * vectors * 64;
-    for (int64_t i = 0; i < args.inputs; i += 64) {
-        alignas(64) uint8_t values[kLanes][64];
-        u32x16 words[16];
+    char* block = args.out + chunk / kLanes * blocks_of(args.inputs) * kPanelBytes;
+    for (int64_t i = 0; i < args.inputs; i += kBlock, block += vectors * kPanelBytes) {
+        u32x16 words[kBlockWords];
+        float scales[kLanes];
+        int32_t zeros[kLanes];
         for (int64_t lane = 0; lane < kLanes; ++lane) {
-            quantise(rows[lane], i, args.inputs, ranges[lane], inverses[lane], values[lane]);
-            words[lane] = load<u32x16>(values[lane]);
+            const T* row = static_cast<const T*>(args.x) + std::min(first + lane, args.rows - 1) * args.inputs;
+            RowBlock quantised;
+            quantise(row + i, args.inputs - i, quantised);
+            words[lane] = load<u32x16>(quantised.values);
+            scales[lane] = quantised.scale;
+            zeros[lane] = quantised.zero;
         }
         transpose(words);
-        const int64_t word = i / kWordInputs, count = std::min(kLanes, words_of(args.inputs) - word);
-        for (int64_t w = 0; w < count; ++w) store(panel + ((word + w) * vectors + vector) * 64, words[w]);
+        for (int64_t w = 0; w < kBlockWords; ++w) store(block + (w * vectors + vector) * 64, words[w]);
+        store(block + (kBlockWords * vectors + vector) * 64, load<f32x16>(scales));
+        store(block + ((kBlockWords + 1) * vectors + vector) * 64, load<i32x16>(zeros));
     }
 }
 
@@ -147,72 +130,86 @@ void quantise_piece(const QuantiseArgs& args, int64_t piece, char*) {
 struct Group {
     const int8_t* words;  // [words][16][4]
     f32x16 scales;
-    i32x16 sums;
-
-    TRIPTYCH_INLINE f32x16 finish(i32x16 dots, Range8 range) const {
-        return to_float(dots - sums * range.zero) * (scales * range.scale);
-    }
 };
 
-// Words of the inputs are dealt out to `Parts` sums, whose additions so do not wait for each other.
+u8x64 ones() { return u8x64{} + 1; }
+
+// Calls take(block, its first word, words), of which the last block may have fewer.
+template <class Take>
+TRIPTYCH_INLINE void each_block(const Group& weight, int64_t words, Take&& take) {
+    for (int64_t first = 0; first < words; first += kBlockWords)
+        take(first / kBlockWords, weight.words + first * 64, std::min(kBlockWords, words - first));
+}
+
 template <int Rows>
-void dot_rows(const Row* const* x, const Group& weight, int64_t words, f32x16* outputs) {
-    constexpr int Parts = kDotSums / Rows < 1 ? 1 : kDotSums / Rows;
-    i32x16 sums[Rows][Parts] = {};
-    const auto add = [&](int64_t word, int part) __attribute__((always_inline)) {
-        const int8_t* place = weight.words + word * 64;
-        __builtin_prefetch(place + 2048);
-        const i8x64 w = load<i8x64>(place);
+void dot_rows(const RowBlock* x, const Group& weight, int64_t words, f32x16* outputs) {
+    const int64_t blocks = (words + kBlockWords - 1) / kBlockWords;
+    f32x16 products[Rows] = {};
+    each_block(weight, words, [&](int64_t block, const int8_t* place, int64_t count) __attribute__((always_inline)) {
+        i32x16 dots[Rows] = {}, sums{};
+#pragma GCC unroll 4
+        for (int64_t word = 0; word < count; ++word) {
+            __builtin_prefetch(place + word * 64 + 2048);
+            const i8x64 w = load<i8x64>(place + word * 64);
+            sums = dot_u8i8(sums, ones(), w);
 #pragma GCC unroll 8
-        for (int r = 0; r < Rows; ++r)
-            sums[r][part] = dot_u8i8(sums[r][part], (u8x64)splat_32(x[r]->values() + word * kWordInputs), w);
-    };
-    int64_t word = 0;
-    for (; word + Parts <= words; word += Parts)
+            for (int r = 0; r < Rows; ++r)
+                dots[r] = dot_u8i8(dots[r], (u8x64)splat_32(x[r * blocks + block].values + word * kWordInputs), w);
+        }
 #pragma GCC unroll 8
-        for (int part = 0; part < Parts; ++part) add(word + part, part);
-    for (; word < words; ++word) add(word, 0);
+        for (int r = 0; r < Rows; ++r) {
+            const RowBlock& row = x[r * blocks + block];
+            products[r] = fma(to_float(dots[r] - sums * row.zero), splat(row.scale), products[r]);
+        }
+    });
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 8
-        for (int part = 1; part < Parts; ++part) sums[r][0] += sums[r][part];
-        outputs[r] = weight.finish(sums[r][0], x[r]->range);
-    }
+    for (int r = 0; r < Rows; ++r) outputs[r] = products[r] * weight.scales;
 }
 
 template <int Most>
-void dot_rows(const Row* const* x, int64_t rows, const Group& weight, int64_t words, f32x16* outputs) {
+void dot_rows(const RowBlock* x, int64_t rows, const Group& weight, int64_t words, f32x16* outputs) {
     if constexpr (Most > 1)
         if (rows < Most) return dot_rows<Most - 1>(x, rows, weight, words, outputs);
     dot_rows<Most>(x, weight, words, outputs);
 }
 
+// Adds the products of a block with kTileOutputs outputs, of which `place` has the first word; sums are their Σ w.
+template <int Vectors>
+TRIPTYCH_INLINE void add_tile(const PanelBlock<Vectors>& x, const int8_t* place, int64_t count, const int32_t* sums,
+                              f32x16 (*products)[Vectors]) {
+    i32x16 dots[kTileOutputs][Vectors] = {};
+    for (int64_t word = 0; word < count; ++word) {
+#pragma GCC unroll 8
+        for (int c = 0; c < kTileOutputs; ++c) {
+            const i8x64 w = (i8x64)splat_32(place + word * 64 + c * kWordInputs);
+#pragma GCC unroll 8
+            for (int v = 0; v < Vectors; ++v) dots[c][v] = dot_u8i8(dots[c][v], x.values[word][v], w);
+        }
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < kTileOutputs; ++c)
+#pragma GCC unroll 8
+        for (int v = 0; v < Vectors; ++v)
+            products[c][v] = fma(to_float(dots[c][v] - x.zeros[v] * sums[c]), x.scales[v], products[c][v]);
+}
+
 template <int Vectors>
 void panel_group(const char* x, const Group& weight, int64_t words, f32x16* outputs) {
-    const auto* panel = reinterpret_cast<const Panel<Vectors>*>(x);
-    i32x16 columns[kGroup][Vectors];
-    for (int first = 0; first < kGroup; first += kTileOutputs) {
-        i32x16 sums[kTileOutputs][Vectors] = {};
-        for (int64_t word = 0; word < words; ++word) {
-            const u8x64* rows = panel->words()[word];
-#pragma GCC unroll 8
-            for (int c = 0; c < kTileOutputs; ++c) {
-                const i8x64 w = (i8x64)splat_32(weight.words + word * 64 + (first + c) * kWordInputs);
-#pragma GCC unroll 8
-                for (int v = 0; v < Vectors; ++v) sums[c][v] = dot_u8i8(sums[c][v], rows[v], w);
-            }
-        }
-#pragma GCC unroll 8
-        for (int c = 0; c < kTileOutputs; ++c)
-#pragma GCC unroll 8
-            for (int v = 0; v < Vectors; ++v) columns[first + c][v] = sums[c][v];
-    }
+    f32x16 products[kGroup][Vectors] = {};
+    each_block(weight, words, [&](int64_t block, const int8_t* place, int64_t count) __attribute__((always_inline)) {
+        i32x16 vector{};
+        for (int64_t word = 0; word < count; ++word) vector = dot_u8i8(vector, ones(), load<i8x64>(place + word * 64));
+        int32_t sums[kGroup];
+        store(sums, vector);
+        const auto& rows = reinterpret_cast<const PanelBlock<Vectors>*>(x)[block];
+        for (int c = 0; c < kGroup; c += kTileOutputs)
+            add_tile<Vectors>(rows, place + c * kWordInputs, count, sums + c, products + c);
+    });
     for (int v = 0; v < Vectors; ++v) {
         u32x16 square[16];
-        for (int c = 0; c < kGroup; ++c) square[c] = (u32x16)columns[c][v];
+        for (int c = 0; c < kGroup; ++c) square[c] = (u32x16)products[c][v];
         transpose(square);
-        for (int lane = 0; lane < kLanes; ++lane)
-            outputs[v * kLanes + lane] = weight.finish((i32x16)square[lane], {panel->scales[v][lane], panel->zeros[v][lane]});
+        for (int lane = 0; lane < kLanes; ++lane) outputs[v * kLanes + lane] = (f32x16)square[lane] * weight.scales;
     }
 }
 
@@ -225,12 +222,12 @@ class Int8Form {
     Group group(const ProductPart& part, int64_t output, int64_t) const {
         const int64_t bytes = std::min(kGroup, part.outputs - output) * 4;
         return {static_cast<const int8_t*>(part.weight) + output * words_ * kWordInputs,
-                load_first<f32x16>(part.scales + output, bytes), load_first<i32x16>(part.sums + output, bytes)};
+                load_first<f32x16>(part.scales + output, bytes)};
     }
 
     void multiply(Range chunk, const Group& weight, f32x16* outputs) const {
         if (rows_ <= Cut::kFew) return few(weight, outputs);
-        const char* panel = x_ + chunk.first / kLanes * panel_bytes(inputs_);
+        const char* panel = x_ + chunk.first / kLanes * blocks_of(inputs_) * kPanelBytes;
         switch (vectors_of(chunk.last - chunk.first)) {
             case 1: return panel_group<1>(panel, weight, words_, outputs);
             case 2: return panel_group<2>(panel, weight, words_, outputs);
@@ -240,10 +237,10 @@ class Int8Form {
 
   private:
     void few(const Group& weight, f32x16* outputs) const {
-        const Row* rows[Cut::kFew];
-        for (int64_t r = 0; r < rows_; ++r) rows[r] = reinterpret_cast<const Row*>(x_ + r * Row::bytes(inputs_));
+        const auto* x = reinterpret_cast<const RowBlock*>(x_);
         for (int64_t r = 0; r < rows_; r += kDotRows)
-            dot_rows<kDotRows>(rows + r, std::min<int64_t>(kDotRows, rows_ - r), weight, words_, outputs + r);
+            dot_rows<kDotRows>(x + r * blocks_of(inputs_), std::min<int64_t>(kDotRows, rows_ - r), weight, words_,
+                               outputs + r);
     }
 
     const char* const x_;

@@ -21,7 +21,6 @@ enum Purpose : int64_t {
 struct ProductPart {
     const void* weight;
     const float* scales;  // [outputs], with int8 weights
-    const int32_t* sums;  // [outputs], with int8 weights
     const void* bias;     // [outputs] or null
     void* out;            // [rows, outputs]
     int64_t outputs;
