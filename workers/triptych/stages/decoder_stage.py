@@ -4,7 +4,8 @@ Everything here runs on the compute thread, between two steps.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -165,8 +166,8 @@ class DecoderStage:
         for sequence in plan.sequences:
             if job := self._job_of(sequence):
                 job.times.first_step = job.times.first_step or step.started
-                if job.outgoing:
-                    self.prefills.push_blocks(job, job.outgoing, sequence)
+                with self._failing(job):
+                    self._push(job)
         self._send_tokens(step.outcome.emitted, step.ended)
 
     def _send_tokens(self, emitted: tuple[Emitted, ...], now: float) -> None:
@@ -177,14 +178,28 @@ class DecoderStage:
             job = self._job_of(item.sequence)
             if job is None:
                 continue
-            if job.awaits_first_token:
-                job.awaits_first_token = False
-                job.session.send(events.prefill_done(job, item, now))
-            else:
-                deltas.setdefault(job.session, []).append(events.token_delta(item, job.proto_key()))
+            with self._failing(job):
+                if job.awaits_first_token:
+                    job.awaits_first_token = False
+                    job.session.send(events.prefill_done(job, item, now))
+                else:
+                    deltas.setdefault(job.session, []).append(events.token_delta(item, job.proto_key()))
         for session, batch in deltas.items():
             self.step_messages += 1
             session.send(events.step_tokens(batch))
+
+    def _push(self, job: Job) -> None:
+        if job.outgoing:
+            self.prefills.push_blocks(job, job.outgoing, job.sequence)
+
+    @contextmanager
+    def _failing(self, job: Job) -> Iterator[None]:
+        """What goes wrong with one job's results ends that job, and leaves the others theirs."""
+        try:
+            yield
+        except Exception as error:
+            logger.exception("a result could not be sent")
+            self.desk.fail(job, Internal(f"the worker failed to send a result: {error}"))
 
     def _job_of(self, sequence: Sequence) -> Job | None:
         """Whose sequence it is, if its router still expects something."""
