@@ -12,7 +12,8 @@ from triptych.models.spec import DecoderSpec
 class Activations:
     """What the layers of one step write into; views of the workspace, T rows each.
 
-    `q`, `k`, `v` and `attended` are seen both as rows ([T, heads · D]) and by head (`…_heads`: [T, heads, D]).
+    `up` is empty where no projection of the feed-forward blocks has a bias, because `gated_linear` needs none. `q`,
+    `k`, `v` and `attended` are seen both as rows ([T, heads · D]) and by head (`…_heads`: [T, heads, D]).
     """
 
     residual: Tensor
@@ -82,5 +83,5 @@ def _widths(spec: DecoderSpec) -> dict[str, int]:
         "v": keys,
         "attended": queries,
         "gate": mlp.intermediate_size,
-        "up": mlp.intermediate_size,
+        "up": mlp.intermediate_size if any(layer.mlp.bias for layer in spec.layers) else 0,
     }

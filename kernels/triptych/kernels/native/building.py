@@ -42,6 +42,11 @@ def missing(all_units: Iterable[Unit]) -> tuple[Unit, ...]:
     return tuple(unit for unit in all_units if not unit.target.exists())
 
 
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def build(all_units: Iterable[Unit], done: Callable[[Unit], None] = lambda unit: None) -> None:
     """Compiles them, as many at a time as there are cores.
 
@@ -52,7 +57,7 @@ def build(all_units: Iterable[Unit], done: Callable[[Unit], None] = lambda unit:
     Raises:
         NotAvailable: there is no compiler, or it fails, or the cache cannot be written.
     """
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(_cores()) as pool:
         results = [(unit, pool.submit(compiled, unit.source, unit.isa)) for unit in all_units]
         for unit, result in results:
             result.result()
