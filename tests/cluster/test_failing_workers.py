@@ -38,20 +38,31 @@ def test_a_worker_killed_at_work_ends_its_requests_and_comes_back(
 ) -> None:
     cluster = start(tiny_llava, "1E1P1D", kv_cache__memory="64MiB", scheduler__max_batch_tokens=16)
     killed = cluster.host(worker_id)
-    with ThreadPoolExecutor(2) as threads:
+    core, held = killed.panel.decoding.stage.core, threading.Event()
+    real = core.step
+
+    def step(*arguments: Any) -> Any:
+        if core.steps > 5:  # still at work when it is killed, however fast the machine is
+            held.wait(20)
+        return real(*arguments)
+
+    core.step = step
+    with ThreadPoolExecutor(3) as threads:
         # Prefill: 16 of 3500 tokens a step. Decode: 3500 steps.
         prompt = ask(700, images=1) if worker_id == "prefill-0" else ask(4, images=1)
         options = {"max_tokens": 5} if worker_id == "prefill-0" else LONG
         running = [threads.submit(cluster.client.generate, prompt, **options) for _ in range(2)]
-        eventually(lambda: killed.panel.decoding.stage.core.steps > 5)
+        eventually(lambda: core.steps > 5)
         incarnation = killed.panel.welcome().incarnation
-        cluster.runtime.actors[worker_id].kill()
+        killing = threads.submit(cluster.runtime.actors[worker_id].kill)
         for future in running:
             error = future.exception()
             assert isinstance(error, Unavailable)
             assert f"worker {worker_id} was lost" in error.message
             assert error.request_id
             assert error.retry_after
+        held.set()
+        killing.result()
     eventually(lambda: restarted(cluster, worker_id))
     assert cluster.host(worker_id).panel.welcome().incarnation != incarnation
     questions = oracle.questions(tiny_llava, lambda: ask(4, images=2), 2, TOKENS)
