@@ -29,7 +29,7 @@ def guarded(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Te
 def weights() -> Iterator[Weight]:
     """[64, 32] in each form."""
     yield DenseWeight(torch.randn(64, 32))
-    yield Int8Weight(torch.ones(4, 8, 16, 4).char(), torch.ones(64), torch.full((64,), 32).int(), 32)
+    yield Int8Weight(torch.ones(4, 8, 16, 4).char(), torch.ones(64), 32)
     yield GgufWeight(torch.zeros(64, 34, dtype=torch.uint8), "Q8_0", 32)
 
 
