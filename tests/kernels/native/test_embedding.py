@@ -79,7 +79,7 @@ def table(form: str, outputs: int, width: int) -> Weight:
     if form == "int8":
         tiles = (-(-outputs // 16), -(-width // 4), 16, 4)
         values = torch.randint(-127, 128, tiles, dtype=torch.int8)
-        return Int8Weight(values, torch.rand(outputs), torch.zeros(outputs, dtype=torch.int32), width)
+        return Int8Weight(values, torch.rand(outputs), width)
     kind: GgufKind = form  # type: ignore[assignment]
     blocks = torch.randint(256, (outputs * width // 32, GGUF_BLOCK_BYTES[kind]), dtype=torch.uint8)
     blocks[:, :2] = torch.randn(len(blocks), 1).half().view(torch.uint8)
