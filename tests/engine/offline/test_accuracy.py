@@ -86,7 +86,7 @@ def test_compiled_kernels_round_no_more_than_torch_does(
 
 @pytest.mark.parametrize(
     ("quantization", "same", "overturned", "divergence"),
-    [("gguf", 0.965, 0.3, 0.005), ("int8", 0.92, 2.0, 0.03)],
+    [("gguf", 0.965, 0.3, 0.005), ("int8", 0.95, 0.75, 0.01)],
 )
 def test_quantised(
     quantization: str, same: float, overturned: float, divergence: float, agreement: Callable[[str], Agreement]
