@@ -52,11 +52,12 @@ def register(isa: Isa) -> None:
         NotAvailable: they cannot be compiled or loaded here.
     """
     from triptych.kernels.native import activation, attention, embedding, linear, norm, rope_store, sampling
-    from triptych.kernels.native.building import build, units
+    from triptych.kernels.native.building import build, missing, units
     from triptych.kernels.native.library import load
 
-    build(units((isa,)))
-    for unit in units((isa,)):
+    needed = units((isa,))
+    build(missing(needed))  # what is there already is checked once, when it is loaded
+    for unit in needed:
         load(unit.source, unit.isa)
     for kernels in (activation, attention, embedding, linear, norm, rope_store, sampling):
         kernels.register(isa)

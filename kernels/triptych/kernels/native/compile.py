@@ -121,6 +121,7 @@ def _checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@cache
 def _digest(source: Path, isa: Isa) -> str:
     headers = sorted(source.parent.glob("*.h"))
     texts = [path.read_text() for path in (source, *headers)]
