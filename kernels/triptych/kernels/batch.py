@@ -59,7 +59,6 @@ class AttentionBatch:
     _spans: dict[tuple[int, torch.device], tuple[SequenceSpan, ...]] = field(
         default_factory=dict, init=False, repr=False
     )
-    _workspaces: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def spans(self, block_size: int, device: torch.device) -> tuple[SequenceSpan, ...]:
         """The same as numbers and index tensors on `device`; built by the first layer that asks, then kept."""
@@ -73,12 +72,3 @@ class AttentionBatch:
                 for (start, stop), length, table in zip(pairwise(bounds), lengths, tables, strict=True)
             )
         return self._spans[key]
-
-    def workspace(self, floats: int) -> Tensor:
-        """[floats] float32 with undefined contents, for intermediate results of a kernel.
-
-        Shared by all layers of the step, which run one after the other. Memory that is never touched costs nothing.
-        """
-        if floats not in self._workspaces:
-            self._workspaces[floats] = torch.empty(floats, dtype=torch.float32)
-        return self._workspaces[floats]

@@ -9,7 +9,7 @@ from triptych.kernels.attention import paged_attention
 from triptych.kernels.batch import AttentionBatch
 from triptych.kernels.native.isa import Isa
 from triptych.kernels.native.library import Kernel, load_kernel
-from triptych.kernels.native.team import submit
+from triptych.kernels.native.team import submit, workspace
 
 _TILE_ROWS = 48  # these three as in src/attention_work.h
 _MAX_SPLITS = 16
@@ -105,7 +105,7 @@ class PagedAttention:
         rows, heads, _ = q.shape
         partials = None
         if batch.block_tables.shape[1] * block_size > _SPLIT_TOKENS:
-            partials = batch.workspace(_partial_floats(batch, rows, heads, kv_heads, head_dim))
+            partials = workspace(_partial_bytes(batch, rows, heads, kv_heads, head_dim))
         args = AttentionArgs(
             q.data_ptr(),
             kv.data_ptr(),
@@ -133,10 +133,13 @@ class PagedAttention:
             submit(self._merge, args, *tensors)
 
 
-def _partial_floats(batch: AttentionBatch, rows: int, heads: int, kv_heads: int, head_dim: int) -> int:
-    """What the splits of a batch can leave at most: only sequences with at most one tile of queries are split."""
+def _partial_bytes(batch: AttentionBatch, rows: int, heads: int, kv_heads: int, head_dim: int) -> int:
+    """What the splits of a batch can leave at most: only sequences with at most one tile of queries are split.
+
+    float32. Most of it is never touched, and costs nothing.
+    """
     tile = min(max(_TILE_ROWS * kv_heads // heads, 1), _TILE_ROWS)
-    return min(rows, batch.kv_lengths.shape[0] * tile) * heads * _MAX_SPLITS * (head_dim + 2)
+    return min(rows, batch.kv_lengths.shape[0] * tile) * heads * _MAX_SPLITS * (head_dim + 2) * 4
 
 
 def _fits(q: Tensor, kv: Tensor, out: Tensor) -> bool:
