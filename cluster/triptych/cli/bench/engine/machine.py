@@ -61,16 +61,12 @@ def gemm_peak(threads: int, precision: Precision) -> float:
     A multiplication and an addition count as two. The matrices are [2048, 2048]; the second one is read transposed,
     as a linear reads its weights. torch's thread count is the same afterwards.
     """
-    import torch
+    from triptych.engine.threads import torch_threads
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         multiply = _product(precision)
         multiply()
         return 2 * GEMM_SIZE**3 / min(_timed(multiply))
-    finally:
-        torch.set_num_threads(before)
 
 
 class Machine:
