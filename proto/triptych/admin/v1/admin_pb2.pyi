@@ -30,6 +30,9 @@ class _WorkerHealthEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerHe
     WORKER_HEALTH_STARTING: _WorkerHealth.ValueType  # 1
     WORKER_HEALTH_HEALTHY: _WorkerHealth.ValueType  # 2
     WORKER_HEALTH_LOST: _WorkerHealth.ValueType  # 3
+    WORKER_HEALTH_SUSPECT: _WorkerHealth.ValueType  # 4
+    """Silent for longer than usual, or failing: gets no new work."""
+    WORKER_HEALTH_DRAINING: _WorkerHealth.ValueType  # 5
 
 class WorkerHealth(_WorkerHealth, metaclass=_WorkerHealthEnumTypeWrapper): ...
 
@@ -37,6 +40,9 @@ WORKER_HEALTH_UNSPECIFIED: WorkerHealth.ValueType  # 0
 WORKER_HEALTH_STARTING: WorkerHealth.ValueType  # 1
 WORKER_HEALTH_HEALTHY: WorkerHealth.ValueType  # 2
 WORKER_HEALTH_LOST: WorkerHealth.ValueType  # 3
+WORKER_HEALTH_SUSPECT: WorkerHealth.ValueType  # 4
+"""Silent for longer than usual, or failing: gets no new work."""
+WORKER_HEALTH_DRAINING: WorkerHealth.ValueType  # 5
 Global___WorkerHealth: _TypeAlias = WorkerHealth  # noqa: Y015
 
 @_typing.final
@@ -151,6 +157,10 @@ class RouterStatus(_message.Message):
     GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
     AWAITING_FREE_FIELD_NUMBER: _builtins.int
     UPTIME_MS_FIELD_NUMBER: _builtins.int
+    REPLAYS_FIELD_NUMBER: _builtins.int
+    REPLAYED_TOKENS_FIELD_NUMBER: _builtins.int
+    RESUMED_REQUESTS_FIELD_NUMBER: _builtins.int
+    WAITING_REQUESTS_FIELD_NUMBER: _builtins.int
     running_requests: _builtins.int
     """Requests that the router owns now."""
     max_running_requests: _builtins.int
@@ -162,6 +172,14 @@ class RouterStatus(_message.Message):
     awaiting_free: _builtins.int
     """Ended requests of which a worker has not acknowledged Free yet."""
     uptime_ms: _builtins.int
+    replays: _builtins.int
+    """Attempts that were begun anew after a worker was lost, failed or drained."""
+    replayed_tokens: _builtins.int
+    """Tokens that were computed a second time because of that: prompts, and answers so far."""
+    resumed_requests: _builtins.int
+    """Clients that came back to their running or finished answer, or had it continued after another router's end."""
+    waiting_requests: _builtins.int
+    """Requests that wait for a worker."""
     def __init__(
         self,
         *,
@@ -174,10 +192,14 @@ class RouterStatus(_message.Message):
         generated_tokens: _builtins.int = ...,
         awaiting_free: _builtins.int = ...,
         uptime_ms: _builtins.int = ...,
+        replays: _builtins.int = ...,
+        replayed_tokens: _builtins.int = ...,
+        resumed_requests: _builtins.int = ...,
+        waiting_requests: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaiting_free", b"awaiting_free", "cancelled_requests", b"cancelled_requests", "failed_requests", b"failed_requests", "finished_requests", b"finished_requests", "generated_tokens", b"generated_tokens", "max_running_requests", b"max_running_requests", "refused_requests", b"refused_requests", "running_requests", b"running_requests", "uptime_ms", b"uptime_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaiting_free", b"awaiting_free", "cancelled_requests", b"cancelled_requests", "failed_requests", b"failed_requests", "finished_requests", b"finished_requests", "generated_tokens", b"generated_tokens", "max_running_requests", b"max_running_requests", "refused_requests", b"refused_requests", "replayed_tokens", b"replayed_tokens", "replays", b"replays", "resumed_requests", b"resumed_requests", "running_requests", b"running_requests", "uptime_ms", b"uptime_ms", "waiting_requests", b"waiting_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -216,3 +238,93 @@ class CancelGenerationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelGenerationResponse: _TypeAlias = CancelGenerationResponse  # noqa: Y015
+
+@_typing.final
+class DrainWorkerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    timeout_ms: _builtins.int
+    """How long running requests may go on there before they are moved; unset takes the cluster's drain_seconds."""
+    def __init__(
+        self,
+        *,
+        worker_id: _builtins.str = ...,
+        timeout_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "timeout_ms", b"timeout_ms", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__timeout_ms: _TypeAlias = _typing.Literal["timeout_ms"]  # noqa: Y015
+    _WhichOneofArgType__timeout_ms: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_ms) -> _WhichOneofReturnType__timeout_ms | None: ...
+
+Global___DrainWorkerRequest: _TypeAlias = DrainWorkerRequest  # noqa: Y015
+
+@_typing.final
+class DrainWorkerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainWorkerResponse: _TypeAlias = DrainWorkerResponse  # noqa: Y015
+
+@_typing.final
+class ScaleStageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    stage: _stage_pb2.Stage.ValueType
+    replicas: _builtins.int
+    def __init__(
+        self,
+        *,
+        stage: _stage_pb2.Stage.ValueType = ...,
+        replicas: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replicas", b"replicas", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScaleStageRequest: _TypeAlias = ScaleStageRequest  # noqa: Y015
+
+@_typing.final
+class ScaleStageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTED_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def started(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Workers that are being started."""
+
+    @_builtins.property
+    def drained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Workers that are being drained."""
+
+    def __init__(
+        self,
+        *,
+        started: _abc.Iterable[_builtins.str] | None = ...,
+        drained: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drained", b"drained", "started", b"started"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScaleStageResponse: _TypeAlias = ScaleStageResponse  # noqa: Y015

@@ -45,6 +45,16 @@ class AdminServiceStub:
                 request_serializer=triptych_dot_admin_dot_v1_dot_admin__pb2.CancelGenerationRequest.SerializeToString,
                 response_deserializer=triptych_dot_admin_dot_v1_dot_admin__pb2.CancelGenerationResponse.FromString,
                 _registered_method=True)
+        self.DrainWorker = channel.unary_unary(
+                '/triptych.admin.v1.AdminService/DrainWorker',
+                request_serializer=triptych_dot_admin_dot_v1_dot_admin__pb2.DrainWorkerRequest.SerializeToString,
+                response_deserializer=triptych_dot_admin_dot_v1_dot_admin__pb2.DrainWorkerResponse.FromString,
+                _registered_method=True)
+        self.ScaleStage = channel.unary_unary(
+                '/triptych.admin.v1.AdminService/ScaleStage',
+                request_serializer=triptych_dot_admin_dot_v1_dot_admin__pb2.ScaleStageRequest.SerializeToString,
+                response_deserializer=triptych_dot_admin_dot_v1_dot_admin__pb2.ScaleStageResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -64,6 +74,22 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainWorker(self, request, context):
+        """Takes a worker out: no new work, what runs there finishes or moves on to another worker, then it ends. Returns at
+        once; the status shows how far it is. NOT_FOUND when there is no such worker, FAILED_PRECONDITION when it is the
+        last one that can do its work.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScaleStage(self, request, context):
+        """Sets how many workers a stage has: new ones are started, superfluous ones drained. Returns at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +102,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.CancelGeneration,
                     request_deserializer=triptych_dot_admin_dot_v1_dot_admin__pb2.CancelGenerationRequest.FromString,
                     response_serializer=triptych_dot_admin_dot_v1_dot_admin__pb2.CancelGenerationResponse.SerializeToString,
+            ),
+            'DrainWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainWorker,
+                    request_deserializer=triptych_dot_admin_dot_v1_dot_admin__pb2.DrainWorkerRequest.FromString,
+                    response_serializer=triptych_dot_admin_dot_v1_dot_admin__pb2.DrainWorkerResponse.SerializeToString,
+            ),
+            'ScaleStage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScaleStage,
+                    request_deserializer=triptych_dot_admin_dot_v1_dot_admin__pb2.ScaleStageRequest.FromString,
+                    response_serializer=triptych_dot_admin_dot_v1_dot_admin__pb2.ScaleStageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -133,6 +169,60 @@ class AdminService:
             '/triptych.admin.v1.AdminService/CancelGeneration',
             triptych_dot_admin_dot_v1_dot_admin__pb2.CancelGenerationRequest.SerializeToString,
             triptych_dot_admin_dot_v1_dot_admin__pb2.CancelGenerationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.admin.v1.AdminService/DrainWorker',
+            triptych_dot_admin_dot_v1_dot_admin__pb2.DrainWorkerRequest.SerializeToString,
+            triptych_dot_admin_dot_v1_dot_admin__pb2.DrainWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScaleStage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.admin.v1.AdminService/ScaleStage',
+            triptych_dot_admin_dot_v1_dot_admin__pb2.ScaleStageRequest.SerializeToString,
+            triptych_dot_admin_dot_v1_dot_admin__pb2.ScaleStageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,13 @@ class AdminServiceStub:
     GetClusterStatus: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetClusterStatusRequest, _admin_pb2.GetClusterStatusResponse]
     CancelGeneration: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CancelGenerationRequest, _admin_pb2.CancelGenerationResponse]
     """Ends a running request as if its client had gone. NOT_FOUND when no such request runs."""
+    DrainWorker: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainWorkerRequest, _admin_pb2.DrainWorkerResponse]
+    """Takes a worker out: no new work, what runs there finishes or moves on to another worker, then it ends. Returns at
+    once; the status shows how far it is. NOT_FOUND when there is no such worker, FAILED_PRECONDITION when it is the
+    last one that can do its work.
+    """
+    ScaleStage: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ScaleStageRequest, _admin_pb2.ScaleStageResponse]
+    """Sets how many workers a stage has: new ones are started, superfluous ones drained. Returns at once."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -45,6 +52,13 @@ class AdminServiceAsyncStub(AdminServiceStub):
     GetClusterStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetClusterStatusRequest, _admin_pb2.GetClusterStatusResponse]  # type: ignore[assignment]
     CancelGeneration: _aio.UnaryUnaryMultiCallable[_admin_pb2.CancelGenerationRequest, _admin_pb2.CancelGenerationResponse]  # type: ignore[assignment]
     """Ends a running request as if its client had gone. NOT_FOUND when no such request runs."""
+    DrainWorker: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainWorkerRequest, _admin_pb2.DrainWorkerResponse]  # type: ignore[assignment]
+    """Takes a worker out: no new work, what runs there finishes or moves on to another worker, then it ends. Returns at
+    once; the status shows how far it is. NOT_FOUND when there is no such worker, FAILED_PRECONDITION when it is the
+    last one that can do its work.
+    """
+    ScaleStage: _aio.UnaryUnaryMultiCallable[_admin_pb2.ScaleStageRequest, _admin_pb2.ScaleStageResponse]  # type: ignore[assignment]
+    """Sets how many workers a stage has: new ones are started, superfluous ones drained. Returns at once."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """What an operator asks a running cluster."""
@@ -63,5 +77,24 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CancelGenerationResponse, _abc.Awaitable[_admin_pb2.CancelGenerationResponse]]:
         """Ends a running request as if its client had gone. NOT_FOUND when no such request runs."""
+
+    @_abc_1.abstractmethod
+    def DrainWorker(
+        self,
+        request: _admin_pb2.DrainWorkerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DrainWorkerResponse, _abc.Awaitable[_admin_pb2.DrainWorkerResponse]]:
+        """Takes a worker out: no new work, what runs there finishes or moves on to another worker, then it ends. Returns at
+        once; the status shows how far it is. NOT_FOUND when there is no such worker, FAILED_PRECONDITION when it is the
+        last one that can do its work.
+        """
+
+    @_abc_1.abstractmethod
+    def ScaleStage(
+        self,
+        request: _admin_pb2.ScaleStageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ScaleStageResponse, _abc.Awaitable[_admin_pb2.ScaleStageResponse]]:
+        """Sets how many workers a stage has: new ones are started, superfluous ones drained. Returns at once."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

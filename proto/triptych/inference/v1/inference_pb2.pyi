@@ -97,14 +97,22 @@ class GenerationInput(_message.Message):
     CHAT_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     PLACEMENT_FIELD_NUMBER: _builtins.int
+    LINGER_MS_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model; empty means the one that is served."""
     request_id: _builtins.str
-    """The caller's id, unique among running requests; empty lets the server choose."""
+    """The caller's id, unique among running requests; empty lets the server choose. It is the idempotency key: without a
+    seed of its own a request draws its random numbers from it, so that the same request has the same answer again.
+    """
     text: _builtins.str
     """Plain text, tokenized without a chat template."""
     placement: Global___Placement.ValueType
     """Which stages may serve this request; unspecified lets the router choose."""
+    linger_ms: _builtins.int
+    """How long the request goes on when its client's connection ends, for the client to come back with `resume`.
+    0 cancels it at once.
+    """
     @_builtins.property
     def token_ids(self) -> Global___TokenIds:
         """Token ids, taken as they are."""
@@ -115,6 +123,10 @@ class GenerationInput(_message.Message):
 
     @_builtins.property
     def sampling(self) -> _sampling_pb2.SamplingParams: ...
+    @_builtins.property
+    def resume(self) -> Global___Resume:
+        """Set by a client that comes back: the rest of the answer is wanted. The request is otherwise as it was."""
+
     def __init__(
         self,
         *,
@@ -125,16 +137,47 @@ class GenerationInput(_message.Message):
         chat: Global___Chat | None = ...,
         sampling: _sampling_pb2.SamplingParams | None = ...,
         placement: Global___Placement.ValueType = ...,
+        linger_ms: _builtins.int = ...,
+        resume: Global___Resume | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "prompt", b"prompt", "sampling", b"sampling", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_resume", b"_resume", "chat", b"chat", "prompt", b"prompt", "resume", b"resume", "sampling", b"sampling", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "model", b"model", "placement", b"placement", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resume", b"_resume", "chat", b"chat", "linger_ms", b"linger_ms", "model", b"model", "placement", b"placement", "prompt", b"prompt", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__resume: _TypeAlias = _typing.Literal["resume"]  # noqa: Y015
+    _WhichOneofArgType__resume: _TypeAlias = _typing.Literal["_resume", b"_resume"]  # noqa: Y015
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "token_ids", "chat"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resume) -> _WhichOneofReturnType__resume | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
 Global___GenerationInput: _TypeAlias = GenerationInput  # noqa: Y015
+
+@_typing.final
+class Resume(_message.Message):
+    """What a client that comes back has of its answer. If the router still knows the request, the stream goes on from
+    there; if it does not (it is a new one, or gave the request up), the answer is computed on from these tokens.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIVED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def received_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        received_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["received_token_ids", b"received_token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resume: _TypeAlias = Resume  # noqa: Y015
 
 @_typing.final
 class TokenIds(_message.Message):
@@ -356,12 +399,15 @@ class Usage(_message.Message):
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     IMAGE_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    REPLAYS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     completion_tokens: _builtins.int
     image_tokens: _builtins.int
     """Tokens of the prompt that stand for images."""
     cached_tokens: _builtins.int
     """Tokens of the prompt that were not computed again, because an earlier request began alike."""
+    replays: _builtins.int
+    """How often the request was begun anew after a worker was lost, failed or drained."""
     def __init__(
         self,
         *,
@@ -369,10 +415,11 @@ class Usage(_message.Message):
         completion_tokens: _builtins.int = ...,
         image_tokens: _builtins.int = ...,
         cached_tokens: _builtins.int = ...,
+        replays: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "image_tokens", b"image_tokens", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "image_tokens", b"image_tokens", "prompt_tokens", b"prompt_tokens", "replays", b"replays"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -389,7 +436,7 @@ class Span(_message.Message):
     START_US_FIELD_NUMBER: _builtins.int
     DURATION_US_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"queue", "encode", "reserve", "embeddings", "prefill", "kv transfer", "first token" or "decode"."""
+    """"queue", "encode", "reserve", "embeddings", "prefill", "kv transfer", "first token", "decode" or "replay"."""
     worker: _builtins.str
     """The worker that did it; empty for the router."""
     start_us: _builtins.int

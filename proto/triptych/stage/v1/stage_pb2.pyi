@@ -52,6 +52,12 @@ class ConnectRequest(_message.Message):
     DECODE_FIELD_NUMBER: _builtins.int
     FREE_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    DRAIN_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Counts the messages of this direction of the stream from 1. A number that was left out means that a message was
+    lost: the receiver ends the stream, and everything the stream stood for is done again elsewhere.
+    """
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -66,6 +72,8 @@ class ConnectRequest(_message.Message):
     def free(self) -> Global___Free: ...
     @_builtins.property
     def heartbeat(self) -> Global___Heartbeat: ...
+    @_builtins.property
+    def drain(self) -> Global___Drain: ...
     def __init__(
         self,
         *,
@@ -76,12 +84,14 @@ class ConnectRequest(_message.Message):
         decode: Global___Decode | None = ...,
         free: Global___Free | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
+        drain: Global___Drain | None = ...,
+        number: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "decode", b"decode", "encode", b"encode", "free", b"free", "heartbeat", b"heartbeat", "hello", b"hello", "prefill", b"prefill", "reserve", b"reserve"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "decode", b"decode", "drain", b"drain", "encode", b"encode", "free", b"free", "heartbeat", b"heartbeat", "hello", b"hello", "prefill", b"prefill", "reserve", b"reserve"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "decode", b"decode", "encode", b"encode", "free", b"free", "heartbeat", b"heartbeat", "hello", b"hello", "prefill", b"prefill", "reserve", b"reserve"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "decode", b"decode", "drain", b"drain", "encode", b"encode", "free", b"free", "heartbeat", b"heartbeat", "hello", b"hello", "number", b"number", "prefill", b"prefill", "reserve", b"reserve"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["hello", "encode", "reserve", "prefill", "decode", "free", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["hello", "encode", "reserve", "prefill", "decode", "free", "heartbeat", "drain"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -102,6 +112,9 @@ class ConnectResponse(_message.Message):
     FREED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     LOAD_REPORT_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """As in ConnectRequest."""
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -132,10 +145,11 @@ class ConnectResponse(_message.Message):
         freed: Global___Freed | None = ...,
         failed: Global___Failed | None = ...,
         load_report: Global___LoadReport | None = ...,
+        number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["encode_done", b"encode_done", "event", b"event", "failed", b"failed", "freed", b"freed", "kv_ready", b"kv_ready", "load_report", b"load_report", "prefill_done", b"prefill_done", "reserved", b"reserved", "step_tokens", b"step_tokens", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode_done", b"encode_done", "event", b"event", "failed", b"failed", "freed", b"freed", "kv_ready", b"kv_ready", "load_report", b"load_report", "prefill_done", b"prefill_done", "reserved", b"reserved", "step_tokens", b"step_tokens", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode_done", b"encode_done", "event", b"event", "failed", b"failed", "freed", b"freed", "kv_ready", b"kv_ready", "load_report", b"load_report", "number", b"number", "prefill_done", b"prefill_done", "reserved", b"reserved", "step_tokens", b"step_tokens", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["welcome", "encode_done", "reserved", "prefill_done", "kv_ready", "step_tokens", "freed", "failed", "load_report"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
@@ -411,6 +425,7 @@ class Reserve(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     MEDIA_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    EMITTED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     timeout_ms: _builtins.int
     @_builtins.property
     def key(self) -> Global___OperationKey: ...
@@ -422,6 +437,10 @@ class Reserve(_message.Message):
     def media(self) -> _containers.RepeatedCompositeFieldContainer[Global___MediaSpan]:
         """Where to pull embeddings from should the KV have to be computed again."""
 
+    @_builtins.property
+    def emitted_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens of the answer that earlier attempts have produced; blocks are reserved for them too."""
+
     def __init__(
         self,
         *,
@@ -430,10 +449,11 @@ class Reserve(_message.Message):
         sampling: _sampling_pb2.SamplingParams | None = ...,
         media: _abc.Iterable[Global___MediaSpan] | None = ...,
         timeout_ms: _builtins.int = ...,
+        emitted_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "media", b"media", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted_token_ids", b"emitted_token_ids", "key", b"key", "media", b"media", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -512,6 +532,7 @@ class Prefill(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     TICKET_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    EMITTED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     timeout_ms: _builtins.int
     @_builtins.property
     def key(self) -> Global___OperationKey: ...
@@ -523,6 +544,10 @@ class Prefill(_message.Message):
     def sampling(self) -> _sampling_pb2.SamplingParams: ...
     @_builtins.property
     def ticket(self) -> Global___Ticket: ...
+    @_builtins.property
+    def emitted_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens of the answer that earlier attempts have produced: computed like the prompt, counted like the answer."""
+
     def __init__(
         self,
         *,
@@ -532,10 +557,11 @@ class Prefill(_message.Message):
         sampling: _sampling_pb2.SamplingParams | None = ...,
         ticket: Global___Ticket | None = ...,
         timeout_ms: _builtins.int = ...,
+        emitted_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ticket", b"_ticket", "key", b"key", "sampling", b"sampling", "ticket", b"ticket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ticket", b"_ticket", "key", b"key", "media", b"media", "sampling", b"sampling", "ticket", b"ticket", "timeout_ms", b"timeout_ms", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ticket", b"_ticket", "emitted_token_ids", b"emitted_token_ids", "key", b"key", "media", b"media", "sampling", b"sampling", "ticket", b"ticket", "timeout_ms", b"timeout_ms", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ticket: _TypeAlias = _typing.Literal["ticket"]  # noqa: Y015
     _WhichOneofArgType__ticket: _TypeAlias = _typing.Literal["_ticket", b"_ticket"]  # noqa: Y015
@@ -631,7 +657,7 @@ Global___KvReady: _TypeAlias = KvReady  # noqa: Y015
 
 @_typing.final
 class Decode(_message.Message):
-    """Go on after the tokens that the prefill worker emitted, as soon as the KV is there."""
+    """Go on after these tokens, all that the answer has so far, as soon as the KV is there."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -685,8 +711,11 @@ class TokenDelta(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
     finish_reason: _sampling_pb2.FinishReason.ValueType
     """Set with the request's last token. The blocks stay held until Free."""
+    first: _builtins.int
+    """Place of the first of token_ids in the answer, from 0: what is there twice is dropped, what is missing is noticed."""
     @_builtins.property
     def key(self) -> Global___OperationKey:
         """Unset inside PrefillDone, which has the key."""
@@ -702,10 +731,11 @@ class TokenDelta(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         logprobs: _abc.Iterable[_sampling_pb2.PositionLogprobs] | None = ...,
         finish_reason: _sampling_pb2.FinishReason.ValueType = ...,
+        first: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "key", b"key", "logprobs", b"logprobs", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "first", b"first", "key", b"key", "logprobs", b"logprobs", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -813,6 +843,23 @@ class Heartbeat(_message.Message):
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
 @_typing.final
+class Drain(_message.Message):
+    """Take no new work: the worker's health turns to NOT_SERVING; what runs goes on. There is no way back but a new process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Drain: _TypeAlias = Drain  # noqa: Y015
+
+@_typing.final
 class LoadReport(_message.Message):
     """Sent on change, at most ten times a second, and with every heartbeat."""
 
@@ -834,6 +881,9 @@ class LoadReport(_message.Message):
     RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
     PREFIX_QUERY_TOKENS_FIELD_NUMBER: _builtins.int
     PREFIX_HIT_TOKENS_FIELD_NUMBER: _builtins.int
+    RUNNABLE_REQUESTS_FIELD_NUMBER: _builtins.int
+    OPEN_LEASES_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     running_requests: _builtins.int
     queued_requests: _builtins.int
     queued_tokens: _builtins.int
@@ -852,6 +902,11 @@ class LoadReport(_message.Message):
     prefix_query_tokens: _builtins.int
     """Prompt tokens that were looked up in the prefix cache, and how many of them were found, since the worker started."""
     prefix_hit_tokens: _builtins.int
+    runnable_requests: _builtins.int
+    """Requests that a step could be computed for now: where there are some and `steps` stands still, the worker hangs."""
+    open_leases: _builtins.int
+    """Reservations whose lease runs."""
+    draining: _builtins.bool
     def __init__(
         self,
         *,
@@ -871,10 +926,13 @@ class LoadReport(_message.Message):
         resident_bytes: _builtins.int = ...,
         prefix_query_tokens: _builtins.int = ...,
         prefix_hit_tokens: _builtins.int = ...,
+        runnable_requests: _builtins.int = ...,
+        open_leases: _builtins.int = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoded_images", b"encoded_images", "free_blocks", b"free_blocks", "generated_tokens", b"generated_tokens", "held_blocks", b"held_blocks", "held_embedding_bytes", b"held_embedding_bytes", "held_embeddings", b"held_embeddings", "prefilled_tokens", b"prefilled_tokens", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "queued_images", b"queued_images", "queued_requests", b"queued_requests", "queued_tokens", b"queued_tokens", "resident_bytes", b"resident_bytes", "running_requests", b"running_requests", "step_messages", b"step_messages", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "encoded_images", b"encoded_images", "free_blocks", b"free_blocks", "generated_tokens", b"generated_tokens", "held_blocks", b"held_blocks", "held_embedding_bytes", b"held_embedding_bytes", "held_embeddings", b"held_embeddings", "open_leases", b"open_leases", "prefilled_tokens", b"prefilled_tokens", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "queued_images", b"queued_images", "queued_requests", b"queued_requests", "queued_tokens", b"queued_tokens", "resident_bytes", b"resident_bytes", "runnable_requests", b"runnable_requests", "running_requests", b"running_requests", "step_messages", b"step_messages", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
