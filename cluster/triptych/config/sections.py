@@ -102,12 +102,25 @@ class RouterSpec(Section):
     """Requests that one worker is sent at once."""
     colocate_below_tokens: int = Field(default=0, ge=0)
     """Prompts with fewer tokens are read where they are answered, without a transfer."""
+    max_retries: int = Field(default=3, ge=0, le=100)
+    """Times that a request is begun anew, from the tokens that it has, after a worker was lost or failed."""
+    replay_patience: float = Field(default=60.0, ge=0, le=3600)
+    """Seconds that a request which has lost its worker waits for another one."""
+    stall_seconds: float = Field(default=30.0, ge=5, le=3600)
+    """Seconds without a step after which a worker with something to compute is taken for dead and started anew."""
+    drain_seconds: float = Field(default=30.0, ge=0, le=86400)
+    """Seconds that requests may go on running on a worker that is drained before they move to another one."""
+    max_linger_seconds: float = Field(default=60.0, ge=0, le=3600)
+    """Most that a client may ask for: seconds that its request goes on after its connection was lost."""
     max_images_per_request: int = Field(default=16, ge=0, le=1024)
     """Images of one request."""
     max_image_bytes: Annotated[int, ByteRange(1, MAX_MESSAGE_BYTES)] = 20 * MIB
     """Size of one encoded image."""
     max_image_pixels: int = Field(default=50_000_000, ge=1, le=178_956_970)
     """Width times height of one image, looked up in its header before it is decoded."""
+    picture_memory: Annotated[int, ByteRange(MIB, 1024 * GIB)] = GIB
+    """Size of the pictures that running requests may hold together, so that they can be encoded again; further ones
+    get RESOURCE_EXHAUSTED."""
 
 
 class TransferSpec(Section):
@@ -126,3 +139,8 @@ class RaySpec(Section):
 
     address: str | None = Field(default=None, min_length=1)
     """A running Ray cluster to join; without it one is started on this machine."""
+    cluster_name: str | None = Field(default=None, pattern=r"^[\w.:-]{1,128}$")
+    """What sets clusters of one Ray cluster apart; without it, the served name. A `triptych serve` that is started
+    again under the same name takes over the workers that it finds."""
+    orphan_seconds: float = Field(default=600.0, ge=10, le=86400)
+    """Seconds without a router after which a worker of a joined Ray cluster ends by itself."""
