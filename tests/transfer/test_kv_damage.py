@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from triptych.core.errors import DataLoss, FailedPrecondition
+from triptych.core.leases.reservation import Open
 from triptych.transfer import PoolGeometry, TransferBackend
 from triptych.transfer.frames import Chunk, Frame
-from triptych.transfer.reservation import Open
 
 GEOMETRY = PoolGeometry(layers=3, blocks=24, page_bytes=520)
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from triptych.core.errors import Cancelled, FailedPrecondition, Unavailable
+from triptych.core.leases.reservation import Closing, Complete, Open, Receiving
 from triptych.transfer import PoolGeometry, Timeouts, TransferBackend, host_id
 from triptych.transfer.codec import encode
 from triptych.transfer.connection import Connection
 from triptych.transfer.frames import Ack, Chunk, Frame, Hello
 from triptych.transfer.pages import Pages
-from triptych.transfer.reservation import Closing, Complete, Open, Receiving
 from triptych.transfer.runs import runs_of
 
 GEOMETRY = PoolGeometry(layers=3, blocks=24, page_bytes=520)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from triptych.core.errors import FailedPrecondition, InvalidArgument
+from triptych.core.leases.reservation import Complete
 from triptych.transfer import (
     Endpoint,
     PoolGeometry,
@@ -13,7 +14,6 @@ from triptych.transfer import (
     TransferBackend,
     TransferCounts,
 )
-from triptych.transfer.reservation import Complete
 
 GEOMETRY = PoolGeometry(layers=3, blocks=24, page_bytes=520)
 BLOCK_BYTES = GEOMETRY.block_bytes

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from triptych.core.errors import FailedPrecondition, Unavailable
+from triptych.core.leases.reservation import Open, Receiving
 from triptych.transfer import EmbeddingHandle, Endpoint, PoolGeometry, TransferBackend, TransferCounts, host_id, pull
-from triptych.transfer.reservation import Open, Receiving
 
 GEOMETRY = PoolGeometry(layers=3, blocks=24, page_bytes=520)
 SHAPE = [GEOMETRY.layers, GEOMETRY.blocks, GEOMETRY.page_bytes]

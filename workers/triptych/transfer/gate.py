@@ -3,10 +3,21 @@
 import threading
 from collections.abc import Callable
 
+from triptych.core.leases import (
+    Busy,
+    Closed,
+    Complete,
+    Duplicate,
+    Ledger,
+    Lost,
+    Open,
+    Outcome,
+    Reservation,
+    State,
+    Write,
+)
 from triptych.transfer.connection import Connection
 from triptych.transfer.frames import Chunk
-from triptych.transfer.ledger import Busy, Duplicate, Ledger, Write
-from triptych.transfer.reservation import Closed, Complete, Lost, Open, Outcome, Reservation, State
 from triptych.transfer.runs import block_count
 
 

@@ -6,11 +6,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from triptych.core.errors import Cancelled, DataLoss, Unavailable, error_class
+from triptych.core.leases import MAX_MISMATCHES
 from triptych.transfer.backend import Timeouts, TransferBackend
 from triptych.transfer.connection import Connection
 from triptych.transfer.frames import Ack, Chunk, Frame, Hello, Nak, Refusal, Welcome
 from triptych.transfer.pages import Pages
-from triptych.transfer.reservation import MAX_MISMATCHES
 from triptych.transfer.runs import Run, block_count
 from triptych.transfer.stats import TransferCounts, TransferStats
 

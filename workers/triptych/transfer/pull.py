@@ -8,12 +8,12 @@ import numpy as np
 import xxhash
 
 from triptych.core.errors import DataLoss, FailedPrecondition, Unavailable, error_class
+from triptych.core.leases import MAX_MISMATCHES
 from triptych.transfer.backend import Timeouts, TransferBackend
 from triptych.transfer.connection import Connection
 from triptych.transfer.embeddings import EmbeddingStore
 from triptych.transfer.frames import Fetch, Found, Refusal
 from triptych.transfer.host import host_id
-from triptych.transfer.reservation import MAX_MISMATCHES
 from triptych.transfer.segment import Bytes, SegmentRef, SharedSegment
 from triptych.transfer.server import Endpoint
 

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from triptych.core.errors import DataLoss, FailedPrecondition, InvalidArgument, TriptychError, Unavailable
+from triptych.core.leases import Closed, Complete, Lost, Open, Outcome, Reservation, State
 from triptych.transfer.backend import Timeouts, TransferBackend
 from triptych.transfer.connection import Connection, Message
 from triptych.transfer.frames import Ack, Chunk, Frame, Hello, Nak, Refusal, Welcome
 from triptych.transfer.gate import Gate
 from triptych.transfer.pages import Pages, PoolGeometry
-from triptych.transfer.reservation import Closed, Complete, Lost, Open, Outcome, Reservation, State
 from triptych.transfer.runs import Run, block_count, runs_of
 from triptych.transfer.segment import Bytes, SharedSegment
 from triptych.transfer.source import Source, open_source

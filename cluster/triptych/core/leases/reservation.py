@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from triptych.core.errors import InvalidArgument
+from triptych.core.generation import OperationKey
 
 # A chunk is sent at most this many times more after its checksum was wrong.
 MAX_MISMATCHES = 2
@@ -48,6 +49,11 @@ class Reservation:
             )
         if len(set(self.block_ids)) != len(self.block_ids):
             raise InvalidArgument("block_ids of a reservation must differ from each other", field="block_ids")
+
+    @property
+    def key(self) -> OperationKey:
+        """The operation that holds the blocks."""
+        return OperationKey(self.request_id, self.epoch)
 
 
 @dataclass(frozen=True, slots=True)

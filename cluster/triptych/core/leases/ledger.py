@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from triptych.core.errors import AlreadyExists, FailedPrecondition, Internal
-from triptych.transfer.reservation import (
+from triptych.core.generation import OperationKey
+from triptych.core.leases.reservation import (
     Closed,
     Closing,
     Complete,
@@ -40,6 +41,25 @@ class Busy:
 
 
 Admission = Write | Duplicate | Busy
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Who holds what at one moment.
+
+    Attributes:
+        held: Every reservation that exists, oldest first; each names its router, its operation and its blocks.
+        overdue: Those among them whose lease is over.
+    """
+
+    held: tuple[State, ...]
+    overdue: tuple[State, ...]
+
+    @property
+    def blocks(self) -> dict[OperationKey, tuple[int, ...]]:
+        """Blocks by operation."""
+        return {state.reservation.key: state.reservation.block_ids for state in self.held}
+
 
 REMEMBERED = 1024
 """Completed tickets that are still known after their end: a sender that lost the last Ack asks once more, soon."""
@@ -147,6 +167,11 @@ class Ledger:
         for ticket_id in expired:
             self.close(ticket_id)
         return expired
+
+    def audit(self, now: float) -> Audit:
+        """What is held, and what of it outlives its lease."""
+        held = tuple(self._states.values())
+        return Audit(held, tuple(state for state in held if expiry(state) <= now))
 
     def _remember(self, reservation: Reservation) -> None:
         self._arrived[reservation.ticket_id] = reservation

@@ -4,8 +4,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from triptych.core.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument
-from triptych.transfer.ledger import REMEMBERED, Busy, Duplicate, Ledger, Write
-from triptych.transfer.reservation import (
+from triptych.core.generation import OperationKey
+from triptych.core.leases.ledger import REMEMBERED, Audit, Busy, Duplicate, Ledger, Write
+from triptych.core.leases.reservation import (
     MAX_MISMATCHES,
     Closed,
     Closing,
@@ -179,6 +180,18 @@ def test_a_complete_reservation_stays_a_lease(ledger: Ledger) -> None:
     assert ledger.expire(30.0) == ("t",)
 
 
+def test_an_audit_says_who_holds_what_and_what_outlives_its_lease() -> None:
+    ledger = Ledger()
+    ledger.open(_reservation("a", (0, 1), 1), 10.0)
+    ledger.open(Reservation("b", "r", "another", 2, (2,), 1), 20.0)
+    audit = ledger.audit(now=10.0)
+    assert [state.reservation.ticket_id for state in audit.held] == ["a", "b"]
+    assert [state.reservation.ticket_id for state in audit.overdue] == ["a"]
+    assert audit.blocks == {OperationKey("request", 0): (0, 1), OperationKey("another", 2): (2,)}
+    ledger.expire(now=10.0)
+    assert ledger.audit(now=10.0) == Audit(held=audit.held[1:], overdue=())
+
+
 class _Machine(RuleBasedStateMachine):
     """Whatever happens in whatever order, no block is ever writable by two and progress only grows."""
 
@@ -257,6 +270,11 @@ class _Machine(RuleBasedStateMachine):
     def blocks_have_one_writer(self) -> None:
         blocks = list(self.ledger.writable_blocks)
         assert len(blocks) == len(set(blocks))
+
+    @invariant()
+    def nothing_outlives_its_lease_once_it_is_swept(self) -> None:
+        self.ledger.expire(self.now)
+        assert self.ledger.audit(self.now).overdue == ()
 
     @invariant()
     def complete_means_everything_arrived(self) -> None:
