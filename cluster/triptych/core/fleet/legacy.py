@@ -1,15 +1,8 @@
 """What the router knows of its workers at one moment."""
 
-import enum
 from dataclasses import dataclass
 
-
-class Stage(enum.StrEnum):
-    """The three panels."""
-
-    ENCODE = "encode"
-    PREFILL = "prefill"
-    DECODE = "decode"
+from triptych.core.fleet.stage import Stage
 
 
 @dataclass(frozen=True, slots=True)
