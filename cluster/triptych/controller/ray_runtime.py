@@ -49,13 +49,14 @@ class RayRuntime:
     Args:
         address: Of a running Ray cluster; None starts one.
         cpus: Logical processors of a started one.
+        actor_class: What runs in each worker's process.
 
     Raises:
         FailedPrecondition: Ray is not installed.
         Unavailable: Ray does not start, or there is none at the address.
     """
 
-    def __init__(self, address: str | None, cpus: float) -> None:
+    def __init__(self, address: str | None, cpus: float, actor_class: type[StageActor] = StageActor) -> None:
         os.environ.setdefault("PYTHONSAFEPATH", "1")  # Ray's own processes inherit it
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -65,6 +66,7 @@ class RayRuntime:
             raise FailedPrecondition("Ray is not installed; install it with: pip install ray") from error
         logging.getLogger("ray").setLevel(logging.ERROR)  # its warnings are for people who call Ray themselves
         self._ray = ray
+        self._actor_class = actor_class
         self._joined = address is not None
         local: dict[str, Any] = {} if address else {"num_cpus": cpus, "object_store_memory": OBJECT_STORE_BYTES}
         try:
@@ -83,7 +85,7 @@ class RayRuntime:
     def place(self, worker: DesiredWorker, attempt: int) -> "RayActor":
         """Has an actor started with the resources of the spec."""
         settings = worker.settings
-        remote = self._ray.remote(StageActor).options(
+        remote = self._ray.remote(self._actor_class).options(
             name=f"{settings.worker_id}/{os.getpid()}/{attempt}",
             num_cpus=worker.cpus,
             num_gpus=worker.gpus,
