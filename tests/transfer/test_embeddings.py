@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from triptych.core.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from triptych.core.generation import OperationKey
 from triptych.transfer import (
     EmbeddingHandle,
     EmbeddingStore,
     Endpoint,
-    Holder,
     SharedSegment,
     TransferBackend,
     TransferCounts,
@@ -20,7 +20,7 @@ from triptych.transfer import (
 from triptych.transfer.frames import Fetch, Frame
 from triptych.transfer.segment import Bytes
 
-A, B = Holder("a", 0), Holder("b", 0)
+A, B = OperationKey("a", 0), OperationKey("b", 0)
 SIZE = 10_007
 
 
@@ -31,7 +31,7 @@ class Encoder:
         self.store = EmbeddingStore("here", 10 * SIZE, backend=backend)
         self.server = TransferServer([self.store])
 
-    def put(self, key: str, data: Bytes, holder: Holder = A) -> EmbeddingHandle:
+    def put(self, key: str, data: Bytes, holder: OperationKey = A) -> EmbeddingHandle:
         made = self.store.put(key, data, holder)
         return EmbeddingHandle("here", key, self.server.endpoint, made.size, made.checksum)
 
@@ -117,9 +117,9 @@ def test_held_entries_are_counted_until_their_holder_lets_go(data: Bytes) -> Non
 def test_unheld_entries_go_when_room_is_needed(data: Bytes) -> None:
     store = EmbeddingStore("here", 3 * SIZE)
     for key in "xyz":
-        store.put(key, data, Holder(key, 0))
-    store.release(Holder("x", 0))
-    store.release(Holder("z", 0))
+        store.put(key, data, OperationKey(key, 0))
+    store.release(OperationKey("x", 0))
+    store.release(OperationKey("z", 0))
     store.hold("x", A)
     store.release(A)
     store.put("w", data, A)

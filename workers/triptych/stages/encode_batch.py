@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from triptych.core.errors import TriptychError
+from triptych.core.generation import OperationKey
 from triptych.engine.dtypes import dtype_name
 from triptych.engine.prompts import Eyes
 from triptych.engine.threads import torch_threads
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.messages import Command
-from triptych.transfer import Holder
 from triptych.transfer.segment import Bytes
 
 MAX_PICTURES = 16
@@ -28,9 +28,9 @@ class EncodeJob:
     encode: pb.Encode
 
     @property
-    def holder(self) -> Holder:
+    def holder(self) -> OperationKey:
         """Who will free them."""
-        return Holder(self.encode.key.request_id, self.encode.key.epoch)
+        return OperationKey(self.encode.key.request_id, self.encode.key.epoch)
 
     @property
     def pictures(self) -> frozenset[str]:

@@ -5,8 +5,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 
+from triptych.core.generation import OperationKey
 from triptych.stages.encode_batch import MAX_PICTURES, EncodeJob
-from triptych.transfer import Holder
 
 
 class EncodeQueue:
@@ -36,7 +36,7 @@ class EncodeQueue:
             self._jobs.append(job)
             self._changed.notify()
 
-    def drop(self, holder: Holder) -> None:
+    def drop(self, holder: OperationKey) -> None:
         """Forgets a holder's jobs; whatever it held has been given back, so that others may fit now."""
         with self._changed:
             self._jobs = deque(job for job in self._jobs if job.holder != holder)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 from triptych.core.errors import DeadlineExceeded, Internal, ResourceExhausted, TriptychError
+from triptych.core.generation import OperationKey
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages import events
 from triptych.stages.encode_batch import BatchEncoder, Encoded, EncodeJob
@@ -14,7 +15,7 @@ from triptych.stages.identity import Identity
 from triptych.stages.messages import Command
 from triptych.stages.session import Session
 from triptych.stages.threads import VitalThread
-from triptych.transfer import Embedding, EmbeddingStore, Holder
+from triptych.transfer import Embedding, EmbeddingStore
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class EncodeStage:
         self._identity = identity
         self._queue = EncodeQueue(lambda pictures: store.fits(pictures, encoder.picture_bytes))
         self._lock = threading.Lock()
-        self._open: dict[Holder, Session] = {}
+        self._open: dict[OperationKey, Session] = {}
         self._thread = VitalThread("encode", self._run)
 
     @property
@@ -76,7 +77,7 @@ class EncodeStage:
 
     def free(self, key: pb.OperationKey) -> None:
         """Gives back what an operation holds; a batch under way will hold nothing for it."""
-        self._forget(Holder(key.request_id, key.epoch))
+        self._forget(OperationKey(key.request_id, key.epoch))
 
     def drop_session(self, session: Session) -> None:
         """A router is gone: everything it asked for is freed."""
@@ -85,7 +86,7 @@ class EncodeStage:
         for holder in gone:
             self._forget(holder)
 
-    def _forget(self, holder: Holder) -> None:
+    def _forget(self, holder: OperationKey) -> None:
         with self._lock:
             self._open.pop(holder, None)
             self.store.release(holder)

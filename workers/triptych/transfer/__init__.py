@@ -25,7 +25,6 @@ Threads and blocking sockets, no event loop: copies, checksums and socket calls 
 
 from triptych.transfer.backend import Timeouts, TransferBackend
 from triptych.transfer.embeddings import Embedding, EmbeddingStore
-from triptych.transfer.holdings import Holder
 from triptych.transfer.host import host_id
 from triptych.transfer.link import SendResult
 from triptych.transfer.pages import PoolGeometry
@@ -41,7 +40,6 @@ __all__ = [
     "EmbeddingHandle",
     "EmbeddingStore",
     "Endpoint",
-    "Holder",
     "KvReceiver",
     "KvSender",
     "PoolGeometry",

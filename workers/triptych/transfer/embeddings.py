@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
+from triptych.core.encoding.holdings import Holdings
 from triptych.core.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, TriptychError
+from triptych.core.generation import OperationKey
 from triptych.transfer.backend import TransferBackend, agree
 from triptych.transfer.connection import Connection
 from triptych.transfer.frames import Fetch, Found, Frame, Refusal
-from triptych.transfer.holdings import Holder, Holdings
 from triptych.transfer.host import host_id
 from triptych.transfer.segment import Bytes, SharedSegment
 from triptych.transfer.stats import TransferCounts, TransferStats
@@ -89,13 +90,13 @@ class EmbeddingStore:
     def held_count(self) -> int:
         """Entries that somebody holds."""
         with self._lock:
-            return len(self._holdings.held_sizes)
+            return self._holdings.held_count
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the entries that somebody holds."""
         with self._lock:
-            return sum(self._holdings.held_sizes)
+            return self._holdings.held_bytes
 
     @property
     def stored_bytes(self) -> int:
@@ -107,7 +108,7 @@ class EmbeddingStore:
         with self._lock:
             return self._holdings.fits(content_hashes, size)
 
-    def hold(self, content_hash: str, holder: Holder) -> Embedding | None:
+    def hold(self, content_hash: str, holder: OperationKey) -> Embedding | None:
         """Holds an entry for `holder`; None when there is no such entry. Idempotent."""
         with self._lock:
             if content_hash not in self._holdings:
@@ -115,7 +116,7 @@ class EmbeddingStore:
             self._holdings.hold(content_hash, holder)
             return self._stored[content_hash].embedding
 
-    def put(self, content_hash: str, data: Bytes, holder: Holder) -> Embedding:
+    def put(self, content_hash: str, data: Bytes, holder: OperationKey) -> Embedding:
         """Copies an embedding in and holds it; an entry that is there already is kept as it is.
 
         Args:
@@ -136,7 +137,7 @@ class EmbeddingStore:
                 self._add(content_hash, data, holder)
             return self._stored[content_hash].embedding
 
-    def release(self, holder: Holder) -> int:
+    def release(self, holder: OperationKey) -> int:
         """Gives back everything that `holder` holds; how many entries that were. Idempotent."""
         with self._lock:
             return self._holdings.release(holder)
@@ -195,7 +196,7 @@ class EmbeddingStore:
             raise NotFound(f"no embedding of {content_hash} is stored", field="content_hash")
         return stored
 
-    def _add(self, content_hash: str, data: Bytes, holder: Holder) -> None:
+    def _add(self, content_hash: str, data: Bytes, holder: OperationKey) -> None:
         for old in self._holdings.add(content_hash, data.size, holder):
             self._forget(old)
         segment = self._segment(data.size)

@@ -1,0 +1,1 @@
+"""What an encode worker decides: whose pictures it computes, and whose embeddings it keeps."""
