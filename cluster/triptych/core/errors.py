@@ -32,6 +32,8 @@ class TriptychError(Exception):
     """
 
     code: ClassVar[int] = 2
+    transient: ClassVar[bool] = False
+    """Whether the same request may succeed on another worker: the worker or the way to it was at fault."""
 
     def __init__(
         self, message: str, *, field: str = "", request_id: str = "", retry_after: float | None = None
@@ -103,18 +105,21 @@ class Internal(TriptychError):
     """A defect of ours."""
 
     code = 13
+    transient = True
 
 
 class Unavailable(TriptychError):
     """A worker or the cluster cannot be reached."""
 
     code = 14
+    transient = True
 
 
 class DataLoss(TriptychError):
     """A file or a transfer is damaged."""
 
     code = 15
+    transient = True
 
 
 _BY_CODE: dict[int, type[TriptychError]] = {

@@ -25,6 +25,7 @@ class Demand:
     prompt_tokens: int
     images: int = 0
     placement: Placement = Placement.ANY
+    patches: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """A circuit breaker per worker: one that keeps failing gets no requests for a while, then one to prove itself.
 
-    Closed ──THRESHOLD failures in a row──▶ Open ──after its time, with the next request──▶ Probing
-       ▲                                     ▲                                                │ │
-       │                                     ╰──────────────── failure: twice the time ───────╯ │
-       ╰──────────────────────────────────────── success ───────────────────────────────────────╯
+Closed ──THRESHOLD failures in a row──▶ Open ──after its time, with the next request──▶ Probing
+   ▲                                     ▲                                                │ │
+   │                                     ╰──────────────── failure: twice the time ───────╯ │
+   ╰──────────────────────────────────────── success ───────────────────────────────────────╯
 """
 
 from dataclasses import dataclass
@@ -42,6 +42,7 @@ class Probing:
 
 
 Breaker = Closed | Open | Probing
+TRUSTED: Final = Closed()
 
 
 def admits(breaker: Breaker, now: float) -> bool:
@@ -85,7 +86,7 @@ def failed(breaker: Breaker, now: float) -> Breaker:
 
 def succeeded(breaker: Breaker) -> Breaker:
     """The worker has done what it was asked."""
-    return breaker if breaker == Closed() else Closed()
+    return breaker if breaker == TRUSTED else TRUSTED
 
 
 def _opened(now: float, trips: int) -> Open:

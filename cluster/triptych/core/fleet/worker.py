@@ -3,8 +3,8 @@
 import enum
 from dataclasses import dataclass
 
-from triptych.core.fleet.breaker import Breaker, Closed, admits
-from triptych.core.fleet.load import Load
+from triptych.core.fleet.breaker import TRUSTED, Breaker, admits
+from triptych.core.fleet.load import NOTHING, Load
 from triptych.core.fleet.stage import Stage
 
 
@@ -75,10 +75,10 @@ class Worker:
     introduction: Introduction
     heard: float = 0.0
     progressed: float = 0.0
-    load: Load = Load()
+    load: Load = NOTHING
     report: Report = Report()
     health: Health = Health.HEALTHY
-    breaker: Breaker = Closed()
+    breaker: Breaker = TRUSTED
 
     @property
     def worker_id(self) -> str:
