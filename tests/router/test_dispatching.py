@@ -114,8 +114,8 @@ def test_every_holder_gets_exactly_one_free(desk: Any, stage: int) -> None:
     ]
     for step in steps[:stage]:
         step()
-    d.dispatcher.abandon(call, Cancelled("enough"))
-    d.dispatcher.abandon(call, Cancelled("twice"))
+    d.dispatcher.leave(call, Cancelled("enough"))
+    d.dispatcher.leave(call, Cancelled("twice"))
     holders = sorted({worker for worker, kind in d.sent if kind != "free"})
     assert d.frees() == holders
     assert (d.dispatcher.running, d.dispatcher.awaiting_free) == (0, 1)
@@ -131,7 +131,7 @@ def test_every_holder_gets_exactly_one_free(desk: Any, stage: int) -> None:
 def test_events_of_an_older_attempt_are_ignored(desk: Any) -> None:
     d = desk()
     first = d.submit("same id")
-    d.dispatcher.abandon(first, Cancelled("by its client"))
+    d.dispatcher.leave(first, Cancelled("by its client"))
     call = d.submit("same id")
     d.hear(call, "decode-0", age=1, reserved=pb.Reserved(ticket=pb.Ticket(ticket_id="old")))
     d.hear(call, "decode-0", age=1, failed=pb.Failed(code=13, message="old"))
@@ -221,7 +221,7 @@ def test_a_running_id_is_refused_and_an_ended_one_is_not(desk: Any) -> None:
     with pytest.raises(AlreadyExists, match="'mine'") as caught:
         d.submit("mine")
     assert caught.value.field == "request_id"
-    d.dispatcher.abandon(call, Cancelled("gone"))
+    d.dispatcher.leave(call, Cancelled("gone"))
     assert d.dispatcher.awaiting_free == 1
     d.submit("mine")
 
@@ -363,7 +363,7 @@ def test_load_is_counted_from_dispatch_to_the_end(desk: Any) -> None:
     assert loads()["prefill-0"] == (1, 0, 0)
     d.kv_arrived(call)
     assert "prefill-0" not in loads()
-    d.dispatcher.abandon(call, Cancelled("gone"))
+    d.dispatcher.leave(call, Cancelled("gone"))
     assert loads() == {}
 
 

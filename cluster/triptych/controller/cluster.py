@@ -94,6 +94,7 @@ def _router(spec: ClusterSpec, files: ModelFiles, model: ModelSpec) -> Router:
         max_images=spec.router.max_images_per_request,
         max_image_pixels=spec.router.max_image_pixels,
         max_image_bytes=spec.router.max_image_bytes,
+        max_linger=spec.router.max_linger_seconds,
     )
     policy = RoutingPolicy(spec.router.colocate_below_tokens, spec.router.max_requests_per_worker)
     intake = Intake(spec.name, model, TextProcessor.load(files, model), limits)

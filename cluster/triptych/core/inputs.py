@@ -41,6 +41,8 @@ class GenerationInput:
         model: Name of the model; empty means the one that is served.
         request_id: The caller's id, unique among running requests; empty lets the server choose.
         placement: Which stages may serve it.
+        linger_seconds: How long it goes on when its client's connection has ended; 0 ends it at once.
+        resume: Token ids of the answer that a client which comes back has already; None for a new request.
     """
 
     prompt: PromptInput
@@ -48,3 +50,5 @@ class GenerationInput:
     model: str = ""
     request_id: str = ""
     placement: Placement = Placement.ANY
+    linger_seconds: float = 0.0
+    resume: tuple[int, ...] | None = None

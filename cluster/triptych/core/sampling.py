@@ -1,6 +1,7 @@
 """How the next token is chosen: the one type that client, router and engine share."""
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -29,7 +30,7 @@ class SamplingParams:
         top_k: Keeps the k likeliest tokens; 0 keeps all.
         top_p: Keeps the smallest set whose probability reaches this, in (0, 1].
         min_p: Drops tokens less likely than this share of the likeliest, in [0, 1].
-        seed: Same seed, same tokens; None lets the engine draw one.
+        seed: Same seed, same tokens; None takes one that the request's id determines (offline: draws one).
         logprobs: Alternatives to report per token (0 reports the chosen one only); None reports nothing.
 
     Raises:
@@ -83,6 +84,18 @@ class SamplingParams:
     def penalised(self) -> bool:
         """Whether logits depend on the tokens seen so far."""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    def stops_at(self, token_id: int, eos_token_ids: Container[int]) -> bool:
+        """Whether an answer ends with this token; `eos_token_ids` are the model's."""
+        return token_id in self.stop_token_ids or (not self.ignore_eos and token_id in eos_token_ids)
+
+
+def seed_of(request_id: str) -> int:
+    """The seed of a request that was given none: 64 bits of the SHA-256 of its id.
+
+    A client that sends its request to another router gets the same answer there, because its id is the same.
+    """
+    return int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:8])
 
 
 def _within(field: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:

@@ -28,7 +28,16 @@ class CheckedImage:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A request whose input has been checked and tokenized, once."""
+    """A request whose input has been checked and tokenized, once.
+
+    Attributes:
+        sampling: With a seed and a length, whatever the caller left open.
+        deadline: Seconds on the router's clock.
+        digest: Of what the caller asked; the same for the same question.
+        linger: Seconds that it goes on without its client.
+        received: Token ids of the answer that a client which comes back has; None for a new request.
+        ended: How the answer ends when `received` is all of it.
+    """
 
     request_id: str
     prompt: Prompt
@@ -36,6 +45,10 @@ class Admitted:
     sampling: SamplingParams
     demand: Demand
     deadline: float | None = None
+    digest: bytes = b""
+    linger: float = 0.0
+    received: tuple[int, ...] | None = None
+    ended: FinishReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +61,17 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The answer is complete."""
+    """The answer is complete.
+
+    Attributes:
+        text: What was held back. It has no token of its own, so it must not arrive without the end: a client that
+            came back in between would get it twice.
+    """
 
     reason: FinishReason
     usage: Usage
     timeline: tuple[Span, ...]
+    text: str = ""
 
 
 Output = Piece | Finished | TriptychError
@@ -99,11 +118,10 @@ class Call:
             outcome.request_id = outcome.request_id or self.request.request_id
             self._outputs.put_nowait(outcome)
             return
-        if rest := self.detokenizer.finish():
-            self._outputs.put_nowait(Piece(rest))
+        rest = self.detokenizer.finish()
         reason = FinishReason.STOP if self.detokenizer.stopped else outcome
         decode = self.plan.decode if self.plan else ""
-        self._outputs.put_nowait(Finished(reason, self.usage(), self.timeline.finish(decode, now)))
+        self._outputs.put_nowait(Finished(reason, self.usage(), self.timeline.finish(decode, now), rest))
 
     async def outputs(self) -> AsyncIterator[Piece | Finished]:
         """Pieces as they come, those that are ready together merged into one, then the end.

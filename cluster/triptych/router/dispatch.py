@@ -132,9 +132,10 @@ class Dispatcher:
         call.drop_pictures()
         return call
 
-    def abandon(self, call: Call, error: TriptychError) -> None:
-        """Nobody waits for this call any more; nothing happens when it has ended."""
-        self._apply(call, ev.Abandoned(error))
+    def leave(self, call: Call, error: TriptychError | None) -> None:
+        """The client's connection has ended; `error` says why it ended before the answer did."""
+        if error is not None:
+            self._apply(call, ev.Abandoned(error))
 
     def cancel(self, request_id: str) -> None:
         """Ends a running request for an operator.
@@ -145,7 +146,7 @@ class Dispatcher:
         call = self._running.get(request_id)
         if call is None:
             raise NotFound(f"no running request has the id {request_id!r}", field="request_id", request_id=request_id)
-        self.abandon(call, Cancelled("cancelled by an operator"))
+        self._apply(call, ev.Abandoned(Cancelled("cancelled by an operator")))
 
     def lose(self, worker_id: str) -> None:
         """A worker is gone."""

@@ -6,11 +6,11 @@ from typing import Any
 
 import grpc
 
-from triptych.core.errors import Cancelled, DeadlineExceeded
+from triptych.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, TriptychError
 from triptych.core.generation import GeneratedToken
+from triptych.core.resuming import FIELD as RECEIVED
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.inference.v1 import inference_pb2_grpc, sampling_pb2
-from triptych.models.detokenize import IncrementalDetokenizer
 from triptych.router.call import Call, Finished, Piece
 from triptych.router.clock import now
 from triptych.router.dispatch import Dispatcher
@@ -55,11 +55,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                     case Piece(piece, new):
                         text.append(piece)
                         tokens += new
-                    case Finished(reason, usage, timeline):
+                    case Finished(reason, usage, timeline, rest):
                         return pb.GenerateResponse(
                             request_id=call.request.request_id,
                             model=self._intake.model,
-                            text="".join(text),
+                            text="".join(text) + rest,
                             token_ids=[token.token_id for token in tokens],
                             finish_reason=finish_reason_to_proto(reason),
                             logprobs=_logprobs(tokens),
@@ -104,24 +104,37 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     @contextlib.asynccontextmanager
     async def _call(self, request: pb.GenerationInput, context: Context) -> AsyncIterator[Call]:
-        """A submitted call, abandoned when the client is not there to hear its end."""
+        """A submitted call; the dispatcher is told when its client has left, and whether it heard the end."""
         accepted = now()
         remaining = context.time_remaining()
         deadline = None if remaining is None else accepted + remaining
         call = await self._submit(request, accepted, deadline)
+        error: TriptychError | None = None
         try:
             yield call
-        finally:
+        except TriptychError:
+            raise  # what the client is told is the end
+        except BaseException:
             expired = deadline is not None and now() >= deadline
             error = DeadlineExceeded("the deadline passed") if expired else Cancelled("the client went away")
-            self._dispatcher.abandon(call, error)
+            raise
+        finally:
+            self._dispatcher.leave(call, error)
 
     async def _submit(self, request: pb.GenerationInput, accepted: float, deadline: float | None) -> Call:
         with self._dispatcher.seat():
-            self._intake.require_room(len(request.token_ids.ids), self._context_length)  # before they are copied
-            admitted = await self._intake.admit(generation_from_proto(request), self._context_length, deadline)
-            detokenizer = IncrementalDetokenizer(self._intake.text, admitted.sampling.stop)
-            return self._dispatcher.submit(admitted, detokenizer, accepted)
+            limit = self._context_length
+            self._intake.require_room(len(request.token_ids.ids), limit)  # before they are copied
+            _require_answer(len(request.resume.received_token_ids), self._intake.limits.context_length)
+            admitted = await self._intake.admit(generation_from_proto(request), limit, deadline)
+            return self._dispatcher.submit(*self._intake.detokenizer(admitted), accepted)
+
+
+def _require_answer(tokens: int, context_length: int) -> None:
+    if tokens > context_length:
+        raise InvalidArgument(
+            f"{RECEIVED} may hold at most {context_length} ids, which is the context; got {tokens}", field=RECEIVED
+        )
 
 
 def _stream_message(request_id: str, output: Piece | Finished) -> pb.GenerateStreamResponse:
@@ -133,9 +146,10 @@ def _stream_message(request_id: str, output: Piece | Finished) -> pb.GenerateStr
                 token_ids=[token.token_id for token in tokens],
                 logprobs=_logprobs(tokens),
             )
-        case Finished(reason, usage, timeline):
+        case Finished(reason, usage, timeline, text):
             return pb.GenerateStreamResponse(
                 request_id=request_id,
+                text=text,
                 finish_reason=finish_reason_to_proto(reason),
                 usage=usage_to_proto(usage),
                 timeline=timeline_to_proto(timeline),

@@ -1,7 +1,6 @@
 """The checks of the front door: a request leaves here tokenized, measured and admissible, or with a typed error."""
 
 import asyncio
-import secrets
 import uuid
 from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,9 @@ from triptych.core.errors import FailedPrecondition, InvalidArgument, NotFound, 
 from triptych.core.inputs import ChatInput, GenerationInput, PromptInput, TextInput, TokenInput
 from triptych.core.plan import Demand
 from triptych.core.prompt import ImagePart, Prompt
-from triptych.core.sampling import SamplingParams
+from triptych.core.resuming import ending, input_digest, require_received
+from triptych.core.sampling import SamplingParams, seed_of
+from triptych.models.detokenize import IncrementalDetokenizer
 from triptych.models.images import check_image, content_hash
 from triptych.models.spec import ModelSpec
 from triptych.models.text import TextProcessor
@@ -35,12 +36,14 @@ class InputLimits:
         max_images: Pictures of one request.
         max_image_pixels: Pixels of one picture, before it is resized.
         max_image_bytes: Encoded bytes of one picture.
+        max_linger: Seconds that a request may go on without its client.
     """
 
     context_length: int
     max_images: int
     max_image_pixels: int
     max_image_bytes: int
+    max_linger: float = 60.0
 
 
 class Intake:
@@ -93,18 +96,33 @@ class Intake:
             FailedPrecondition: the model cannot do what is asked.
         """
         self.require_model(request.model)
+        self._require_linger(request.linger_seconds)
+        if request.resume is not None:
+            require_received(request.resume, self.spec.decoder.vocab_size, request.sampling.max_tokens)
         images = await self._images(request.prompt)
         prompt = await self.tokenize(request.prompt)
+        request_id = request.request_id or uuid.uuid4().hex
         length = len(prompt.token_ids)
-        sampling = self._sampling(request.sampling, length, context_length)
         return Admitted(
-            request_id=request.request_id or uuid.uuid4().hex,
+            request_id=request_id,
             prompt=prompt,
             images=images,
-            sampling=sampling,
+            sampling=self._sampling(request.sampling, request_id, length, context_length),
             demand=Demand(length, len(images), request.placement),
             deadline=deadline,
+            digest=input_digest(prompt, [image.content_hash for image in images], request.sampling),
+            linger=request.linger_seconds,
+            received=request.resume,
         )
+
+    def detokenizer(self, admitted: Admitted) -> tuple[Admitted, IncrementalDetokenizer]:
+        """Goes on behind the text that the client has; `admitted.ended` is set when that is all of it."""
+        detokenizer = IncrementalDetokenizer(self.text, admitted.sampling.stop)
+        if admitted.received is None:
+            return admitted, detokenizer
+        detokenizer.prime(admitted.received)
+        ended = ending(admitted.received, admitted.sampling, self.spec.eos_token_ids, stopped=detokenizer.stopped)
+        return replace(admitted, ended=ended), detokenizer
 
     async def tokenize(self, prompt: PromptInput) -> Prompt:
         """Token ids and image places of a prompt."""
@@ -135,8 +153,18 @@ class Intake:
     async def _aside(self, work: Callable[[*Arguments], R], *arguments: *Arguments) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
-    def _sampling(self, sampling: SamplingParams, prompt_tokens: int, context_length: int) -> SamplingParams:
-        """Draws the seed here, so that a replay on another worker continues the same random stream."""
+    def _require_linger(self, seconds: float) -> None:
+        if seconds > self.limits.max_linger:
+            raise InvalidArgument(
+                f"a request may go on without its client for at most {self.limits.max_linger:g} s "
+                f"(router.max_linger_seconds), got {seconds:g} s",
+                field="linger_ms",
+            )
+
+    def _sampling(
+        self, sampling: SamplingParams, request_id: str, prompt_tokens: int, context_length: int
+    ) -> SamplingParams:
+        """Fixes the seed here, so that a replay on another worker continues the same random stream."""
         self.require_room(prompt_tokens, context_length)
         room = context_length - prompt_tokens
         if (sampling.max_tokens or 0) > room:
@@ -152,7 +180,7 @@ class Intake:
                     f"sampling.stop_token_ids must be below {vocabulary}, got {token_id}",
                     field="sampling.stop_token_ids",
                 )
-        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        seed = seed_of(request_id) if sampling.seed is None else sampling.seed
         return replace(sampling, seed=seed, max_tokens=sampling.max_tokens or room)
 
     async def _images(self, prompt: PromptInput) -> tuple[CheckedImage, ...]:

@@ -48,6 +48,12 @@ def prompt_from_proto(message: pb.GenerationInput | pb.TokenizeRequest) -> Promp
             raise InvalidArgument(f"the prompt is empty: {form} holds nothing", field=form)
 
 
+def picture_bytes(message: pb.GenerationInput) -> int:
+    """Bytes of the pictures of a request, as they came: what holding on to them costs."""
+    images = (part.image for turn in message.chat.messages for part in turn.parts if part.HasField("image"))
+    return sum(len(image.data) or len(image.data_uri) for image in images)
+
+
 def _message(index: int, message: pb.ChatMessage) -> ChatMessage:
     field = f"chat.messages[{index}]"
     if message.role not in ROLES:

@@ -36,6 +36,10 @@ def generation_to_proto(request: GenerationInput) -> pb.GenerationInput:
         message.request_id = request.request_id
     with sending("prompt"):
         _set_prompt(message, request.prompt)
+    with sending("linger"):
+        message.linger_ms = round(request.linger_seconds * 1000)
+    if request.resume is not None:
+        message.resume.CopyFrom(pb.Resume(received_token_ids=request.resume))
     return message
 
 
@@ -59,6 +63,8 @@ def generation_from_proto(message: pb.GenerationInput) -> GenerationInput:
         model=message.model,
         request_id=message.request_id,
         placement=_FROM_PROTO[message.placement],
+        linger_seconds=message.linger_ms / 1000,
+        resume=tuple(message.resume.received_token_ids) if message.HasField("resume") else None,
     )
 
 

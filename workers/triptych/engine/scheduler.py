@@ -240,9 +240,7 @@ class Scheduler:
         return reason
 
     def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
-        if token_id in sequence.params.stop_token_ids:
-            return FinishReason.STOP
-        if token_id in self._eos and not sequence.params.ignore_eos:
+        if sequence.params.stops_at(token_id, self._eos):
             return FinishReason.STOP
         return FinishReason.LENGTH if len(sequence.token_ids) >= sequence.limit else None
 

@@ -43,6 +43,10 @@ class IncrementalDetokenizer:
             pieces.append(self._advance(self._stream.push(token_id)))
         return "".join(pieces)
 
+    def prime(self, token_ids: Iterable[int]) -> None:
+        """Takes tokens whose text is known elsewhere: what `push` and `finish` return goes on behind it."""
+        self.push(token_ids)
+
     def finish(self) -> str:
         """Ends the answer; returns what was held back, nothing after a stop text."""
         if self.stopped:
