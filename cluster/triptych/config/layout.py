@@ -6,9 +6,7 @@ from typing import Final, Self
 
 from triptych.core.errors import FailedPrecondition, InvalidArgument
 from triptych.core.fleet import Stage
-
-MAX_WORKERS: Final = 1024
-"""Workers of one stage."""
+from triptych.core.reconcile.roster import MAX_WORKERS
 
 PATTERN: Final = r"^([1-9]\d*[Ee])?([1-9]\d*[Pp])?[1-9]\d*[Dd]$"
 """The grammar: counts of encode, prefill and decode workers, in this order; what is left out is zero."""

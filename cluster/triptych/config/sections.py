@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from triptych.config.choices import Address, OrAuto, say_auto
-from triptych.config.layout import MAX_WORKERS, Layout
+from triptych.config.layout import Layout
 from triptych.config.sizes import GIB, MIB, ByteRange
+from triptych.core.reconcile.roster import MAX_WORKERS
 from triptych.wire.limits import MAX_MESSAGE_BYTES
 
 
