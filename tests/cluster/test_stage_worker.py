@@ -9,9 +9,11 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from triptych.core.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
 from triptych.core.fleet import Stage
+from triptych.core.stream import Numbering
 from triptych.inference.v1 import sampling_pb2
 from triptych.models.resolve import resolve
 from triptych.stage.v1 import stage_pb2 as pb
@@ -27,20 +29,26 @@ class Stream:
 
     def __init__(self, address: str, router_id: str) -> None:
         self.router_id = router_id
+        self.welcome = pb.Welcome()
         self.tokens: dict[str, list[int]] = {}
         self.messages = 0
         self.widest = 0
+        self._numbering = Numbering()
         self._channel = grpc.aio.insecure_channel(address)
         self._call = stage_pb2_grpc.StageServiceStub(self._channel).Connect()
 
     async def open(self) -> pb.Welcome:
-        await self._call.write(pb.ConnectRequest(hello=pb.Hello(router_id=self.router_id)))
+        await self.send(hello=pb.Hello(router_id=self.router_id))
         answer = await self._call.read()
         assert isinstance(answer, pb.ConnectResponse)
+        self.welcome = answer.welcome
         return answer.welcome
 
+    def skip_number(self) -> None:
+        self._numbering.next()
+
     async def send(self, **command: Any) -> None:
-        await self._call.write(pb.ConnectRequest(**command))
+        await self._call.write(pb.ConnectRequest(number=self._numbering.next(), **command))
 
     async def prefill(self, request_id: str, count: int = 5, **fields: Any) -> None:
         sampling = sampling_pb2.SamplingParams(temperature=0.0, max_tokens=count, ignore_eos=True)
@@ -65,7 +73,7 @@ class Stream:
                 found = getattr(event, name)
                 if name == "step_tokens":
                     self._count(found)
-                if name == kind and request_id in ("", found.key.request_id if name != "step_tokens" else ""):
+                if name == kind and (not request_id or found.key.request_id == request_id):
                     return found
 
     async def until_finished(self, *request_ids: str) -> None:
@@ -146,7 +154,7 @@ async def test_a_worker_introduces_itself(host: Any) -> None:
 async def test_a_stream_that_does_not_begin_with_hello_is_refused(host: Any) -> None:
     async with grpc.aio.insecure_channel(host().address) as channel:
         call = stage_pb2_grpc.StageServiceStub(channel).Connect()
-        await call.write(pb.ConnectRequest(free=pb.Free()))
+        await call.write(pb.ConnectRequest(free=pb.Free(), number=1))
         with pytest.raises(grpc.aio.AioRpcError, match="Hello") as caught:
             await call.read()
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -317,3 +325,76 @@ async def test_a_reservation_lives_as_long_as_its_router_beats(host: Any, connec
     await beating.free("kept")
     await beating.until("freed", "kept")
     await idle(worker)
+
+
+async def test_a_draining_worker_takes_no_new_operation_and_ends_what_it_has(host: Any, connect: Any) -> None:
+    worker = host()
+    stream = await connect(worker)
+    await stream.prefill("old", 200)
+    await stream.reserve("waiting")
+    await stream.until("reserved", "waiting")
+    async with grpc.aio.insecure_channel(worker.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
+        await stream.send(drain=pb.Drain())
+        assert (await health.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        health.cancel()
+    while not (await stream.until("load_report")).draining:
+        pass
+    await stream.prefill("old", 200)  # a repetition is not new
+    for command in (stream.prefill("new"), stream.reserve("newer")):
+        await command
+        failed = await stream.until("failed")
+        assert (failed.code, failed.message) == (Unavailable.code, "worker decode-0 is draining")
+    await stream.until_finished("old")
+    assert len(stream.tokens["old"]) == 199
+    for name in ("old", "waiting", "new", "newer"):
+        await stream.free(name)
+        await stream.until("freed", name)
+    await idle(worker)
+    assert worker.panel.report().draining
+
+
+async def test_a_draining_worker_still_receives_for_the_tickets_it_gave(host: Any, connect: Any) -> None:
+    sender, receiver = host(), host()
+    stream, other = await connect(sender), await connect(receiver)
+    await other.reserve("r")
+    ticket = (await other.until("reserved", "r")).ticket
+    await other.send(drain=pb.Drain())
+    await stream.prefill("r", token_ids=[10] * 20, ticket=ticket)
+    first = (await stream.until("prefill_done", "r")).token
+    await other.send(decode=pb.Decode(key=key("r"), emitted_token_ids=first.token_ids))
+    await other.until("kv_ready", "r")
+    await other.until_finished("r")
+    for end in (stream, other):
+        await end.free("r")
+        await end.until("freed", "r")
+    await idle(sender)
+    await idle(receiver)
+
+
+async def test_a_session_that_ends_takes_everything_with_it_and_the_next_one_is_empty(
+    host: Any, connect: Any
+) -> None:
+    worker = host(kv_cache_bytes=8 << 20)
+    old = await connect(worker)
+    await old.prefill("running", 3000)
+    await old.reserve("reserved")
+    await old.until("reserved")
+    await old.until("step_tokens")
+    await old.send(heartbeat=pb.Heartbeat())
+    old.skip_number()
+    await old.send(heartbeat=pb.Heartbeat())
+    await idle(worker)
+    again = await connect(worker)
+    assert again.welcome.incarnation == old.welcome.incarnation
+    await again.prefill("running", 3)
+    await again.until_finished("running")
+    assert len(again.tokens["running"]) == 2
+    await again.free("running")
+    await again.until("freed", "running")
+    await idle(worker)
+
+
+async def test_a_worker_without_a_router_ends_in_the_end(host: Any) -> None:
+    assert host(orphan_seconds=0.2).ended.result(timeout=20) is None

@@ -19,6 +19,7 @@ from triptych.core.generation import FinishReason
 from triptych.core.plan import Demand, Placement, RoutingPolicy
 from triptych.core.prompt import ImageSpan, Prompt
 from triptych.core.sampling import SamplingParams
+from triptych.core.stream import Fresh, Numbering, Ordering
 from triptych.models.detokenize import IncrementalDetokenizer
 from triptych.models.spec import DecoderSpec, ModelSpec
 from triptych.models.text import TextProcessor
@@ -156,6 +157,7 @@ class FakeWorker(stage_pb2_grpc.StageServiceServicer):
         patient: Answer with the first token only, until Free.
         welcome: How it introduces itself.
         mute: Take streams and say nothing on them.
+        renumbered: What the n-th message of a stream has for a number instead of n.
     """
 
     def __init__(self, worker_id: str, *, patient: bool = False, blocks: int = 0, mute: bool = False) -> None:
@@ -163,6 +165,7 @@ class FakeWorker(stage_pb2_grpc.StageServiceServicer):
         self.patient = patient
         self.welcome = welcome(worker_id, blocks=blocks)
         self.mute = mute
+        self.renumbered: dict[int, int] = {}
         self.commands: list[pb.ConnectRequest] = []
         self.routers: list[str] = []
         self.address = "127.0.0.1:0"
@@ -210,19 +213,27 @@ class FakeWorker(stage_pb2_grpc.StageServiceServicer):
         async with self.heard:
             self.routers.append(hello.hello.router_id)
             self.heard.notify_all()
+        ordering = Ordering()
+        assert ordering.accept(hello.number) == Fresh()
         outbox: asyncio.Queue[pb.ConnectResponse | None] = asyncio.Queue()
         self._outboxes.append(outbox)
         if not self.mute:
-            yield pb.ConnectResponse(welcome=self.welcome)
-        reader = asyncio.create_task(self._read(requests, outbox))
+            outbox.put_nowait(pb.ConnectResponse(welcome=self.welcome))
+        reader = asyncio.create_task(self._read(requests, outbox, ordering))
+        numbering = Numbering()
         try:
             while event := await outbox.get():
+                number = numbering.next()
+                event.number = self.renumbered.get(number, number)
                 yield event
         finally:
             reader.cancel()
 
-    async def _read(self, requests: AsyncIterator[pb.ConnectRequest], outbox: "asyncio.Queue[Any]") -> None:
+    async def _read(
+        self, requests: AsyncIterator[pb.ConnectRequest], outbox: "asyncio.Queue[Any]", ordering: Ordering
+    ) -> None:
         async for command in requests:
+            assert ordering.accept(command.number) == Fresh()
             async with self.heard:
                 self.commands.append(command)
                 self.heard.notify_all()

@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from triptych.core.fleet import Stage
 from triptych.router import link as link_module
+from triptych.router import stage_stream
 from triptych.router.fleet import FleetDirectory, WorkerAddress
 from triptych.router.links import Links
 from triptych.stage.v1 import stage_pb2 as pb
@@ -143,7 +144,7 @@ async def test_another_worker_at_the_address_is_not_taken_for_the_expected_one(
 async def test_heartbeats_come_however_busy_the_stream_is(
     links: Links, listener: Listener, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_module, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(stage_stream, "HEARTBEAT_SECONDS", 0.05)
     worker = await fake_worker("decode-0")
     await links.place([at(worker)])
     await listener.wait_for("connected decode-0")
@@ -164,7 +165,7 @@ async def test_heartbeats_come_however_busy_the_stream_is(
 async def test_a_worker_that_falls_silent_is_lost_and_called_again(
     links: Links, listener: Listener, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_module, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(stage_stream, "SILENCE_SECONDS", 0.1)
     worker = await fake_worker("decode-0")
     await links.place([at(worker)])
     await listener.wait_for("connected decode-0", 3)
@@ -175,8 +176,8 @@ async def test_a_worker_that_says_anything_is_not_lost(
     links: Links, listener: Listener, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its last word counts, not its first: it talks on for longer than it may be silent."""
-    monkeypatch.setattr(link_module, "SILENCE_SECONDS", 2.0)
-    monkeypatch.setattr(link_module, "HEARTBEAT_SECONDS", 0.08)
+    monkeypatch.setattr(stage_stream, "SILENCE_SECONDS", 2.0)
+    monkeypatch.setattr(stage_stream, "HEARTBEAT_SECONDS", 0.08)
     worker = await fake_worker("decode-0")
     await links.place([at(worker)])
     for count in range(1, 31):
@@ -189,7 +190,7 @@ async def test_a_worker_that_says_anything_is_not_lost(
 async def test_a_worker_that_takes_the_stream_and_never_answers_is_called_again(
     links: Links, listener: Listener, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_module, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(stage_stream, "SILENCE_SECONDS", 0.1)
     worker = await fake_worker("decode-0", mute=True)
     await links.place([at(worker)])
     await worker.wait_for_streams(2)
@@ -234,3 +235,124 @@ async def test_a_link_closes_whatever_it_is_doing(
         await asyncio.sleep(number * 0.0002)
         await asyncio.wait_for(links.close(), 10)
     assert listener.heard == []
+
+
+REPORT = pb.ConnectResponse(load_report=pb.LoadReport())
+
+
+@pytest.mark.parametrize(
+    ("number", "why"), [(3, "message 2 of the stream is missing"), (0, "a number from 1 on, not 0")]
+)
+async def test_a_missing_event_costs_the_stream_and_is_logged(
+    links: Links,
+    listener: Listener,
+    fake_worker: Any,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+    why: str,
+) -> None:
+    worker = await fake_worker("decode-0")
+    worker.renumbered = {2: number}
+    await links.place([at(worker)])
+    await listener.wait_for("connected decode-0")
+    worker.say(REPORT)
+    await listener.wait_for("connected decode-0", 2)
+    assert listener.heard == ["connected decode-0", "lost decode-0", "connected decode-0"]
+    assert why in caplog.text
+
+
+async def test_a_repeated_event_is_dropped(links: Links, listener: Listener, fake_worker: Any) -> None:
+    worker = await fake_worker("decode-0")
+    worker.renumbered = {3: 2, 4: 1, 5: 3}
+    await links.place([at(worker)])
+    await listener.wait_for("connected decode-0")
+    for kind in ("reserved", "freed", "kv_ready", "load_report"):
+        worker.say(pb.ConnectResponse(**{kind: getattr(pb.ConnectResponse(), kind)}))
+    await listener.wait_for("load_report decode-0")
+    assert listener.heard == ["connected decode-0", "reserved decode-0", "load_report decode-0"]
+
+
+async def test_a_worker_that_does_not_begin_with_one_is_called_again(
+    links: Links, listener: Listener, fake_worker: Any
+) -> None:
+    worker = await fake_worker("decode-0")
+    worker.renumbered = {1: 2}
+    await links.place([at(worker)])
+    await worker.wait_for_streams(3)
+    assert listener.heard == []
+
+
+async def test_every_stream_counts_from_one(links: Links, listener: Listener, fake_worker: Any) -> None:
+    worker = await fake_worker("decode-0")
+    await links.place([at(worker)])
+    for stream in (1, 2):
+        await listener.wait_for("connected decode-0", stream)
+        for _ in range(3):
+            links.send("decode-0", pb.ConnectRequest(decode=pb.Decode()))
+        await worker.wait_for("decode", 3 * stream)
+        worker.hang_up()
+    assert [command.number for command in worker.commands if command.HasField("decode")] == [2, 3, 4, 2, 3, 4]
+
+
+async def test_a_worker_that_reads_nothing_loses_its_stream(
+    links: Links,
+    listener: Listener,
+    fake_worker: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(stage_stream, "MAX_UNREAD_MESSAGES", 3)
+    worker = await fake_worker("decode-0")
+    await links.place([at(worker)])
+    await listener.wait_for("connected decode-0")
+    for _ in range(5):  # with nothing in between in which they could be written
+        links.send("decode-0", pb.ConnectRequest(decode=pb.Decode()))
+    await listener.wait_for("connected decode-0", 2)
+    assert listener.heard == ["connected decode-0", "lost decode-0", "connected decode-0"]
+    assert "left 3 commands unread" in caplog.text
+
+
+async def test_a_stream_that_is_cut_is_over_at_once_and_opened_again(
+    links: Links, listener: Listener, fake_worker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = await fake_worker("decode-0")
+    await links.place([at(worker)])
+    await listener.wait_for("connected decode-0")
+    links.cut("decode-0", "it has been silent for too long")
+    links.cut("decode-0", "another reason")
+    links.cut("somebody else", "nobody has heard of it")
+    links.send("decode-0", pb.ConnectRequest(decode=pb.Decode()))
+    worker.say(REPORT)
+    assert listener.heard == ["connected decode-0"]
+    await listener.wait_for("connected decode-0", 2)
+    links.send("decode-0", pb.ConnectRequest(free=pb.Free()))
+    await worker.wait_for("free")
+    assert listener.heard[:3] == ["connected decode-0", "lost decode-0", "connected decode-0"]
+    assert not [command for command in worker.commands if command.HasField("decode")]
+    assert "load_report decode-0" not in listener.heard
+    assert "it has been silent for too long" in caplog.text
+
+
+async def test_what_is_sent_on_hearing_of_a_connection_arrives(
+    links: Links, listener: Listener, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greet(welcome: pb.Welcome) -> None:
+        links.send(welcome.worker_id, pb.ConnectRequest(decode=pb.Decode()))
+
+    monkeypatch.setattr(listener, "connected", greet)
+    worker = await fake_worker("decode-0")
+    await links.place([at(worker)])
+    assert len(await worker.wait_for("decode")) == 1
+
+
+async def test_a_stream_may_be_cut_on_hearing_of_its_connection(
+    links: Links, listener: Listener, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(welcome: pb.Welcome) -> None:
+        links.cut(welcome.worker_id, "not now")
+
+    monkeypatch.setattr(listener, "connected", refuse)
+    worker = await fake_worker("decode-0")
+    await links.place([at(worker)])
+    await listener.wait_for("lost decode-0", 2)
+    assert set(listener.heard) == {"lost decode-0"}

@@ -2,21 +2,20 @@
 
 import asyncio
 import logging
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import grpc
 
-from triptych.core.errors import FailedPrecondition
+from triptych.core.errors import FailedPrecondition, TriptychError, Unavailable
+from triptych.router.stage_stream import StageStream
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stage.v1 import stage_pb2_grpc
 from triptych.wire.limits import STAGE_MESSAGE_LIMITS
-from triptych.wire.liveness import HEARTBEAT_SECONDS, KEEPALIVE, SILENCE_SECONDS
+from triptych.wire.liveness import KEEPALIVE
 
 RECONNECT_SECONDS = 0.2
 
 logger = logging.getLogger(__name__)
-
-Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]"
 
 
 class LinkListener(Protocol):
@@ -29,11 +28,11 @@ class LinkListener(Protocol):
             FailedPrecondition: it is of no use to this router.
         """
 
-    def received(self, worker_id: str, event: pb.ConnectResponse) -> None:
-        """An event arrived."""
+    def received(self, worker_id: str, incarnation: str, event: pb.ConnectResponse) -> None:
+        """An event arrived, from that process."""
 
     def lost(self, worker_id: str) -> None:
-        """The stream ended; whatever the worker held for this router is gone."""
+        """The stream ended, once per `connected`; whatever the worker held for this router is gone."""
 
 
 class WorkerLink:
@@ -51,14 +50,21 @@ class WorkerLink:
         self.address = address
         self._router_id = router_id
         self._listener = listener
-        self._outbox: asyncio.Queue[pb.ConnectRequest] = asyncio.Queue()
-        self._connected = False
+        self._stream: StageStream | None = None
         self._task = asyncio.create_task(self._run(), name=f"link to {worker_id}")
 
     def send(self, command: pb.ConnectRequest) -> None:
         """Queues a command; dropped while there is no stream, since the worker holds nothing then."""
-        if self._connected:
-            self._outbox.put_nowait(command)
+        if self._stream:
+            self._stream.send(command)
+
+    def cut(self, reason: str) -> None:
+        """Ends the stream: no command goes out and no event comes in by it any more, whatever the worker says.
+
+        The listener hears `lost` from the link's own task, never from within this call; then a new stream is opened.
+        """
+        if self._stream:
+            self._stream.end(Unavailable(reason))
 
     async def close(self) -> None:
         """Ends the stream."""
@@ -72,64 +78,35 @@ class WorkerLink:
             stub = stage_pb2_grpc.StageServiceStub(channel)
             while True:
                 try:
-                    await self._stream(stub)
-                except grpc.RpcError as error:
-                    logger.info("stream to %s ended: %s", self.worker_id, error.code())
-                except TimeoutError:
-                    logger.warning("nothing was heard of %s for %g seconds", self.worker_id, SILENCE_SECONDS)
+                    await self._connect(stub)
+                except grpc.aio.AioRpcError as error:
+                    logger.info("stream to %s ended: %s %s", self.worker_id, error.code(), error.details())
                 except FailedPrecondition as error:
                     logger.error("stream to %s refused: %s", self.worker_id, error)
+                except TriptychError as error:
+                    logger.warning("stream to %s ended: %s", self.worker_id, error)
                 except Exception:  # one event that cannot be handled must not cost the worker
                     logger.exception("stream to %s failed", self.worker_id)
-                finally:
-                    self._drop()
                 await asyncio.sleep(RECONNECT_SECONDS)
 
-    async def _stream(self, stub: "stage_pb2_grpc.StageServiceAsyncStub") -> None:
+    async def _connect(self, stub: "stage_pb2_grpc.StageServiceAsyncStub") -> None:
         call = stub.Connect()
         try:
-            await call.write(pb.ConnectRequest(hello=pb.Hello(router_id=self._router_id)))
-            async with asyncio.timeout(SILENCE_SECONDS):  # wait_for of Python 3.11 may swallow a cancellation
-                first = await call.read()
-            if isinstance(first, pb.ConnectResponse) and first.welcome.worker_id == self.worker_id:
-                await self._talk(call, first.welcome)
+            stream = StageStream(call)
+            welcome = await stream.greet(self._router_id)
+            if welcome and welcome.worker_id == self.worker_id:
+                await self._talk(stream, welcome)
         finally:
             call.cancel()
 
-    async def _talk(self, call: Call, welcome: pb.Welcome) -> None:
-        self._outbox = asyncio.Queue()
-        self._listener.connected(welcome)
-        self._connected = True
-        loop = asyncio.get_running_loop()
-        writer = loop.create_task(self._write(call), name=f"writer to {self.worker_id}")
+    async def _talk(self, stream: StageStream, welcome: pb.Welcome) -> None:
+        self._stream = stream  # before `connected`, from within which whatever waits for this worker is sent
         try:
-            async with asyncio.timeout(SILENCE_SECONDS) as silence:
-                while isinstance(event := await call.read(), pb.ConnectResponse):
-                    silence.reschedule(loop.time() + SILENCE_SECONDS)
-                    self._listener.received(self.worker_id, event)
+            self._listener.connected(welcome)
+            try:
+                await stream.talk(lambda event: self._listener.received(self.worker_id, welcome.incarnation, event))
+            finally:
+                self._stream = None
+                self._listener.lost(self.worker_id)
         finally:
-            writer.cancel()
-
-    async def _write(self, call: Call) -> None:
-        """Commands as they come, and heartbeats between them however many there are: leases depend on those."""
-        loop = asyncio.get_running_loop()
-        due = loop.time() + HEARTBEAT_SECONDS
-        while True:
-            command = await self._command(within=due - loop.time())
-            if command is None:
-                command, due = pb.ConnectRequest(heartbeat=pb.Heartbeat()), loop.time() + HEARTBEAT_SECONDS
-            await call.write(command)
-
-    async def _command(self, within: float) -> pb.ConnectRequest | None:
-        if within <= 0:
-            return None
-        try:
-            async with asyncio.timeout(within):
-                return await self._outbox.get()
-        except TimeoutError:
-            return None
-
-    def _drop(self) -> None:
-        if self._connected:
-            self._connected = False
-            self._listener.lost(self.worker_id)
+            self._stream = None

@@ -30,6 +30,11 @@ class Links:
         if link := self._links.get(worker_id):
             link.send(command)
 
+    def cut(self, worker_id: str, reason: str) -> None:
+        """Ends the stream to a worker, if there is one, and opens another; see `WorkerLink.cut`."""
+        if link := self._links.get(worker_id):
+            link.cut(reason)
+
     async def place(self, addresses: Iterable[WorkerAddress]) -> None:
         """Makes the links match `addresses`; a worker at a new address gets a new stream."""
         async with self._placing:  # in the order of the calls: the last word counts

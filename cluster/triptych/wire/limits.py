@@ -17,3 +17,6 @@ STAGE_MESSAGE_LIMITS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", _MAX_COMMAND_BYTES),
 )
 """The same between router and workers: whatever a client may send fits, the hash and the name of each image added."""
+
+MAX_UNREAD_MESSAGES: Final = 16_384
+"""So many messages wait for the other end of a stage stream; one that leaves more unread loses the stream."""

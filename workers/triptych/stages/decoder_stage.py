@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import assert_never
 
-from triptych.core.errors import DeadlineExceeded, Internal, TriptychError
+from triptych.core.errors import DeadlineExceeded, Internal, TriptychError, Unavailable
 from triptych.engine.core import EngineCore
 from triptych.engine.loop import StepFailed, StepOutcome
 from triptych.engine.scheduler import Emitted
@@ -22,6 +22,7 @@ from triptych.stages.jobs import Job, key_of
 from triptych.stages.messages import (
     ChunkSent,
     Command,
+    Drained,
     Fenced,
     KvComplete,
     KvFailed,
@@ -64,6 +65,7 @@ class DecoderStage:
         self.step_messages = 0
         self.generated_tokens = 0
         self.prefilled_tokens = 0
+        self._worker_id = identity.worker_id
         self._clock = clock
         self._unpublished: _Step | None = None
 
@@ -75,6 +77,8 @@ class DecoderStage:
                 self._answer(message)
             case SessionEnded(session):
                 self.desk.drop_session(session)
+            case Drained():
+                self.desk.refuses = Unavailable(f"worker {self._worker_id} is draining")
             case MediaPulled(key, media, seconds):
                 if job := by_key.get(key):
                     self.prefills.pulled(job, media, seconds)

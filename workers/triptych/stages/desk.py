@@ -18,6 +18,9 @@ class JobDesk:
     Args:
         core: The engine.
         movers: Transfers that run beside it.
+
+    Attributes:
+        refuses: Why no new job is opened.
     """
 
     def __init__(self, core: EngineCore, movers: Movers) -> None:
@@ -25,6 +28,7 @@ class JobDesk:
         self.scheduler = core.scheduler
         self.movers = movers
         self.jobs = JobBook()
+        self.refuses: TriptychError | None = None
 
     def open(
         self,
@@ -43,6 +47,9 @@ class JobDesk:
         """
         key = key_of(prompt.key)
         if key in self.jobs.by_key:
+            return None
+        if self.refuses:
+            command.session.send(events.failed(prompt.key, self.refuses))
             return None
         goal = Goal.FIRST_TOKEN if isinstance(role, Outgoing) else Goal.ANSWER
         try:

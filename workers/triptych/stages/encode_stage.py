@@ -5,7 +5,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from triptych.core.errors import DeadlineExceeded, Internal, ResourceExhausted, TriptychError
+from triptych.core.errors import DeadlineExceeded, Internal, ResourceExhausted, TriptychError, Unavailable
 from triptych.core.generation import OperationKey
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages import events
@@ -35,6 +35,7 @@ class EncodeStage:
         self._encoder = encoder
         self._identity = identity
         self._queue = EncodeQueue(lambda pictures: store.fits(pictures, encoder.picture_bytes))
+        self._draining = False
         self._lock = threading.Lock()
         self._open: dict[OperationKey, Session] = {}
         self._thread = VitalThread("encode", self._run)
@@ -64,7 +65,12 @@ class EncodeStage:
         with self._lock:
             if job.holder in self._open:
                 return
-            self._open[job.holder] = command.session
+            if not self._draining:
+                self._open[job.holder] = command.session
+        if self._draining:
+            refusal = Unavailable(f"worker {self._identity.worker_id} is draining")
+            command.session.send(events.failed(job.encode.key, refusal))
+            return
         needed = len(job.pictures) * self._encoder.picture_bytes
         if needed <= self.store.budget_bytes:
             self._queue.put(job)
@@ -74,6 +80,10 @@ class EncodeStage:
             f"this worker keeps at most {self.store.budget_bytes}"
         )
         command.session.send(events.failed(job.encode.key, error))
+
+    def drain(self) -> None:
+        """No new operation from now on; on the thread that calls `encode`."""
+        self._draining = True
 
     def free(self, key: pb.OperationKey) -> None:
         """Gives back what an operation holds; a batch under way will hold nothing for it."""

@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import logging
 import threading
 from concurrent.futures import Future
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
+from triptych.core.orphan import Solitude
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stage.v1 import stage_pb2_grpc
 from triptych.stages.build import build_panel
@@ -21,6 +23,8 @@ from triptych.wire.liveness import HEARTBEAT_SECONDS, KEEPALIVE_SERVER
 
 REPORT_SECONDS = 0.1  # how often a changed load is reported
 REFRESH_REPORTS = round(HEARTBEAT_SECONDS / REPORT_SECONDS)  # and an unchanged one
+
+logger = logging.getLogger(__name__)
 
 
 class StageHost:
@@ -39,7 +43,9 @@ class StageHost:
     def __init__(self, settings: StageSettings) -> None:
         self.panel: WorkerPanel = build_panel(settings)
         self._host = settings.host
-        self._servicer = StageServicer(self.panel)
+        self._servicer = StageServicer(self.panel, self._drain)
+        self._health = HealthServicer()
+        self._solitude = Solitude(settings.orphan_seconds)
         self._loop = asyncio.new_event_loop()
         self._stopping: asyncio.Event = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=f"grpc {settings.worker_id}", daemon=True)
@@ -77,9 +83,7 @@ class StageHost:
     async def _serve(self) -> None:
         server = grpc.aio.server(options=(*STAGE_MESSAGE_LIMITS, *KEEPALIVE_SERVER, ("grpc.so_reuseport", 0)))
         stage_pb2_grpc.add_StageServiceServicer_to_server(self._servicer, server)
-        health = HealthServicer()
-        await health.set("", health_pb2.HealthCheckResponse.SERVING)
-        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         port = server.add_insecure_port(host_port(self._host, 0))
         await server.start()
         reports = asyncio.create_task(self._report())
@@ -88,16 +92,30 @@ class StageHost:
         reports.cancel()
         await server.stop(0)
 
+    async def _drain(self) -> None:
+        """Readiness goes first, so that nobody is sent here any more by the time that something is refused."""
+        await self._health.enter_graceful_shutdown()
+        self.panel.drain()
+        self._send(self.panel.report())
+
     async def _report(self) -> None:
-        """Tells every router of a changed load soon, and of an unchanged one now and then."""
+        """Tells every router of a changed load soon, and of an unchanged one now and then; ends an orphan."""
         last, age = pb.LoadReport(), 0
         while True:
             await asyncio.sleep(REPORT_SECONDS)
+            self._end_if_orphaned(self._loop.time())
             report = self.panel.report()
             age += 1
-            report.resident_bytes >>= 20  # memory that changes by less than a MiB is no news
-            report.resident_bytes <<= 20
             if report != last or age >= REFRESH_REPORTS:
                 last, age = report, 0
-                for session in self._servicer.sessions:
-                    session.send(pb.ConnectResponse(load_report=report))
+                self._send(report)
+
+    def _send(self, report: pb.LoadReport) -> None:
+        for session in self._servicer.sessions:
+            session.send(pb.ConnectResponse(load_report=report))
+
+    def _end_if_orphaned(self, now: float) -> None:
+        self._solitude = self._solitude.observe(len(self._servicer.sessions), now)
+        if self._solitude.over(now):
+            logger.warning("no router for %g seconds; the worker ends", self._solitude.limit)
+            self._end()

@@ -30,6 +30,11 @@ class SessionEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Drained:
+    """No new operation is taken from now on."""
+
+
+@dataclass(frozen=True, slots=True)
 class MediaPulled:
     """Embeddings are here, or cannot be had."""
 
@@ -70,4 +75,4 @@ class Fenced:
     key: OperationKey
 
 
-Message = Command | SessionEnded | MediaPulled | ChunkSent | KvComplete | KvFailed | Fenced
+Message = Command | SessionEnded | Drained | MediaPulled | ChunkSent | KvComplete | KvFailed | Fenced

@@ -13,7 +13,7 @@ from triptych.stages.decoder_stage import DecoderStage
 from triptych.stages.encode_stage import EncodeStage
 from triptych.stages.identity import Identity
 from triptych.stages.inbox import ComputeThread, Inbox
-from triptych.stages.messages import Command, SessionEnded
+from triptych.stages.messages import Command, Drained, SessionEnded
 from triptych.stages.movers import Movers
 from triptych.stages.session import Session
 from triptych.transfer import TransferServer
@@ -58,6 +58,7 @@ class WorkerPanel:
         self._model = model
         self._transfers = transfers
         self._process = psutil.Process()
+        self._draining = False
 
     def start(self, on_crash: Callable[[], None]) -> None:
         """Begins to compute; `on_crash` is called should it not be able to go on."""
@@ -120,6 +121,14 @@ class WorkerPanel:
         else:
             command.session.send(events.freed(key))
 
+    def drain(self) -> None:
+        """No new operation from now on: nobody stops what runs, and there is no way back."""
+        self._draining = True
+        if self.encoding:
+            self.encoding.drain()
+        if self.decoding:
+            self.decoding.inbox.post(Drained())
+
     def drop_session(self, session: Session) -> None:
         """A router is gone."""
         if self.encoding:
@@ -132,7 +141,8 @@ class WorkerPanel:
         report = pb.LoadReport()
         if self.decoding:
             report.CopyFrom(self.decoding.thread.load)
-        report.resident_bytes = self._process.memory_info().rss
+        report.resident_bytes = self._process.memory_info().rss >> 20 << 20  # less than a MiB more or less is no news
+        report.draining = self._draining
         if encoding := self.encoding:
             report.running_requests += encoding.running
             report.queued_images = encoding.queued_images

@@ -27,6 +27,7 @@ class StageSettings:
         threads: Threads of the computation.
         transfer_backend: auto, shared_memory or tcp.
         lease_seconds: How long a reservation lives without a heartbeat of its router.
+        orphan_seconds: How long it lives without a router; None means for ever.
         host: Address to listen on and to be reached at.
     """
 
@@ -46,6 +47,7 @@ class StageSettings:
     threads: int = 1
     transfer_backend: str = "auto"
     lease_seconds: float = 30.0
+    orphan_seconds: float | None = None
     host: str = "127.0.0.1"
 
     @property
