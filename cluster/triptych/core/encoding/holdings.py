@@ -71,6 +71,10 @@ class Holdings:
         new = sum(1 for key in keys if key not in self._holders)
         return self.held_bytes + new * size <= self.budget_bytes
 
+    def holds(self, key: str) -> bool:
+        """Whether anybody holds an entry."""
+        return key in self._holders
+
     def add(self, key: str, size: int, holder: OperationKey) -> tuple[str, ...]:
         """Adds a new entry, held by `holder`; the keys that had to go for it.
 
@@ -108,6 +112,11 @@ class Holdings:
                 self.held_bytes -= self._sizes[key]
         return len(mine)
 
+    def discard(self, key: str) -> None:
+        """Drops an entry that nobody holds."""
+        del self._idle[key]
+        self.stored_bytes -= self._sizes.pop(key)
+
     def audit(self) -> HoldingsAudit:
         """Who holds what."""
         sizes = self._sizes
@@ -133,7 +142,6 @@ class Holdings:
         while self._idle and (
             self.stored_bytes + size > self.budget_bytes or len(self._sizes) + 1 > self._max_entries
         ):
-            key, _ = self._idle.popitem(last=False)
-            self.stored_bytes -= self._sizes.pop(key)
-            evicted.append(key)
+            evicted.append(next(iter(self._idle)))
+            self.discard(evicted[-1])
         return tuple(evicted)
