@@ -14,6 +14,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from triptych.client import AsyncClient
+from triptych.core.desk import Entry
 from triptych.core.fleet import Stage
 from triptych.core.generation import FinishReason
 from triptych.core.plan import Demand, Placement, RoutingPolicy
@@ -25,8 +26,9 @@ from triptych.models.spec import DecoderSpec, ModelSpec
 from triptych.models.text import TextProcessor
 from triptych.router.call import Admitted, Call, CheckedImage
 from triptych.router.dispatch import Dispatcher
-from triptych.router.fleet import FleetDirectory, WorkerAddress
+from triptych.router.fleet import WorkerAddress, introduction
 from triptych.router.intake import InputLimits, Intake
+from triptych.router.limits import RouterLimits
 from triptych.router.server import Router
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stage.v1 import stage_pb2_grpc
@@ -73,24 +75,28 @@ class Desk:
 
     workers: tuple[str, ...] = EVERYWHERE
     max_running: int = 8
+    max_retries: int = 0
     policy: RoutingPolicy = field(default_factory=RoutingPolicy)
-    first_epoch: int = 7
+    first_serial: int = 7
 
     def __post_init__(self) -> None:
         self.now = 100.0
         self.sent: list[tuple[str, str]] = []
         self.last: dict[str, pb.ConnectRequest] = {}
-        self.fleet = FleetDirectory()
+        self.cuts: list[str] = []
+        self.entries: dict[Call, Entry] = {}
+        limits = RouterLimits(routing=self.policy, max_running=self.max_running, max_retries=self.max_retries)
+        self.dispatcher = Dispatcher(self, limits, lambda: self.now, self.first_serial)
         for worker_id in self.workers:
-            self.fleet.connect(welcome(worker_id))
-        self.dispatcher = Dispatcher(
-            self.fleet, self, self.policy, self.max_running, lambda: self.now, self.first_epoch
-        )
+            self.dispatcher.connect(introduction(welcome(worker_id)))
 
     def send(self, worker_id: str, command: pb.ConnectRequest) -> None:
         kind = command.WhichOneof("command") or ""
         self.sent.append((worker_id, kind))
         self.last[kind] = command
+
+    def cut(self, worker_id: str, reason: str) -> None:
+        self.cuts.append(worker_id)
 
     def submit(self, request_id: str = "r", *, images: int = 0, **options: Any) -> Call:
         spans = tuple(ImageSpan(4 * i, 4) for i in range(images))
@@ -99,22 +105,25 @@ class Desk:
             Prompt(tuple(range(1, 4 * images + 4)), spans),
             tuple(CheckedImage(b"picture %d" % i, f"hash {i}", f"image {i}") for i in range(images)),
             SamplingParams(seed=1, max_tokens=9),
-            Demand(4 * images + 3, images, options.pop("placement", Placement.ANY)),
+            Demand(4 * images + 3, (4,) * images, options.pop("placement", Placement.ANY)),
             **options,
         )
-        with self.dispatcher.seat():
-            return self.dispatcher.submit(request, IncrementalDetokenizer(Letters(), ("stop",)), self.now)
+        with self.dispatcher.seat(request.picture_bytes):
+            call = self.dispatcher.submit(request, IncrementalDetokenizer(Letters(), ("stop",)), self.now)
+        [self.entries[call]] = [entry for entry, work in self.dispatcher._works.items() if work.call is call]
+        return call
 
-    def hear(self, call: Call, worker_id: str, *, age: int = 0, **event: Any) -> None:
+    def hear(self, call: Call, worker_id: str, *, age: int = 0, incarnation: str = "1", **event: Any) -> None:
         """A worker says something of a call, or of its attempt `age` epochs ago."""
         [(kind, message)] = event.items()
-        key = pb.OperationKey(request_id=call.record.key.request_id, epoch=call.record.key.epoch - age)
+        current = self.entries[call].record.key
+        key = pb.OperationKey(request_id=current.request_id, epoch=current.epoch - age)
         if kind == "step_tokens":
             message.key.CopyFrom(key)
             message = pb.StepTokens(deltas=[message])
         else:
             message.key.CopyFrom(key)
-        self.dispatcher.receive(worker_id, pb.ConnectResponse(**{kind: message}))
+        self.dispatcher.receive(worker_id, incarnation, pb.ConnectResponse(**{kind: message}))
 
     def freed(self, call: Call, *workers: str) -> None:
         for worker_id in workers:
@@ -128,10 +137,11 @@ class Desk:
         self.hear(call, "decode-0", reserved=pb.Reserved(ticket=pb.Ticket(ticket_id=ticket)))
 
     def prefilled(self, call: Call, worker_id: str, text: str = "a", reason: FinishReason | None = None) -> None:
-        self.hear(call, worker_id, prefill_done=pb.PrefillDone(token=letters(text, reason)))
+        token = letters(text, reason, self.entries[call].record.emitted)
+        self.hear(call, worker_id, prefill_done=pb.PrefillDone(token=token))
 
     def decoded(self, call: Call, text: str, reason: FinishReason | None = None) -> None:
-        self.hear(call, "decode-0", step_tokens=letters(text, reason))
+        self.hear(call, "decode-0", step_tokens=letters(text, reason, self.entries[call].record.emitted))
 
     def kv_arrived(self, call: Call) -> None:
         self.hear(call, "decode-0", kv_ready=pb.KvReady(transfer_us=5))
@@ -140,8 +150,9 @@ class Desk:
         return sorted(worker_id for worker_id, kind in self.sent if kind == "free")
 
 
-def letters(text: str, reason: FinishReason | None = None) -> pb.TokenDelta:
-    return pb.TokenDelta(token_ids=[ord(letter) for letter in text], finish_reason=finish_reason_to_proto(reason))
+def letters(text: str, reason: FinishReason | None = None, first: int = 0) -> pb.TokenDelta:
+    ids = [ord(letter) for letter in text]
+    return pb.TokenDelta(token_ids=ids, finish_reason=finish_reason_to_proto(reason), first=first)
 
 
 @pytest.fixture
@@ -251,6 +262,7 @@ class FakeWorker(stage_pb2_grpc.StageServiceServicer):
             yield pb.ConnectResponse(prefill_done=first)
             if count > 1 and not self.patient:
                 delta = _tokens(text[1:], ends)
+                delta.first = 1
                 delta.key.CopyFrom(command.prefill.key)
                 yield pb.ConnectResponse(step_tokens=pb.StepTokens(deltas=[delta]))
 
@@ -318,7 +330,8 @@ async def open_door(fake_worker: Callable[..., Any]) -> AsyncIterator[Callable[.
 
         async def start(*worker_ids: str, max_running: int = 8, patient: bool = False, per_worker: int = 8) -> Door:
             workers = {worker_id: await fake_worker(worker_id, patient=patient) for worker_id in worker_ids}
-            router = Router("127.0.0.1:0", make_intake(), RoutingPolicy(0, per_worker), max_running)
+            limits = RouterLimits(RoutingPolicy(0, per_worker), max_running=max_running, max_retries=0)
+            router = Router("127.0.0.1:0", make_intake(), limits)
             await router.start()
             stack.push_async_callback(router.stop, 0)
             client = await stack.enter_async_context(AsyncClient(router.address, timeout=20))
@@ -331,6 +344,6 @@ async def open_door(fake_worker: Callable[..., Any]) -> AsyncIterator[Callable[.
 
 
 @pytest.fixture
-def parts() -> tuple[Intake, RoutingPolicy, int]:
+def parts() -> tuple[Intake, RouterLimits]:
     """What a router needs besides its address."""
-    return make_intake(), RoutingPolicy(), 8
+    return make_intake(), RouterLimits(max_running=8)

@@ -75,11 +75,16 @@ def test_commands_carry_what_the_next_worker_needs(desk: Any) -> None:
     assert list(d.last["decode"].decode.emitted_token_ids) == [ord("a")]
 
 
-def test_pictures_are_let_go_once_they_are_sent(desk: Any) -> None:
+def test_pictures_are_held_to_the_end_because_another_attempt_needs_them(desk: Any) -> None:
     d = desk()
-    call = d.submit(images=1)
-    assert d.last["encode"].encode.images[0].data == b"picture 0"
-    assert [(image.data, image.content_hash) for image in call.request.images] == [(b"", "hash 0")]
+    call = d.submit(images=2)
+    assert d.last["encode"].encode.images[0].data == b"picture 1"
+    assert d.dispatcher.pictures.held == len(b"picture 0") + len(b"picture 1")
+    d.dispatcher.leave(call, Cancelled("gone"))
+    d.freed(call, "encode-0", "encode-1")
+    assert d.dispatcher.pictures.held == 0
+    with pytest.raises(ResourceExhausted, match=r"router\.picture_memory"), d.dispatcher.seat(2**31):
+        pass
 
 
 def test_kv_that_arrives_before_the_first_token(desk: Any) -> None:
@@ -125,7 +130,7 @@ def test_every_holder_gets_exactly_one_free(desk: Any, stage: int) -> None:
     d.freed(call, *holders)
     d.freed(call, *holders)
     assert d.dispatcher.awaiting_free == 0
-    assert d.fleet.snapshot().workers[0].requests == 0
+    assert not any(worker.load.requests for worker in d.dispatcher.workers.values())
 
 
 def test_events_of_an_older_attempt_are_ignored(desk: Any) -> None:
@@ -133,8 +138,8 @@ def test_events_of_an_older_attempt_are_ignored(desk: Any) -> None:
     first = d.submit("same id")
     d.dispatcher.leave(first, Cancelled("by its client"))
     call = d.submit("same id")
-    d.hear(call, "decode-0", age=1, reserved=pb.Reserved(ticket=pb.Ticket(ticket_id="old")))
-    d.hear(call, "decode-0", age=1, failed=pb.Failed(code=13, message="old"))
+    d.hear(first, "decode-0", reserved=pb.Reserved(ticket=pb.Ticket(ticket_id="old")))
+    d.hear(first, "decode-0", failed=pb.Failed(code=13, message="old"))
     d.hear(call, "decode-0", age=-1, failed=pb.Failed(code=13, message="not yet"))
     assert d.sent[-1] == ("decode-0", "reserve")
     assert d.dispatcher.running == 1
@@ -144,9 +149,9 @@ def test_events_of_an_older_attempt_are_ignored(desk: Any) -> None:
 
 
 def test_epochs_start_where_told_and_wrap_around_before_the_wire_does(desk: Any) -> None:
-    d = desk(first_epoch=2**32 - 1)
+    d = desk(first_serial=2**24 - 1)
     calls = [d.submit("one"), d.submit("two")]
-    assert [call.record.key.epoch for call in calls] == [2**32 - 1, 0]
+    assert [d.entries[call].record.key.epoch for call in calls] == [2**32 - 256, 0]
     assert d.last["reserve"].reserve.key == pb.OperationKey(request_id="two", epoch=0)
 
 
@@ -187,7 +192,7 @@ async def test_a_lost_worker_ends_what_it_held_and_is_sent_no_free(desk: Any) ->
         await outcome(call)
     assert caught.value.retry_after
     assert d.frees() == ["decode-0"]
-    assert other.request.request_id in {"colocated"}
+    assert other.request_id == "colocated"
     assert d.dispatcher.running == 1
 
 
@@ -235,7 +240,7 @@ def test_a_full_router_refuses_and_says_when_to_come_back(desk: Any) -> None:
     assert caught.value.retry_after == RoutingPolicy().retry_after
     assert len(d.sent) == 2
     d.dispatcher.cancel("one")
-    assert first.record.closed is False
+    assert d.entries[first].record.closed is False
     d.submit("three")
     assert d.dispatcher.counters.refused == 1
 
@@ -258,12 +263,16 @@ async def test_a_message_that_makes_no_sense_ends_its_own_request_only(desk: Any
     calls = [d.submit(name, placement=Placement.COLOCATED) for name in ("bad", "good")]
     for call in calls:
         d.prefilled(call, "decode-0", "a")
-    deltas = [pb.TokenDelta(token_ids=[98]), pb.TokenDelta(token_ids=[98], finish_reason=FINISH_REASON_LENGTH)]
+    deltas = [
+        pb.TokenDelta(token_ids=[98], first=1),
+        pb.TokenDelta(token_ids=[98], first=1, finish_reason=FINISH_REASON_LENGTH),
+    ]
     for call, delta in zip(calls, deltas, strict=True):
-        delta.key.request_id, delta.key.epoch = call.record.key.request_id, call.record.key.epoch
+        key = d.entries[call].record.key
+        delta.key.request_id, delta.key.epoch = key.request_id, key.epoch
     deltas[0].logprobs.add().logprob = -1.0
     deltas[0].logprobs.add().logprob = -2.0
-    d.dispatcher.receive("decode-0", pb.ConnectResponse(step_tokens=pb.StepTokens(deltas=deltas)))
+    d.dispatcher.receive("decode-0", "1", pb.ConnectResponse(step_tokens=pb.StepTokens(deltas=deltas)))
     with pytest.raises(Internal, match="the router failed; its log says how") as caught:
         await outcome(calls[0])
     assert caught.value.request_id == "bad"
@@ -350,10 +359,11 @@ def test_load_is_counted_from_dispatch_to_the_end(desk: Any) -> None:
     d = desk()
 
     def loads() -> dict[str, tuple[int, int, int]]:
-        return {w.worker_id: (w.requests, w.tokens, w.images) for w in d.fleet.snapshot().workers if w.requests}
+        workers = d.dispatcher.workers.values()
+        return {w.worker_id: (w.load.requests, w.load.tokens, w.load.patches) for w in workers if w.load.requests}
 
     call = d.submit(images=2)
-    everything = {"encode-0": (1, 0, 1), "encode-1": (1, 0, 1), "prefill-0": (1, 11, 0), "decode-0": (1, 0, 0)}
+    everything = {"encode-0": (1, 0, 4), "encode-1": (1, 0, 4), "prefill-0": (1, 11, 0), "decode-0": (1, 0, 0)}
     assert loads() == everything
     d.encoded(call, "encode-0", 0)
     assert loads() == everything | {"encode-0": (1, 0, 0)}

@@ -25,7 +25,7 @@ class Listener:
     def connected(self, welcome: pb.Welcome) -> None:
         self._note(f"connected {welcome.worker_id}")
 
-    def received(self, worker_id: str, event: pb.ConnectResponse) -> None:
+    def received(self, worker_id: str, incarnation: str, event: pb.ConnectResponse) -> None:
         if event.HasField("failed"):
             raise ValueError("an event that nobody expected")
         self._note(f"{event.WhichOneof('event')} {worker_id}")

@@ -60,7 +60,7 @@ class Listener:
     def connected(self, welcome: pb.Welcome) -> None:
         self.heard.put_nowait(f"connected {welcome.incarnation}")
 
-    def received(self, worker_id: str, event: pb.ConnectResponse) -> None:
+    def received(self, worker_id: str, incarnation: str, event: pb.ConnectResponse) -> None:
         self.heard.put_nowait(f"report {event.load_report.steps}")
 
     def lost(self, worker_id: str) -> None:

@@ -2,19 +2,21 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 
 import psutil
 
 from triptych.config.resources import resolve_stages
 from triptych.config.spec import ClusterSpec
-from triptych.controller.controller import Controller
-from triptych.controller.desired import desired_workers, require_memory, weight_bytes
-from triptych.controller.ray_runtime import RayRuntime, Runtime
+from triptych.controller.controller import Controller, Terms
+from triptych.controller.desired import Blueprint, DesiredWorker, require_memory, weight_bytes
+from triptych.controller.ray_runtime import RayRuntime
+from triptych.controller.runtime import Runtime
+from triptych.core.fleet.observe import HealthLimits
 from triptych.core.plan import RoutingPolicy
 from triptych.engine.loading import convert_weights
 from triptych.models.files import ModelFiles
@@ -24,22 +26,51 @@ from triptych.models.resolve import resolve
 from triptych.models.spec import ModelSpec, read_spec
 from triptych.models.text import TextProcessor
 from triptych.router.intake import InputLimits, Intake
+from triptych.router.limits import RouterLimits
 from triptych.router.server import Router, require_free
 
 
-@dataclass(frozen=True, slots=True)
 class RunningCluster:
     """A cluster that serves.
 
-    Attributes:
-        address: "host:port" of the router.
+    Args:
         model: The name that clients use.
-        layout: Such as "1E1P1D".
+        controller: Of its workers.
+        make_router: A router that listens on an address.
+        router: The one that is open.
     """
 
-    address: str
-    model: str
-    layout: str
+    def __init__(
+        self, model: str, controller: Controller, make_router: Callable[[str], Router], router: Router
+    ) -> None:
+        self.model = model
+        self._controller = controller
+        self._make_router = make_router
+        self._router = router
+
+    @property
+    def address(self) -> str:
+        """Where the router listens, as "host:port"."""
+        return self._router.address
+
+    @property
+    def layout(self) -> str:
+        """Such as "1E1P1D"."""
+        return self._router.fleet.layout()
+
+    async def restart_router(self, grace: float = 0.0) -> None:
+        """Another router takes the place of this one, which gives running requests `grace` seconds to end."""
+        address = self.address
+        await self._router.stop(grace)
+        self._router = self._make_router(address)
+        self._router.operate(self._controller)
+        await self._router.start()
+        await self._controller.attach(self._router)
+        await self._router.wait_ready()
+
+    async def close(self) -> None:
+        """The router ends: running answers get its grace while the workers live."""
+        await self._router.stop()
 
 
 @contextlib.asynccontextmanager
@@ -68,37 +99,59 @@ async def run_cluster(
     cpu_count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     stages = resolve_stages(spec, accepts_images=model.vision is not None, cpu_count=cpu_count)
     memory = psutil.virtual_memory()
-    workers = desired_workers(spec, files, model, stages, memory.total)
+    blueprint = Blueprint(spec, files, model, stages, memory.total)
     if spec.ray.address is None:  # the workers of a joined cluster are elsewhere
-        require_memory(workers, weight_bytes(spec, files, model), memory.available)
+        require_memory(blueprint.workers(), weight_bytes(spec, files, model), memory.available)
         await asyncio.to_thread(convert_weights, files, spec.dtype, spec.quantization, progress=progress)
     async with contextlib.AsyncExitStack() as stack:
         # Ray forks, and a fork between gRPC's threads hangs: Ray starts before the first server or channel exists.
-        cpus = max(cpu_count, sum(worker.cpus for worker in workers))
-        runtime = await asyncio.to_thread(make_runtime, spec.ray.address, cpus)
+        runtime = await asyncio.to_thread(make_runtime, spec.ray.address, cpu_count)
         stack.push_async_callback(asyncio.to_thread, runtime.close)
         _rearm_signals()
-        router = _router(spec, files, model)
-        controller = Controller(runtime, workers, router, on_ready)
+        make_router = functools.partial(_router, spec, files, model)
+        router = make_router(spec.router.grpc)
+        controller = Controller(runtime, blueprint, router, _terms(spec), on_ready)
         stack.push_async_callback(controller.stop)
+        router.operate(controller)
+        cluster = RunningCluster(spec.name, controller, make_router, router)
         await router.start()
-        stack.push_async_callback(router.stop)  # first to stop: running answers get its grace while workers live
+        stack.push_async_callback(cluster.close)  # first to stop
         await controller.start()
         await router.wait_ready()
-        yield RunningCluster(router.address, spec.name, router.fleet.layout())
+        yield cluster
 
 
-def _router(spec: ClusterSpec, files: ModelFiles, model: ModelSpec) -> Router:
-    limits = InputLimits(
+def _terms(spec: ClusterSpec) -> Terms:
+    return Terms(
+        cluster=spec.ray.cluster_name or spec.name,
+        drain_seconds=spec.router.drain_seconds,
+        require_room=_require_room if spec.ray.address is None else lambda workers: None,
+    )
+
+
+def _require_room(workers: tuple[DesiredWorker, ...]) -> None:
+    """Refuses workers that are added to a cluster on this machine; the others have mapped the weights already."""
+    require_memory(workers, 0, psutil.virtual_memory().available)
+
+
+def _router(spec: ClusterSpec, files: ModelFiles, model: ModelSpec, address: str) -> Router:
+    inputs = InputLimits(
         context_length=min(spec.context_length or model.context_length, model.context_length),
         max_images=spec.router.max_images_per_request,
         max_image_pixels=spec.router.max_image_pixels,
         max_image_bytes=spec.router.max_image_bytes,
         max_linger=spec.router.max_linger_seconds,
     )
-    policy = RoutingPolicy(spec.router.colocate_below_tokens, spec.router.max_requests_per_worker)
-    intake = Intake(spec.name, model, TextProcessor.load(files, model), limits)
-    return Router(spec.router.grpc, intake, policy, spec.router.max_running_requests)
+    limits = RouterLimits(
+        routing=RoutingPolicy(spec.router.colocate_below_tokens, spec.router.max_requests_per_worker),
+        health=HealthLimits(stalled=spec.router.stall_seconds),
+        max_running=spec.router.max_running_requests,
+        max_retries=spec.router.max_retries,
+        replay_patience=spec.router.replay_patience,
+        picture_bytes=spec.router.picture_memory,
+    )
+    intake = Intake(spec.name, model, TextProcessor.load(files, model), inputs)
+    return Router(address, intake, limits)
 
 
 def _rearm_signals() -> None:

@@ -31,6 +31,10 @@ class PictureMemory:
             )
         self.held += size
 
+    def keep(self, size: int) -> None:
+        """Takes `size` bytes for a request that has been accepted, whose reservation is about to be released."""
+        self.held += size
+
     def release(self, size: int) -> None:
         """Gives `size` bytes back."""
         self.held -= size

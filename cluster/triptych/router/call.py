@@ -1,20 +1,16 @@
-"""One running request: its record, the payloads that the core does not look at, and its way back to the client."""
+"""A client that waits for its answer: tokens in, text out."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
 
 from triptych.core.errors import TriptychError
 from triptych.core.generation import FinishReason, GeneratedToken
-from triptych.core.load import Load
-from triptych.core.plan import Demand, Plan
+from triptych.core.plan import Demand
 from triptych.core.prompt import Prompt
-from triptych.core.request import Record
 from triptych.core.sampling import SamplingParams
 from triptych.core.usage import Span, Usage
 from triptych.models.detokenize import IncrementalDetokenizer
-from triptych.router.timeline import Timeline
-from triptych.stage.v1 import stage_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +46,11 @@ class Admitted:
     received: tuple[int, ...] | None = None
     ended: FinishReason | None = None
 
+    @property
+    def picture_bytes(self) -> int:
+        """What its pictures weigh."""
+        return sum(len(image.data) for image in self.images)
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -78,50 +79,41 @@ Output = Piece | Finished | TriptychError
 
 
 class Call:
-    """State that belongs to one request on this router."""
+    """One connection of a client that waits for one answer.
 
-    def __init__(self, request: Admitted, record: Record, detokenizer: IncrementalDetokenizer, now: float) -> None:
-        self.request = request
-        self.record = record
+    Args:
+        request_id: Of the request.
+        detokenizer: Knows the tokens that the client has.
+        received: How many those are.
+
+    Attributes:
+        tokens: Of the answer, those that the client had and those that it was given.
+    """
+
+    def __init__(self, request_id: str, detokenizer: IncrementalDetokenizer, received: int = 0) -> None:
+        self.request_id = request_id
         self.detokenizer = detokenizer
-        self.timeline = Timeline(now)
-        self.plan: Plan | None = None
-        self.load: dict[str, Load] = {}
-        self.handles: dict[int, pb.EmbeddingHandle] = {}
-        self.ticket: pb.Ticket | None = None
-        self.emitted: list[int] = []
-        self.cached_tokens = 0
+        self.tokens = received
         self._outputs: asyncio.Queue[Output] = asyncio.Queue()
 
-    def drop_pictures(self) -> None:
-        """Lets go of the pictures' bytes, once every encode worker has been sent its own."""
-        images = tuple(replace(image, data=b"") for image in self.request.images)
-        self.request = replace(self.request, images=images)
-
-    def usage(self) -> Usage:
-        """Token counts so far."""
-        prompt = self.request.prompt
-        image_tokens = sum(span.length for span in prompt.image_spans)
-        return Usage(len(prompt.token_ids), len(self.emitted), image_tokens, self.cached_tokens)
-
-    def deliver(self, tokens: tuple[GeneratedToken, ...]) -> None:
+    def deliver(self, tokens: Iterable[GeneratedToken]) -> None:
         """Hands tokens on as text; those after a stop text are dropped."""
         for token in tokens:
             if self.detokenizer.stopped:
                 return
-            self.emitted.append(token.token_id)
+            self.tokens += 1
             self._outputs.put_nowait(Piece(self.detokenizer.push([token.token_id]), (token,)))
 
-    def end(self, outcome: FinishReason | TriptychError, now: float) -> None:
+    def finish(self, outcome: FinishReason, usage: Usage, timeline: tuple[Span, ...]) -> None:
         """Hands the end on."""
-        if isinstance(outcome, TriptychError):
-            outcome.request_id = outcome.request_id or self.request.request_id
-            self._outputs.put_nowait(outcome)
-            return
         rest = self.detokenizer.finish()
         reason = FinishReason.STOP if self.detokenizer.stopped else outcome
-        decode = self.plan.decode if self.plan else ""
-        self._outputs.put_nowait(Finished(reason, self.usage(), self.timeline.finish(decode, now), rest))
+        self._outputs.put_nowait(Finished(reason, usage, timeline, rest))
+
+    def fail(self, error: TriptychError) -> None:
+        """Hands the error on; one that comes after the end is not heard."""
+        error.request_id = error.request_id or self.request_id
+        self._outputs.put_nowait(error)
 
     async def outputs(self) -> AsyncIterator[Piece | Finished]:
         """Pieces as they come, those that are ready together merged into one, then the end.

@@ -1,30 +1,30 @@
-"""Carries the decisions of the core out: events of the workers in, commands and answers out.
+"""Carries the decisions of the desk out: what workers and clients say in, commands and answers out.
 
-Everything here runs on the router's event loop, so that a step and its actions are one piece.
+Everything here runs on the router's event loop, so that an event and its orders are one piece.
 """
 
 import contextlib
-import itertools
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol, assert_never
 
-from triptych.core import events as ev
-from triptych.core.errors import AlreadyExists, Cancelled, Internal, NotFound, ResourceExhausted, TriptychError
-from triptych.core.generation import OperationKey
-from triptych.core.load import load_of
-from triptych.core.plan import RoutingPolicy, plan
-from triptych.core.request import Ended, Record, step
+from triptych.core.desk import Counters, Cut, Desk, Entry, Orders, Perform, Submission, TellDrain
+from triptych.core.errors import Cancelled, Internal, NotFound, ResourceExhausted, TriptychError
+from triptych.core.fleet.worker import Introduction, Report, Worker
+from triptych.core.generation import FinishReason, OperationKey
+from triptych.core.pictures import PictureMemory
+from triptych.core.request import actions as do
+from triptych.core.request import events as ev
+from triptych.core.request.record import Terms
 from triptych.models.detokenize import IncrementalDetokenizer
 from triptych.router import commands
 from triptych.router.call import Admitted, Call
-from triptych.router.fleet import FleetDirectory
+from triptych.router.limits import RouterLimits
 from triptych.router.translate import core_event, keyed_messages
+from triptych.router.work import Work
 from triptych.stage.v1 import stage_pb2 as pb
 
 MAX_TIMEOUT_MS = 2**32 - 1  # what the wire can say: seven weeks
-EPOCHS = 2**32  # and how many epochs it tells apart
 
 logger = logging.getLogger(__name__)
 
@@ -35,107 +35,113 @@ class Outbound(Protocol):
     def send(self, worker_id: str, command: pb.ConnectRequest) -> None:
         """Queues a command; one for a worker that is gone is dropped, its loss being an event of its own."""
 
-
-@dataclass(slots=True)
-class Counters:
-    """Totals since the router started."""
-
-    finished: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    refused: int = 0
-    generated_tokens: int = 0
+    def cut(self, worker_id: str, reason: str) -> None:
+        """Ends the stream to a worker that has been given up."""
 
 
 class Dispatcher:
-    """Owns every running request.
+    """Owns what the requests of a desk carry, and who waits for them.
 
     Args:
-        fleet: The known workers.
-        outbound: The way to them.
-        policy: Limits of the routing rule.
-        max_running: Requests that may run at once.
+        outbound: The way to the workers.
+        limits: Of requests and workers.
         clock: Monotonic seconds.
-        first_epoch: Of the first request. Workers may still hold what an earlier router asked for under the same
+        first_serial: Of the first request. Workers may still hold what an earlier router asked for under the same
             request id, so two routers must not count from the same number.
     """
 
     def __init__(
-        self,
-        fleet: FleetDirectory,
-        outbound: Outbound,
-        policy: RoutingPolicy,
-        max_running: int,
-        clock: Callable[[], float],
-        first_epoch: int,
+        self, outbound: Outbound, limits: RouterLimits, clock: Callable[[], float], first_serial: int
     ) -> None:
-        self.counters = Counters()
-        self.max_running = max_running
-        self._fleet = fleet
+        self.limits = limits
+        self.pictures = PictureMemory(limits.picture_bytes)
+        self._desk = Desk(limits.routing, limits.health, first_serial)
         self._outbound = outbound
-        self._policy = policy
         self._clock = clock
-        self._running: dict[str, Call] = {}
-        self._calls: dict[OperationKey, Call] = {}  # running ones, and ended ones that a worker still holds
+        self._works: dict[Entry, Work] = {}
         self._admitting = 0
-        self._epochs = itertools.count(first_epoch)
+
+    @property
+    def counters(self) -> Counters:
+        """Totals since the router started."""
+        return self._desk.counters
 
     @property
     def running(self) -> int:
-        """Requests whose client waits."""
-        return len(self._running)
+        """Requests whose client waits, or may come back."""
+        return self._desk.running
+
+    @property
+    def waiting(self) -> int:
+        """Requests that lost their workers and have no others yet."""
+        return self._desk.waiting
 
     @property
     def awaiting_free(self) -> int:
         """Ended requests of which a worker has not acknowledged Free."""
-        return len(self._calls) - len(self._running)
+        return self._desk.awaiting_free
+
+    @property
+    def workers(self) -> Mapping[str, Worker]:
+        """The connected workers."""
+        return self._desk.fleet.workers
+
+    def kv_tokens(self) -> int | None:
+        """Tokens that the smallest connected KV cache holds; None while there is none."""
+        return self._desk.fleet.kv_tokens()
+
+    def requests(self) -> Mapping[str, int]:
+        """How many requests need each worker, or wait for it to give something back."""
+        return self._desk.requests()
 
     @contextlib.contextmanager
-    def seat(self) -> Iterator[None]:
+    def seat(self, picture_bytes: int = 0) -> Iterator[None]:
         """Takes a place among the running requests for one that is still being checked, up to its `submit`.
 
         Raises:
-            ResourceExhausted: every place is taken; nothing has been spent on the request yet.
+            ResourceExhausted: every place, or the pictures' memory, is taken; nothing has been spent on it yet.
         """
-        if len(self._running) + self._admitting >= self.max_running:
+        if self._desk.running + self._admitting >= self.limits.max_running:
             self.counters.refused += 1
             raise ResourceExhausted(
-                f"{self.max_running} requests are running, which is the limit (router.max_running_requests)",
-                retry_after=self._policy.retry_after,
+                f"{self.limits.max_running} requests are running, which is the limit (router.max_running_requests)",
+                retry_after=self.limits.routing.retry_after,
             )
+        self.pictures.reserve(picture_bytes, self.limits.routing.retry_after)
         self._admitting += 1
         try:
             yield
         finally:
             self._admitting -= 1
+            self.pictures.release(picture_bytes)
 
     def submit(self, request: Admitted, detokenizer: IncrementalDetokenizer, now: float) -> Call:
-        """Starts a request that has a `seat`.
+        """Starts a request that has a `seat`, or goes on with one whose client comes back.
+
+        Args:
+            request: The request.
+            detokenizer: Knows the tokens that the client has.
+            now: When it arrived.
 
         Raises:
-            AlreadyExists: a running request has that id.
-            ResourceExhausted: every suitable worker is full.
-            Unavailable: no suitable worker is there.
+            TriptychError: as `Desk.submit`.
         """
-        if request.request_id in self._running:
-            raise AlreadyExists(f"a request with id {request.request_id!r} is running", field="request_id")
-        chosen = plan(request.demand, self._fleet.snapshot(), self._policy)
-        if isinstance(chosen, TriptychError):
-            self.counters.refused += 1
-            raise chosen
-        key = OperationKey(request.request_id, next(self._epochs) % EPOCHS)
-        call = Call(request, Record(key), detokenizer, now)
-        call.plan = chosen
-        call.timeline.dispatched(self._clock())
-        self._running[request.request_id] = self._calls[key] = call
-        self._apply(call, ev.Dispatched(chosen))  # sends every Encode
-        call.drop_pictures()
+        entry, orders = self._desk.submit(self._submission(request), self._clock())
+        received = len(request.received or ())
+        call = Call(request.request_id, detokenizer, received)
+        if work := self._works.get(entry):
+            self._take_over(work, call, received)
+        else:
+            self._works[entry] = work = Work(entry, request, call, now)
+            self.pictures.keep(request.picture_bytes)
+            work.timeline.dispatched(self._clock())
+        self._perform_all(orders, entry)
         return call
 
     def leave(self, call: Call, error: TriptychError | None) -> None:
-        """The client's connection has ended; `error` says why it ended before the answer did."""
-        if error is not None:
-            self._apply(call, ev.Abandoned(error))
+        """A client's connection has ended; without an error, because it has its answer to the end."""
+        if (entry := self._desk.named(call.request_id)) and self._works[entry].call is call:
+            self._tell(entry, ev.ClientLeft(error))
 
     def cancel(self, request_id: str) -> None:
         """Ends a running request for an operator.
@@ -143,99 +149,141 @@ class Dispatcher:
         Raises:
             NotFound: no such request runs.
         """
-        call = self._running.get(request_id)
-        if call is None:
+        entry = self._desk.named(request_id)
+        if entry is None or not entry.running:
             raise NotFound(f"no running request has the id {request_id!r}", field="request_id", request_id=request_id)
-        self._apply(call, ev.Abandoned(Cancelled("cancelled by an operator")))
+        self._tell(entry, ev.Abandoned(Cancelled("cancelled by an operator")))
+
+    def connect(self, introduction: Introduction) -> None:
+        """A worker has opened its stream."""
+        self._perform_all(self._desk.connect(introduction, self._clock()))
 
     def lose(self, worker_id: str) -> None:
-        """A worker is gone."""
-        self._fleet.disconnect(worker_id)
-        for call in list(self._calls.values()):
-            self._apply(call, ev.WorkerLost(worker_id))
+        """A worker's stream has ended."""
+        self._perform_all(self._desk.lose(worker_id, self._clock()))
+        self._sweep()
 
-    def receive(self, worker_id: str, event: pb.ConnectResponse) -> None:
-        """An event of a worker; one of an older attempt is ignored."""
-        if event.HasField("load_report"):
-            self._fleet.reports[worker_id] = event.load_report
+    def drain(self, worker_id: str, timeout: float) -> None:
+        """Takes a worker out; what still runs there after `timeout` seconds goes on elsewhere."""
+        self._perform_all(self._desk.drain(worker_id, timeout, self._clock()))
+
+    def retain(self, worker_ids: Collection[str]) -> None:
+        """Only these workers are still placed."""
+        self._desk.retain(worker_ids)
+
+    def tick(self) -> None:
+        """Time has passed."""
+        self._perform_all(self._desk.tick(self._clock()))
+        self._sweep()
+
+    def receive(self, worker_id: str, incarnation: str, event: pb.ConnectResponse) -> None:
+        """An event of a worker; one of an older attempt or process is ignored."""
+        now = self._clock()
+        report = event.load_report
+        self._desk.hear(worker_id, incarnation, now, _report(report) if event.HasField("load_report") else None)
         for message in keyed_messages(event):
-            key = OperationKey(message.key.request_id, message.key.epoch)
-            if call := self._calls.get(key):
+            if entry := self._desk.find(OperationKey(message.key.request_id, message.key.epoch)):
                 try:
-                    self._apply(call, core_event(message, call, worker_id, self._clock()))
+                    meaning = core_event(message, self._works[entry], worker_id, now)
+                    orders = self._desk.receive(worker_id, incarnation, entry, meaning, now)
                 except Exception:  # a message that makes no sense ends its own request, not the stream of all
                     logger.exception("%s from %s cannot be handled", type(message).__name__, worker_id)
-                    self._apply(call, ev.Abandoned(_defect()))
+                    orders = self._desk.tell(entry, ev.Abandoned(_defect()), now)
+                self._perform_all(orders, entry)
 
-    def _apply(self, call: Call, event: ev.Event) -> None:
-        record, actions = step(call.record, event)
-        changed = record is not call.record
-        call.record = record
-        if changed:
-            load = load_of(record, call.request.demand)
-            self._fleet.rebook(call.load, load)
-            call.load = load
-        failed = [action for action in actions if not self._performed(call, action)]
-        if isinstance(record.state, Ended):
-            if failed:
-                call.end(_defect(), self._clock())  # not heard if the client has its end already
-            self._retire(call)
-        elif failed:
-            self._apply(call, ev.Abandoned(_defect()))
-        elif call.detokenizer.stopped:
-            self._apply(call, ev.StopTextFound())
+    def _submission(self, request: Admitted) -> Submission:
+        terms = Terms(request.deadline, self.limits.max_retries, self.limits.replay_patience, request.linger)
+        return Submission(
+            request.request_id, request.demand, terms, request.digest, request.received, complete=request.ended
+        )
 
-    def _retire(self, call: Call) -> None:
-        if self._running.get(call.request.request_id) is call:
-            del self._running[call.request.request_id]
-        if call.record.closed:
-            self._calls.pop(call.record.key, None)
+    def _take_over(self, work: Work, call: Call, received: int) -> None:
+        """The client is here again: it gets what it lacks, and whoever stood in its place hears no more."""
+        work.call.fail(Cancelled("the client has come back by another connection"))
+        work.call = call
+        call.deliver(work.entry.answer[received:])
+        if not work.entry.running:
+            work.end(work.entry.outcome, self._clock())
 
-    def _performed(self, call: Call, action: ev.Action) -> bool:
-        """Whether the action could be carried out; one that cannot must not keep the others from it."""
+    def _tell(self, entry: Entry, event: ev.Completed | ev.ClientLeft | ev.Abandoned) -> None:
+        self._perform_all(self._desk.tell(entry, event, self._clock()), entry)
+
+    def _perform_all(self, orders: Orders, entry: Entry | None = None) -> None:
+        """One order that cannot be carried out must not keep the others from it."""
+        failed: dict[Entry, None] = {}
+        for order in orders:
+            match order:
+                case Perform(of, action):
+                    if not self._performed(self._works[of], action):
+                        failed[of] = None
+                case Cut(worker_id):
+                    self._outbound.cut(worker_id, "the worker was silent, or stood still, for too long")
+                case TellDrain(worker_id):
+                    self._outbound.send(worker_id, pb.ConnectRequest(drain=pb.Drain()))
+                case unknown:
+                    assert_never(unknown)
+        for broken in failed:
+            self._works[broken].call.fail(_defect())  # not heard if the client has its end already
+            self._tell(broken, ev.Abandoned(_defect()))
+        if entry is not None:
+            self._look_after(entry)
+
+    def _look_after(self, entry: Entry) -> None:
+        """After an event: a stop text ends the answer, and what is closed is let go."""
+        work = self._works.get(entry)
+        if work and entry.running and work.call.detokenizer.stopped:
+            self._tell(entry, ev.Completed(FinishReason.STOP))
+        elif work and entry.record.closed:
+            self._let_go(work)
+
+    def _sweep(self) -> None:
+        for work in [work for entry, work in self._works.items() if entry.record.closed]:
+            self._let_go(work)
+
+    def _let_go(self, work: Work) -> None:
+        del self._works[work.entry]
+        self.pictures.release(work.request.picture_bytes)
+
+    def _performed(self, work: Work, action: do.Action) -> bool:
         try:
-            self._perform(call, action)
+            self._perform(work, action)
         except Exception:
-            logger.exception("%s cannot be carried out for %s", type(action).__name__, call.record.key)
+            logger.exception("%s cannot be carried out for %s", type(action).__name__, work.entry.record.key)
             return False
         return True
 
-    def _perform(self, call: Call, action: ev.Action) -> None:
+    def _perform(self, work: Work, action: do.Action) -> None:
         match action:
-            case ev.SendEncode(worker, indices):
-                self._outbound.send(worker, commands.encode(call, indices, self._timeout_ms(call)))
-            case ev.SendReserve(worker):
-                call.timeline.sent("reserve", self._clock())
-                self._outbound.send(worker, commands.reserve(call, self._timeout_ms(call)))
-            case ev.SendPrefill(worker, with_ticket):
-                self._outbound.send(worker, commands.prefill(call, self._timeout_ms(call), with_ticket=with_ticket))
-            case ev.SendDecode(worker):
-                self._outbound.send(worker, commands.decode(call))
-            case ev.SendFree(worker):
-                self._outbound.send(worker, commands.free(call))
-            case ev.Deliver(tokens):
-                self.counters.generated_tokens += len(tokens)
-                call.deliver(tokens)
-            case ev.End(outcome):
-                call.end(outcome, self._clock())
-                self._count(outcome)
+            case do.SendEncode():
+                self._outbound.send(action.worker_id, commands.encode(work, action, self._timeout_ms(work)))
+            case do.SendReserve():
+                work.timeline.sent("reserve", self._clock())
+                self._outbound.send(action.worker_id, commands.reserve(work, action, self._timeout_ms(work)))
+            case do.SendPrefill():
+                work.settle()
+                self._outbound.send(action.worker_id, commands.prefill(work, action, self._timeout_ms(work)))
+            case do.SendDecode():
+                self._outbound.send(action.worker_id, commands.decode(work, action))
+            case do.SendFree():
+                self._outbound.send(action.worker_id, commands.free(work, action))
+            case do.Deliver(tokens):
+                work.call.deliver(tokens)
+            case do.Place():
+                work.begin_attempt(self._clock())
+            case do.End(outcome):
+                work.end(outcome, self._clock())
             case unknown:
                 assert_never(unknown)
 
-    def _count(self, outcome: object) -> None:
-        match outcome:
-            case Cancelled():
-                self.counters.cancelled += 1
-            case TriptychError():
-                self.counters.failed += 1
-            case _:
-                self.counters.finished += 1
-
-    def _timeout_ms(self, call: Call) -> int:
-        if call.request.deadline is None:
+    def _timeout_ms(self, work: Work) -> int:
+        if work.request.deadline is None:
             return 0
-        left = round((call.request.deadline - self._clock()) * 1000)
+        left = round((work.request.deadline - self._clock()) * 1000)
         return min(max(1, left), MAX_TIMEOUT_MS)
+
+
+def _report(report: pb.LoadReport) -> Report:
+    return Report(report.steps, report.runnable_requests, report.held_blocks, report.draining)
 
 
 def _defect() -> Internal:

@@ -1,12 +1,11 @@
-"""The workers that a router knows: where they are, what they reported, and what was dispatched to them."""
+"""The workers as the controller has placed them and as they describe themselves: what operators are shown."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from triptych.core.errors import FailedPrecondition
-from triptych.core.fleet import Fleet, Stage, Worker
-from triptych.core.load import Load
+from triptych.core.fleet import Stage
+from triptych.core.fleet.worker import Introduction
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.wire.stage import stage_from_proto
 
@@ -29,25 +28,15 @@ class WorkerAddress:
 
 
 class FleetDirectory:
-    """Answers "who can be sent work now" with a frozen snapshot."""
+    """Addresses, introductions and reports by worker. What decides anything is in the core's `FleetBook`."""
 
     def __init__(self) -> None:
         self.addresses: dict[str, WorkerAddress] = {}
         self.welcomes: dict[str, pb.Welcome] = {}
         self.reports: dict[str, pb.LoadReport] = {}
-        self._roles: dict[str, Stage] = {}
-        self._loads: dict[str, Load] = {}
 
     def connect(self, welcome: pb.Welcome) -> None:
-        """A worker has opened its stream.
-
-        Raises:
-            FailedPrecondition: it has a role that this router does not know.
-        """
-        role = stage_from_proto(welcome.role)
-        if role is None:
-            raise FailedPrecondition(f"worker {welcome.worker_id} has the unknown role {welcome.role}")
-        self._roles[welcome.worker_id] = role
+        """A worker has opened its stream."""
         self.welcomes[welcome.worker_id] = welcome
         self.reports[welcome.worker_id] = pb.LoadReport()
 
@@ -55,42 +44,37 @@ class FleetDirectory:
         """A worker's stream has ended."""
         self.welcomes.pop(worker_id, None)
         self.reports.pop(worker_id, None)
-        self._roles.pop(worker_id, None)
 
-    def rebook(self, before: Mapping[str, Load], after: Mapping[str, Load]) -> None:
-        """A request's load changes from `before` to `after`."""
-        for worker in before.keys() | after.keys():
-            load = self._loads.get(worker, Load()) - before.get(worker, Load()) + after.get(worker, Load())
-            if load == Load():
-                self._loads.pop(worker, None)
-            else:
-                self._loads[worker] = load
-
-    def kv_tokens(self) -> int | None:
-        """Tokens that the smallest connected KV cache holds; None while there is none."""
-        sizes = (welcome.total_blocks * welcome.block_size for welcome in self.welcomes.values())
-        return min((size for size in sizes if size), default=None)
-
-    def snapshot(self) -> Fleet:
-        """Connected workers and their dispatched load."""
-        return Fleet(tuple(self._worker(welcome) for welcome in self.welcomes.values()))
-
-    def ready(self) -> bool:
+    def complete(self) -> bool:
         """Whether every worker that the controller has placed is connected."""
         return bool(self.addresses) and self.addresses.keys() <= self.welcomes.keys()
+
+    def able(self) -> bool:
+        """Whether each stage of the layout has a worker: one that is being added takes nothing away."""
+        roles = {address.role for address in self.addresses.values()}
+        there = {address.role for address in self.addresses.values() if address.worker_id in self.welcomes}
+        return bool(roles) and roles == there
 
     def layout(self) -> str:
         """The roles of all placed workers, such as "1E1P1D"."""
         roles = Counter(address.role for address in self.addresses.values())
         return "".join(f"{roles[stage]}{stage[0].upper()}" for stage in Stage if roles[stage])
 
-    def _worker(self, welcome: pb.Welcome) -> Worker:
-        load = self._loads.get(welcome.worker_id, Load())
-        return Worker(
-            worker_id=welcome.worker_id,
-            role=self._roles[welcome.worker_id],
-            stages=frozenset(stage for value in welcome.stages if (stage := stage_from_proto(value))),
-            requests=load.requests,
-            tokens=load.tokens,
-            images=load.images,
-        )
+
+def introduction(welcome: pb.Welcome) -> Introduction:
+    """What a worker says of itself.
+
+    Raises:
+        FailedPrecondition: it has a role that this router does not know.
+    """
+    role = stage_from_proto(welcome.role)
+    if role is None:
+        raise FailedPrecondition(f"worker {welcome.worker_id} has the unknown role {welcome.role}")
+    return Introduction(
+        worker_id=welcome.worker_id,
+        incarnation=welcome.incarnation,
+        role=role,
+        stages=frozenset(stage for value in welcome.stages if (stage := stage_from_proto(value))),
+        total_blocks=welcome.total_blocks,
+        block_size=welcome.block_size,
+    )

@@ -14,7 +14,6 @@ from triptych.inference.v1 import inference_pb2_grpc, sampling_pb2
 from triptych.router.call import Call, Finished, Piece
 from triptych.router.clock import now
 from triptych.router.dispatch import Dispatcher
-from triptych.router.fleet import FleetDirectory
 from triptych.router.guard import Guarded
 from triptych.router.intake import Intake
 from triptych.wire.generation import finish_reason_to_proto, logprobs_to_proto, timeline_to_proto, usage_to_proto
@@ -30,19 +29,17 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     Args:
         intake: Checks and tokenizes.
         dispatcher: Runs requests.
-        fleet: Says how much the workers have room for.
     """
 
-    def __init__(self, intake: Intake, dispatcher: Dispatcher, fleet: FleetDirectory) -> None:
+    def __init__(self, intake: Intake, dispatcher: Dispatcher) -> None:
         self._intake = intake
         self._dispatcher = dispatcher
-        self._fleet = fleet
 
     @property
     def _context_length(self) -> int:
         """What a request may fill: the model's context, or the smallest KV cache if that is less."""
         limit = self._intake.limits.context_length
-        return min(limit, self._fleet.kv_tokens() or limit)
+        return min(limit, self._dispatcher.kv_tokens() or limit)
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """Collects the stream into one answer."""
@@ -57,7 +54,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                         tokens += new
                     case Finished(reason, usage, timeline, rest):
                         return pb.GenerateResponse(
-                            request_id=call.request.request_id,
+                            request_id=call.request_id,
                             model=self._intake.model,
                             text="".join(text) + rest,
                             token_ids=[token.token_id for token in tokens],
@@ -74,7 +71,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         async with Guarded(context), self._call(request.input, context) as call:
             model = self._intake.model
             async for output in call.outputs():
-                message = _stream_message(call.request.request_id, output)
+                message = _stream_message(call.request_id, output)
                 message.model, model = model, ""
                 yield message
 
@@ -122,12 +119,17 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             self._dispatcher.leave(call, error)
 
     async def _submit(self, request: pb.GenerationInput, accepted: float, deadline: float | None) -> Call:
-        with self._dispatcher.seat():
+        with self._dispatcher.seat(_picture_bytes(request)):
             limit = self._context_length
             self._intake.require_room(len(request.token_ids.ids), limit)  # before they are copied
             _require_answer(len(request.resume.received_token_ids), self._intake.limits.context_length)
             admitted = await self._intake.admit(generation_from_proto(request), limit, deadline)
             return self._dispatcher.submit(*self._intake.detokenizer(admitted), accepted)
+
+
+def _picture_bytes(request: pb.GenerationInput) -> int:
+    images = (part.image for message in request.chat.messages for part in message.parts if part.HasField("image"))
+    return sum(len(image.data) + len(image.data_uri) for image in images)
 
 
 def _require_answer(tokens: int, context_length: int) -> None:

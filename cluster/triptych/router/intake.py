@@ -108,7 +108,7 @@ class Intake:
             prompt=prompt,
             images=images,
             sampling=self._sampling(request.sampling, request_id, length, context_length),
-            demand=Demand(length, len(images), request.placement),
+            demand=Demand(length, tuple(span.length for span in prompt.image_spans), request.placement),
             deadline=deadline,
             digest=input_digest(prompt, [image.content_hash for image in images], request.sampling),
             linger=request.linger_seconds,

@@ -28,8 +28,8 @@ class LinkListener(Protocol):
             FailedPrecondition: it is of no use to this router.
         """
 
-    def received(self, worker_id: str, event: pb.ConnectResponse) -> None:
-        """An event arrived."""
+    def received(self, worker_id: str, incarnation: str, event: pb.ConnectResponse) -> None:
+        """An event arrived, from that process."""
 
     def lost(self, worker_id: str) -> None:
         """The stream ended, once per `connected`; whatever the worker held for this router is gone."""
@@ -104,7 +104,7 @@ class WorkerLink:
         try:
             self._listener.connected(welcome)
             try:
-                await stream.talk(lambda event: self._listener.received(self.worker_id, event))
+                await stream.talk(lambda event: self._listener.received(self.worker_id, welcome.incarnation, event))
             finally:
                 self._stream = None
                 self._listener.lost(self.worker_id)

@@ -1,10 +1,11 @@
 """The router: a gRPC server in front, links to the workers behind, the core in between."""
 
 import asyncio
+import logging
 import secrets
 import socket
 import uuid
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -13,22 +14,27 @@ from grpc_reflection.v1alpha import reflection
 
 from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
 from triptych.core.errors import FailedPrecondition
-from triptych.core.plan import RoutingPolicy
+from triptych.core.fleet.worker import Health
 from triptych.inference.v1 import inference_pb2, inference_pb2_grpc
-from triptych.router.admin import AdminServicer
+from triptych.router.admin import AdminServicer, Operations
 from triptych.router.clock import now
 from triptych.router.dispatch import Dispatcher
-from triptych.router.fleet import FleetDirectory, WorkerAddress
+from triptych.router.fleet import FleetDirectory, WorkerAddress, introduction
 from triptych.router.inference import InferenceServicer
 from triptych.router.intake import Intake
+from triptych.router.limits import RouterLimits
 from triptych.router.links import Links
 from triptych.stage.v1 import stage_pb2 as stage_pb
 from triptych.wire.limits import MESSAGE_LIMITS
+from triptych.wire.liveness import KEEPALIVE_SERVER
+
+logger = logging.getLogger(__name__)
 
 SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
 )
+TICK_SECONDS = 0.1  # how late a deadline or a silent worker may be noticed
 SPARE_RPCS = 64  # calls beside the running requests: health, status, and refusals on their way out
 
 
@@ -55,35 +61,35 @@ class Router:
     Args:
         address: "host:port" to listen on; port 0 takes a free one.
         intake: Checks and tokenizes requests.
-        policy: Limits of the routing rule.
-        max_running: Requests that may run at once.
+        limits: Of its requests and workers.
     """
 
-    def __init__(self, address: str, intake: Intake, policy: RoutingPolicy, max_running: int) -> None:
+    def __init__(self, address: str, intake: Intake, limits: RouterLimits) -> None:
         self.address = address
         self.fleet = FleetDirectory()
         self._intake = intake
         self._links = Links(uuid.uuid4().hex, self.fleet, self)
-        self.dispatcher = Dispatcher(self.fleet, self._links, policy, max_running, now, secrets.randbits(31))
+        self.dispatcher = Dispatcher(self._links, limits, now, secrets.randbits(24))
         self._health = HealthServicer()
         self._ready = asyncio.Event()
+        self._opened = False  # every placed worker has been there: from now on a stage may lack one of several
         self._tasks: set[asyncio.Task[None]] = set()
         # Without this two servers could share a port, and each would get half of the connections.
         self._server = grpc.aio.server(
-            options=(*MESSAGE_LIMITS, ("grpc.so_reuseport", 0)), maximum_concurrent_rpcs=max_running + SPARE_RPCS
+            options=(*MESSAGE_LIMITS, *KEEPALIVE_SERVER, ("grpc.so_reuseport", 0)),
+            maximum_concurrent_rpcs=limits.max_running + SPARE_RPCS,
         )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(intake, self.dispatcher, self.fleet), self._server
+            InferenceServicer(intake, self.dispatcher), self._server
         )
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminServicer(intake.model, self.dispatcher, self.fleet), self._server
-        )
+        self._admin = AdminServicer(intake.model, self.dispatcher, self.fleet)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     async def start(self) -> None:
-        """Listens; health says NOT_SERVING until every placed worker is connected.
+        """Listens; health says NOT_SERVING until every placed worker is connected, and whenever a stage has none.
 
         Raises:
             FailedPrecondition: the address cannot be listened on.
@@ -96,11 +102,17 @@ class Router:
             raise FailedPrecondition(f"cannot listen on {self.address}: {error}", field="router.grpc") from error
         self.address = f"{host}:{bound}"
         await self._server.start()
+        self._keep(self._tick())
 
     async def place(self, addresses: Iterable[WorkerAddress]) -> None:
-        """Tells the router where its workers are now."""
+        """Tells the router where its workers are now; one that is left out is gone for good."""
         await self._links.place(addresses)
+        self.dispatcher.retain(self.fleet.addresses)
         await self._report_health()
+
+    def operate(self, operations: Operations) -> None:
+        """Says who drains and adds workers when operators ask for it."""
+        self._admin.operations = operations
 
     async def wait_ready(self) -> None:
         """Returns when every placed worker is connected."""
@@ -109,35 +121,70 @@ class Router:
     async def stop(self, grace: float = 5.0) -> None:
         """Refuses new requests, gives running ones `grace` seconds, and closes."""
         await self._server.stop(grace)
+        for task in tuple(self._tasks):
+            task.cancel()
         await self._links.close()
         self._intake.close()
 
-    def connected(self, welcome: stage_pb.Welcome) -> None:
-        """A worker is ready."""
-        self.fleet.connect(welcome)
-        self._report_soon()
+    def drain(self, worker_id: str, timeout: float) -> None:
+        """Takes a worker out: no new work at once, and after `timeout` seconds what runs there goes on elsewhere."""
+        self.dispatcher.drain(worker_id, timeout)
 
-    def received(self, worker_id: str, event: stage_pb.ConnectResponse) -> None:
+    def requests(self) -> Mapping[str, int]:
+        """How many requests need each worker, or wait for it to give something back; none for one left out."""
+        return self.dispatcher.requests()
+
+    def health(self) -> Mapping[str, Health]:
+        """What each placed worker may be given; one without a stream is dead, one that is being started left out."""
+        placed = (address.worker_id for address in self.fleet.addresses.values() if address.address)
+        workers = self.dispatcher.workers
+        return {known: workers[known].health if known in workers else Health.DEAD for known in placed}
+
+    def connected(self, welcome: stage_pb.Welcome) -> None:
+        """A worker is ready.
+
+        Raises:
+            FailedPrecondition: it has a role that this router does not know.
+        """
+        said = introduction(welcome)
+        self.fleet.connect(welcome)
+        self.dispatcher.connect(said)
+        self._keep(self._report_health())
+
+    def received(self, worker_id: str, incarnation: str, event: stage_pb.ConnectResponse) -> None:
         """A worker says something."""
-        self.dispatcher.receive(worker_id, event)
+        if event.HasField("load_report"):
+            self.fleet.reports[worker_id] = event.load_report
+        self.dispatcher.receive(worker_id, incarnation, event)
 
     def lost(self, worker_id: str) -> None:
         """A worker is gone."""
+        self.fleet.disconnect(worker_id)
         self.dispatcher.lose(worker_id)
-        self._report_soon()
+        self._keep(self._report_health())
 
-    def _report_soon(self) -> None:
-        task = asyncio.create_task(self._report_health())
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            try:
+                self.dispatcher.tick()
+            except Exception:  # time has to go on for the others
+                logger.exception("the router's clock met an error")
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _report_health(self) -> None:
         """grpc.health.v1: the whole server ("") and each service."""
-        ready = self.fleet.ready()
-        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        if ready:
+        complete = self.fleet.complete()
+        if complete:
             self._ready.set()
         else:
             self._ready.clear()
+        self._opened = self._opened or complete
+        serving = self._opened and self.fleet.able()
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *SERVICES):
             await self._health.set(name, status)

@@ -20,6 +20,7 @@ class Timeline:
         self._origin = now
         self._sent: dict[str, float] = {}
         self._first_token: float | None = None
+        self._lost: float | None = None
         self._spans: list[Span] = []
 
     def dispatched(self, now: float) -> None:
@@ -38,13 +39,21 @@ class Timeline:
         """The decode worker has answered."""
         self._add("reserve", worker, self._sent.get("reserve", now), now)
 
+    def replayed(self, now: float) -> None:
+        """An attempt has ended and the next one begins."""
+        self._lost = now if self._lost is None else self._lost
+
     def prefilled(self, worker: str, times: pb.StageTimes, now: float) -> None:
-        """The first token is here."""
-        self._first_token = now
+        """The first token of an attempt is here."""
         self._backwards(
             worker, now, (("prefill", times.compute_us), ("wait", times.queue_us), ("embeddings", times.input_us))
         )
-        self._add("first token", "", self._origin, now)
+        if self._lost is not None:
+            self._add("replay", worker, self._lost, now)
+            self._lost = None
+        if self._first_token is None:
+            self._first_token = now
+            self._add("first token", "", self._origin, now)
 
     def transferred(self, worker: str, duration_us: int, now: float) -> None:
         """The decode worker has all KV."""

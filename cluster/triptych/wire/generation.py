@@ -50,12 +50,19 @@ def usage_to_proto(usage: Usage) -> inference_pb2.Usage:
         completion_tokens=usage.completion_tokens,
         image_tokens=usage.image_tokens,
         cached_tokens=usage.cached_tokens,
+        replays=usage.replays,
     )
 
 
 def usage_from_proto(message: inference_pb2.Usage) -> Usage:
     """Token counts from their wire form."""
-    return Usage(message.prompt_tokens, message.completion_tokens, message.image_tokens, message.cached_tokens)
+    return Usage(
+        message.prompt_tokens,
+        message.completion_tokens,
+        message.image_tokens,
+        message.cached_tokens,
+        message.replays,
+    )
 
 
 def timeline_to_proto(spans: Iterable[Span]) -> list[inference_pb2.Span]:

@@ -3,7 +3,8 @@
 The router's event loop and the simulator drive this same object.
 """
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import assert_never
 
 from triptych.core.desk.admission import matching, refusal
@@ -146,13 +147,13 @@ class Desk:
         self._drains = {known: at for known, at in self._drains.items() if known in worker_ids}
         self.fleet.retain(worker_ids)
 
-    def busy(self, worker_id: str) -> bool:
-        """Whether a request needs a worker, or waits for it to give something back."""
-        return any(
-            worker_id in needed(entry.record)
-            or any(h.worker_id == worker_id for h in (*entry.record.holders, *entry.record.freeing))
-            for entry in self._requests.by_serial.values()
-        )
+    def requests(self) -> Mapping[str, int]:
+        """How many requests need each worker, or wait for it to give something back; workers without any left out."""
+        counts: Counter[str] = Counter()
+        for entry in self._requests.by_serial.values():
+            holdings = (*entry.record.holders, *entry.record.freeing)
+            counts.update({*needed(entry.record), *(holding.worker_id for holding in holdings)})
+        return counts
 
     def tick(self, now: float) -> Orders:
         """Time has passed: workers are given up, drains end, requests expire."""

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field
 
+from triptych.core.errors import Internal, TriptychError
 from triptych.core.fleet.load import Load
 from triptych.core.generation import FinishReason, GeneratedToken
 from triptych.core.plan import Demand
 from triptych.core.request.record import ATTEMPT_BITS, Record, Terms
-from triptych.core.request.states import Ended
+from triptych.core.request.states import Ended, Failed, Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,21 @@ class Entry:
     def running(self) -> bool:
         """Whether the answer is still being made."""
         return not isinstance(self.record.state, Ended)
+
+    @property
+    def outcome(self) -> FinishReason | TriptychError:
+        """How the request ended.
+
+        Raises:
+            Internal: it has not.
+        """
+        match self.record.state:
+            case Finished(reason):
+                return reason
+            case Failed(error):
+                return error
+            case state:
+                raise Internal(f"request {self.request_id} has not ended; it is {type(state).__name__}")
 
     def token_ids(self, count: int) -> list[int]:
         """The first `count` tokens of the answer."""

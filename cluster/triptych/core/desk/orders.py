@@ -8,7 +8,7 @@ from triptych.core.request.actions import Action
 
 @dataclass(frozen=True, slots=True)
 class Perform:
-    """Carry an action of a request out; `Place` has been seen to, and says that earlier attempts' payloads are void."""
+    """Carry an action of a request out; `Place` has been seen to, and makes earlier attempts' payloads void."""
 
     entry: Entry
     action: Action

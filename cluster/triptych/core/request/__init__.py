@@ -1,16 +1,6 @@
 """One request, from its acceptance to its end."""
 
-from triptych.core.request.legacy import (
-    Decoding,
-    Encoding,
-    Ended,
-    Prefilling,
-    Queued,
-    Record,
-    Reserving,
-    State,
-    Step,
-    step,
-)
+from triptych.core.request.record import Record, Terms, accepted, wakeup
+from triptych.core.request.step import step
 
-__all__ = ["Decoding", "Encoding", "Ended", "Prefilling", "Queued", "Record", "Reserving", "State", "Step", "step"]
+__all__ = ["Record", "Terms", "accepted", "step", "wakeup"]

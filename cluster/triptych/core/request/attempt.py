@@ -5,16 +5,17 @@ from dataclasses import replace
 from triptych.core.errors import TriptychError
 from triptych.core.generation import FinishReason, OperationKey
 from triptych.core.request import actions as do
-from triptych.core.request.record import MAX_ATTEMPTS, Holding, Record
+from triptych.core.request.record import MAX_ATTEMPTS, Gone, Holding, Record
 from triptych.core.request.states import Failed, Finished, Queued
 
 Step = tuple[Record, tuple[do.Action, ...]]
 
 
 def end(record: Record, outcome: FinishReason | TriptychError) -> Step:
-    """The request ends; whoever holds something for it is freed."""
+    """The request ends; whoever holds something for it is freed. A client that may come back finds its answer."""
     state = Finished(outcome) if isinstance(outcome, FinishReason) else Failed(outcome)
-    record, frees = free_all(replace(record, state=state))
+    client = record.client if record.terms.linger > 0 else Gone()
+    record, frees = free_all(replace(record, state=state, client=client))
     return record, (do.End(outcome), *frees)
 
 

@@ -86,7 +86,7 @@ class WorkerDrained:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The answer is complete although no worker said so: at a stop text, or because its client came with all of it."""
+    """The answer is complete although no worker said so: at a stop text, or its client came with all of it."""
 
     reason: FinishReason
 

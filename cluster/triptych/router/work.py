@@ -1,0 +1,65 @@
+"""What a request carries besides its record: its input, the payloads of its attempt, and who waits for the answer."""
+
+from triptych.core.desk import Entry
+from triptych.core.errors import TriptychError
+from triptych.core.generation import FinishReason
+from triptych.core.request.states import Placed
+from triptych.core.usage import Usage
+from triptych.router.call import Admitted, Call
+from triptych.router.timeline import Timeline
+from triptych.stage.v1 import stage_pb2 as pb
+
+
+class Work:
+    """One request of this router, through all of its attempts.
+
+    Args:
+        entry: The request at the desk.
+        request: Its input.
+        call: Who waits.
+        now: When it was accepted, in seconds of the router's clock.
+
+    Attributes:
+        handles: Embeddings of the current attempt, by image.
+        ticket: The current attempt's right to write into a decode worker.
+        worker_id: The last one that answers came from.
+    """
+
+    def __init__(self, entry: Entry, request: Admitted, call: Call, now: float) -> None:
+        self.entry = entry
+        self.request = request
+        self.call = call
+        self.timeline = Timeline(now)
+        self.handles: dict[int, pb.EmbeddingHandle] = {}
+        self.ticket: pb.Ticket | None = None
+        self.cached_tokens: int | None = None
+        self.worker_id = ""
+
+    def begin_attempt(self, now: float) -> None:
+        """What the attempt before was given is void."""
+        self.handles = {}
+        self.ticket = None
+        self.timeline.replayed(now)
+
+    def settle(self) -> None:
+        """The attempt has its workers."""
+        if isinstance(self.entry.record.state, Placed):
+            self.worker_id = self.entry.record.state.plan.decode
+
+    def end(self, outcome: FinishReason | TriptychError, now: float) -> None:
+        """Tells the client, as far as it listens."""
+        if isinstance(outcome, TriptychError):
+            self.call.fail(outcome)
+        else:
+            self.call.finish(outcome, self.usage(), self.timeline.finish(self.worker_id, now))
+
+    def usage(self) -> Usage:
+        """Token counts so far."""
+        prompt = self.request.prompt
+        return Usage(
+            prompt_tokens=len(prompt.token_ids),
+            completion_tokens=self.call.tokens,
+            image_tokens=sum(span.length for span in prompt.image_spans),
+            cached_tokens=self.cached_tokens or 0,
+            replays=self.entry.record.past.replays,
+        )
