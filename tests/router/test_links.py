@@ -162,31 +162,6 @@ async def test_heartbeats_come_however_busy_the_stream_is(
     await worker.wait_for("heartbeat", count + 2)
 
 
-async def test_a_worker_that_falls_silent_is_lost_and_called_again(
-    links: Links, listener: Listener, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stage_stream, "SILENCE_SECONDS", 0.1)
-    worker = await fake_worker("decode-0")
-    await links.place([at(worker)])
-    await listener.wait_for("connected decode-0", 3)
-    assert listener.heard[:5] == ["connected decode-0", "lost decode-0"] * 2 + ["connected decode-0"]
-
-
-async def test_a_worker_that_says_anything_is_not_lost(
-    links: Links, listener: Listener, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its last word counts, not its first: it talks on for longer than it may be silent."""
-    monkeypatch.setattr(stage_stream, "SILENCE_SECONDS", 2.0)
-    monkeypatch.setattr(stage_stream, "HEARTBEAT_SECONDS", 0.08)
-    worker = await fake_worker("decode-0")
-    await links.place([at(worker)])
-    for count in range(1, 31):
-        await worker.wait_for("heartbeat", count)
-        worker.say(pb.ConnectResponse(load_report=pb.LoadReport(steps=count)))
-    await listener.wait_for("load_report decode-0", 30)
-    assert set(listener.heard) == {"connected decode-0", "load_report decode-0"}
-
-
 async def test_a_worker_that_takes_the_stream_and_never_answers_is_called_again(
     links: Links, listener: Listener, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -10,10 +11,14 @@ import pytest
 import pytest_asyncio
 
 from triptych.core.fleet import Stage
+from triptych.core.fleet.observe import HealthLimits
 from triptych.core.stream import Numbering
 from triptych.router import link, stage_stream
 from triptych.router.fleet import FleetDirectory, WorkerAddress
+from triptych.router.intake import Intake
+from triptych.router.limits import RouterLimits
 from triptych.router.links import Links
+from triptych.router.server import Router
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stage.v1 import stage_pb2_grpc
 
@@ -113,3 +118,17 @@ async def test_a_zombie_is_fenced_and_comes_back_with_an_empty_session(
     await links.close()
     assert await listener.next() == "lost"
     assert listener.heard.empty()
+
+
+async def test_a_worker_that_falls_silent_is_given_up_and_called_again(
+    fake_worker: Any, parts: tuple[Intake, RouterLimits], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The router's clock says so, whatever state the connection is in."""
+    monkeypatch.setattr(link, "RECONNECT_SECONDS", 0.01)
+    intake, limits = parts
+    worker = await fake_worker("decode-0")
+    router = Router("127.0.0.1:0", intake, replace(limits, health=HealthLimits(suspect=0.05, dead=0.1)))
+    await router.start()
+    await router.place([WorkerAddress("decode-0", Stage.DECODE, worker.address)])
+    await worker.wait_for_streams(3)
+    await router.stop(0)

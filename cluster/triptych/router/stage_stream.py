@@ -16,7 +16,7 @@ Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectRespon
 
 
 class StageStream:
-    """Ends by itself when a message is missing, when the worker is silent or reads nothing, or by `end`.
+    """Ends by itself when a message is missing or the worker reads nothing; whoever knows more calls `end`.
 
     Args:
         call: Just begun.
@@ -42,7 +42,8 @@ class StageStream:
             async with asyncio.timeout(SILENCE_SECONDS):  # wait_for of Python 3.11 may swallow a cancellation
                 first = await self._next()
         except TimeoutError:
-            raise _silence() from None
+            silence = f"nothing was heard of the worker for {SILENCE_SECONDS:g} seconds"
+            raise Unavailable(silence) from None
         return first.welcome if first else None
 
     def send(self, command: pb.ConnectRequest) -> None:
@@ -71,23 +72,19 @@ class StageStream:
         writer.add_done_callback(self._writer_ended)
         try:
             async with asyncio.timeout(None) as self._reading:  # expires when `end` says so
-                await self._read(self._reading, receive)
+                await self._read(receive)
         except TimeoutError:
-            self._reason = self._reason or _silence()
+            if not self._reason:
+                raise
         finally:
             self._reading = None
             writer.cancel()
         if self._reason:
             raise self._reason
 
-    async def _read(self, reading: asyncio.Timeout, receive: Callable[[pb.ConnectResponse], None]) -> None:
-        loop = asyncio.get_running_loop()
-        while self._reason is None:
-            reading.reschedule(loop.time() + SILENCE_SECONDS)
-            event = await self._next()
-            if event is None:
-                return
-            if self._reason is None:
+    async def _read(self, receive: Callable[[pb.ConnectResponse], None]) -> None:
+        while self._reason is None and (event := await self._next()):
+            if self._reason is None:  # it may have been ended while this event was under way
                 receive(event)
 
     async def _next(self) -> pb.ConnectResponse | None:
@@ -133,7 +130,3 @@ class StageStream:
         """A call that has broken ends the reading too, and says why there; anything else has to be said here."""
         if not writer.cancelled() and (error := writer.exception()) and not self._call.done():
             self.end(Unavailable(f"a command could not be written: {error}"))
-
-
-def _silence() -> Unavailable:
-    return Unavailable(f"nothing was heard of the worker for {SILENCE_SECONDS:g} seconds")
