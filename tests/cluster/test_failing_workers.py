@@ -54,7 +54,7 @@ def test_a_worker_killed_at_work_ends_its_requests_and_comes_back(
         running = [threads.submit(cluster.client.generate, prompt, **options) for _ in range(2)]
         eventually(lambda: core.steps > 5)
         incarnation = killed.panel.welcome().incarnation
-        killing = threads.submit(cluster.runtime.actors[worker_id].kill)
+        killing = threads.submit(cluster.runtime.actors[worker_id].crash)
         for future in running:
             error = future.exception()
             assert isinstance(error, Unavailable)
@@ -86,7 +86,7 @@ def test_an_encode_worker_killed_at_work_ends_its_requests_and_no_others(
         next(other)
         running = threads.submit(cluster.client.generate, ask(4, images=1), max_tokens=3)
         assert seeing.wait(10)
-        killing = threads.submit(cluster.runtime.actors["encode-0"].kill)
+        killing = threads.submit(cluster.runtime.actors["encode-0"].crash)
         error = running.exception()
         assert isinstance(error, Unavailable)
         assert "worker encode-0 was lost" in error.message

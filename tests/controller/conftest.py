@@ -10,8 +10,11 @@ import pytest
 
 from triptych.config.resources import resolve_stages
 from triptych.config.spec import ClusterSpec
-from triptych.controller.actor import Started
-from triptych.controller.desired import DesiredWorker, desired_workers
+from triptych.controller import controller as controller_module
+from triptych.controller.actor import Running, Started, fingerprint
+from triptych.controller.desired import Blueprint, DesiredWorker
+from triptych.controller.runtime import FoundActor
+from triptych.core.fleet import Health
 from triptych.models.files import ModelFiles
 from triptych.models.recipes.llama import LLAMA
 from triptych.models.recipes.llava import LLAVA
@@ -24,11 +27,14 @@ FILES = ModelFiles("tiny", Path("/nowhere"), "safetensors")
 class FakeActor:
     """Starts when `starts` is set, unless it was given an error."""
 
-    def __init__(self, worker_id: str, number: int, error: Exception | None) -> None:
-        self.worker_id = worker_id
+    def __init__(self, worker: DesiredWorker, number: int, attempt: int, error: Exception | None) -> None:
+        self.worker_id = worker_id = worker.settings.worker_id
+        self.fingerprint = fingerprint(worker.settings)
+        self.attempt = attempt
         self.started = Started(f"{worker_id}:{number}", number)
         self.starts = asyncio.Event()
         self.stops = 0
+        self.kills = 0
         self._error = error
         self._ended = asyncio.Event()
 
@@ -38,6 +44,9 @@ class FakeActor:
             raise self._error
         return self.started
 
+    async def running(self) -> Running | None:
+        return Running(self.started, self.fingerprint) if self.alive and self.starts.is_set() else None
+
     async def wait(self) -> None:
         await self._ended.wait()
 
@@ -45,8 +54,16 @@ class FakeActor:
         self.stops += 1
         self._ended.set()
 
+    async def kill(self) -> None:
+        self.kills += 1
+        self._ended.set()
+
     def die(self) -> None:
         self._ended.set()
+
+    @property
+    def alive(self) -> bool:
+        return not self._ended.is_set()
 
 
 @dataclass
@@ -57,6 +74,7 @@ class FakeRuntime:
     placed: list[FakeActor] = field(default_factory=list)
     errors: dict[str, list[Exception]] = field(default_factory=dict)
     place_errors: list[Exception] = field(default_factory=list)
+    cluster: str = ""
     _arrivals: "asyncio.Queue[None]" = field(default_factory=asyncio.Queue)
 
     async def wait_for_placements(self, count: int) -> None:
@@ -64,13 +82,16 @@ class FakeRuntime:
         for _ in range(count):
             await asyncio.wait_for(self._arrivals.get(), 10)
 
+    async def take_over(self, cluster: str) -> tuple[FoundActor, ...]:
+        self.cluster = cluster
+        return tuple(FoundActor(f"{a.started}", a.worker_id, a.attempt, a) for a in self.placed if a.alive)
+
     def place(self, worker: DesiredWorker, attempt: int) -> FakeActor:
         if self.place_errors:
             raise self.place_errors.pop(0)
-        worker_id = worker.settings.worker_id
-        errors = self.errors.get(worker_id)
+        errors = self.errors.get(worker.settings.worker_id)
         self._arrivals.put_nowait(None)
-        self.placed.append(FakeActor(worker_id, len(self.placed) + 1, errors.pop(0) if errors else None))
+        self.placed.append(FakeActor(worker, len(self.placed) + 1, attempt, errors.pop(0) if errors else None))
         if self.at_once:
             self.placed[-1].starts.set()
         return self.placed[-1]
@@ -79,10 +100,13 @@ class FakeRuntime:
         pass
 
 
-class FakePlacements:
-    """Remembers every publication."""
+class FakeFront:
+    """A router that remembers every publication and every drain, and says of its workers what the test wants."""
 
     def __init__(self) -> None:
+        self.drained: list[tuple[str, float]] = []
+        self.running: dict[str, int] = {}
+        self.dead: set[str] = set()
         self.published: list[dict[str, WorkerAddress]] = []
         self._changed = asyncio.Condition()
 
@@ -90,6 +114,16 @@ class FakePlacements:
         async with self._changed:
             self.published.append({address.worker_id: address for address in addresses})
             self._changed.notify_all()
+
+    def drain(self, worker_id: str, timeout: float) -> None:
+        self.drained.append((worker_id, timeout))
+
+    def requests(self) -> dict[str, int]:
+        return dict(self.running)
+
+    def health(self) -> dict[str, Health]:
+        known = self.published[-1] if self.published else {}
+        return {w: Health.DEAD if w in self.dead else Health.HEALTHY for w, a in known.items() if a.address}
 
     async def wait_for(self, condition: Callable[[dict[str, WorkerAddress]], object]) -> dict[str, WorkerAddress]:
         """The latest publication, once it is as wanted."""
@@ -106,20 +140,31 @@ def runtime() -> FakeRuntime:
 
 
 @pytest.fixture
-def placements() -> FakePlacements:
-    return FakePlacements()
+def front() -> FakeFront:
+    return FakeFront()
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller_module, "LISTEN_SECONDS", 0.005)
 
 
 @pytest.fixture
-def make_workers() -> Callable[..., tuple[DesiredWorker, ...]]:
-    """The workers of a layout: `make_workers("1E1P1D", vision=True, dtype="float32")`."""
+def make_blueprint() -> Callable[..., Blueprint]:
+    """What a layout asks for: `make_blueprint("1E1P1D", vision=True, dtype="float32")`."""
 
-    def make(layout: str, *, vision: bool = False, **settings: Any) -> tuple[DesiredWorker, ...]:
+    def make(layout: str, *, vision: bool = False, **settings: Any) -> Blueprint:
         spec = ClusterSpec(model="tiny", layout=layout, **settings)
         stages = resolve_stages(spec, accepts_images=vision, cpu_count=4)
-        return desired_workers(spec, FILES, model_spec(vision=vision), stages, 16 << 30)
+        return Blueprint(spec, FILES, model_spec(vision=vision), stages, 16 << 30)
 
     return make
+
+
+@pytest.fixture
+def make_workers(make_blueprint: Callable[..., Blueprint]) -> Callable[..., tuple[DesiredWorker, ...]]:
+    """Its workers."""
+    return lambda layout, **settings: make_blueprint(layout, **settings).workers()
 
 
 def model_spec(*, vision: bool = False, **changes: Any) -> ModelSpec:

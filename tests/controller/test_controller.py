@@ -7,14 +7,11 @@ from typing import Any
 
 import pytest
 
-from triptych.controller import restarts
-from triptych.controller.controller import Controller
+from triptych.controller.controller import Controller, Terms
 from triptych.core.errors import DataLoss, Unavailable
+from triptych.core.reconcile import Policy
 
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restarts, "FIRST_DELAY", 0.0)
+TERMS = Terms("tiny", policy=Policy(first_delay=0.0))
 
 
 @asynccontextmanager
@@ -27,22 +24,22 @@ async def started(controller: Controller) -> AsyncIterator[Controller]:
 
 
 async def test_workers_start_together_and_their_addresses_are_published(
-    runtime: Any, placements: Any, make_workers: Callable[..., Any]
+    runtime: Any, front: Any, make_blueprint: Callable[..., Any]
 ) -> None:
     runtime.at_once = False
     ready: list[str] = []
-    controller = Controller(runtime, make_workers("1E1P1D", vision=True), placements, ready.append)
+    controller = Controller(runtime, make_blueprint("1E1P1D", vision=True), front, TERMS, ready.append)
     starting = asyncio.create_task(controller.start())
     await runtime.wait_for_placements(3)
-    assert {address.address for address in placements.published[-1].values()} == {""}
+    assert {address.address for address in front.published[-1].values()} == {""}
     encode, prefill, decode = runtime.placed
     for actor, count in ((decode, 1), (encode, 2), (prefill, 3)):
         assert not starting.done()
         actor.starts.set()
-        await placements.wait_for(lambda known, n=count: sum(bool(a.address) for a in known.values()) == n)
+        await front.wait_for(lambda known, n=count: sum(bool(a.address) for a in known.values()) == n)
     await starting
     assert ready == ["decode-0", "encode-0", "prefill-0"]
-    assert {w: (a.address, a.pid, a.restarts) for w, a in placements.published[-1].items()} == {
+    assert {w: (a.address, a.pid, a.restarts) for w, a in front.published[-1].items()} == {
         "encode-0": ("encode-0:1", 1, 0),
         "prefill-0": ("prefill-0:2", 2, 0),
         "decode-0": ("decode-0:3", 3, 0),
@@ -52,42 +49,42 @@ async def test_workers_start_together_and_their_addresses_are_published(
 
 
 async def test_a_dead_worker_is_started_again_and_its_new_address_published(
-    runtime: Any, placements: Any, make_workers: Callable[..., Any]
+    runtime: Any, front: Any, make_blueprint: Callable[..., Any]
 ) -> None:
-    async with started(Controller(runtime, make_workers("1P1D"), placements)):
-        published = len(placements.published)
+    async with started(Controller(runtime, make_blueprint("1P1D"), front, TERMS)):
+        published = len(front.published)
         runtime.placed[1].die()
-        known = await placements.wait_for(lambda known: known["decode-0"].restarts and known["decode-0"].address)
+        known = await front.wait_for(lambda known: known["decode-0"].restarts and known["decode-0"].address)
         assert (known["decode-0"].address, known["decode-0"].pid, known["decode-0"].restarts) == ("decode-0:3", 3, 1)
         assert known["prefill-0"].address == "prefill-0:1"
-        assert placements.published[published]["decode-0"].address == ""
+        assert front.published[published]["decode-0"].address == ""
         runtime.placed[2].die()
-        known = await placements.wait_for(lambda known: known["decode-0"].address == "decode-0:4")
+        known = await front.wait_for(lambda known: known["decode-0"].address == "decode-0:4")
         assert known["decode-0"].restarts == 2
     assert [actor.stops for actor in runtime.placed] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("error", [DataLoss("damaged"), ZeroDivisionError("a defect")])
 async def test_a_restart_that_fails_is_tried_again(
-    runtime: Any, placements: Any, make_workers: Callable[..., Any], error: Exception
+    runtime: Any, front: Any, make_blueprint: Callable[..., Any], error: Exception
 ) -> None:
-    async with started(Controller(runtime, make_workers("1D"), placements)):
+    async with started(Controller(runtime, make_blueprint("1D"), front, TERMS)):
         runtime.errors["decode-0"] = [error, error]
         runtime.placed[0].die()
-        known = await placements.wait_for(lambda known: known["decode-0"].address == "decode-0:4")
+        known = await front.wait_for(lambda known: known["decode-0"].address == "decode-0:4")
         assert known["decode-0"].restarts == 3
         assert [actor.stops > 0 for actor in runtime.placed] == [True, True, True, False]
         runtime.place_errors = [Unavailable("no node"), RuntimeError("Ray is confused")]
         runtime.placed[3].die()
-        await placements.wait_for(lambda known: known["decode-0"].address == "decode-0:5")
+        await front.wait_for(lambda known: known["decode-0"].address == "decode-0:5")
 
 
 async def test_a_first_start_that_fails_raises_and_leaves_nothing(
-    runtime: Any, placements: Any, make_workers: Callable[..., Any]
+    runtime: Any, front: Any, make_blueprint: Callable[..., Any]
 ) -> None:
     runtime.at_once = False
     runtime.errors["prefill-0"] = [DataLoss("the weights are damaged")]
-    controller = Controller(runtime, make_workers("1P2D"), placements)
+    controller = Controller(runtime, make_blueprint("1P2D"), front, TERMS)
     starting = asyncio.create_task(controller.start())
     await runtime.wait_for_placements(3)
     prefill, first, second = runtime.placed
@@ -99,14 +96,14 @@ async def test_a_first_start_that_fails_raises_and_leaves_nothing(
     assert [actor.stops for actor in (prefill, first, second)] == [1, 1, 1]
     second.starts.set()
     first.die()
-    published = len(placements.published)
+    published = len(front.published)
     for _ in range(10):
         await asyncio.sleep(0)
-    assert (len(runtime.placed), len(placements.published)) == (3, published)
+    assert (len(runtime.placed), len(front.published)) == (3, published)
 
 
 async def test_a_worker_that_cannot_be_placed_leaves_nothing(
-    runtime: Any, placements: Any, make_workers: Callable[..., Any]
+    runtime: Any, front: Any, make_blueprint: Callable[..., Any]
 ) -> None:
     place, count = runtime.place, iter((0, 1, 2))
 
@@ -116,7 +113,7 @@ async def test_a_worker_that_cannot_be_placed_leaves_nothing(
         return place(worker, attempt)
 
     runtime.place = refuse_the_third
-    controller = Controller(runtime, make_workers("1P2D"), placements)
+    controller = Controller(runtime, make_blueprint("1P2D"), front, TERMS)
     with pytest.raises(Unavailable, match="no node has room"):
         await controller.start()
     await controller.stop()
@@ -124,9 +121,9 @@ async def test_a_worker_that_cannot_be_placed_leaves_nothing(
 
 
 async def test_a_death_during_the_stop_starts_nothing(
-    runtime: Any, placements: Any, make_workers: Callable[..., Any]
+    runtime: Any, front: Any, make_blueprint: Callable[..., Any]
 ) -> None:
-    controller = Controller(runtime, make_workers("2D"), placements)
+    controller = Controller(runtime, make_blueprint("2D"), front, TERMS)
     await controller.start()
     runtime.placed[0].die()
     await controller.stop()

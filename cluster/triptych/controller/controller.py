@@ -1,112 +1,205 @@
-"""Keeps the desired workers running and the router told of where they are."""
+"""Keeps the desired workers running and the router told of where they are: an adapter of `core.reconcile`."""
 
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import assert_never
 
-from triptych.controller.desired import DesiredWorker
-from triptych.controller.ray_runtime import Actor, Runtime
-from triptych.controller.restarts import RestartHistory, after_death
+from triptych.controller.actor import fingerprint
+from triptych.controller.crew import Crew
+from triptych.controller.desired import Blueprint, DesiredWorker
+from triptych.controller.front import Front
+from triptych.controller.runtime import Runtime
+from triptych.core import reconcile as rules
+from triptych.core.fleet import Stage
+from triptych.core.reconcile.policy import DEFAULT
 from triptych.router.clock import now
 from triptych.router.fleet import WorkerAddress
 
 logger = logging.getLogger(__name__)
 
+LISTEN_SECONDS = 0.25  # how often the router is asked how its workers are
 
-class Placements(Protocol):
-    """Who wants to know where the workers are."""
 
-    async def place(self, addresses: tuple[WorkerAddress, ...]) -> None:
-        """The workers as they are placed now."""
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a controller is told beside its workers.
+
+    Attributes:
+        cluster: Name of the cluster: who starts again under it finds the workers of before.
+        drain_seconds: How long requests may go on where nobody says otherwise.
+        policy: Times of the rules.
+        require_room: Refuses workers that do not fit the machine.
+    """
+
+    cluster: str
+    drain_seconds: float = 30.0
+    policy: rules.Policy = DEFAULT
+    require_room: Callable[[tuple[DesiredWorker, ...]], None] = lambda workers: None
 
 
 class Controller:
-    """Starts every worker, watches it, and starts it again when it dies.
+    """Starts every worker, watches it, and starts it again when it dies; drains and adds workers by hand.
 
     Args:
         runtime: Where actors are placed.
-        workers: What should run.
-        placements: Hears of every change.
-        on_ready: Called with a worker's id when it serves for the first time.
+        blueprint: What should run.
+        front: The router.
+        terms: What else there is to know.
+        on_ready: Called with a worker's id when it serves.
     """
 
     def __init__(
         self,
         runtime: Runtime,
-        workers: tuple[DesiredWorker, ...],
-        placements: Placements,
+        blueprint: Blueprint,
+        front: Front,
+        terms: Terms,
         on_ready: Callable[[str], None] = lambda worker_id: None,
     ) -> None:
         self._runtime = runtime
-        self._workers = workers
-        self._placements = placements
+        self._blueprint = blueprint
+        self._front = front
+        self._terms = terms
         self._on_ready = on_ready
-        self._actors: dict[str, Actor] = {}
-        self._addresses = {
-            w.settings.worker_id: WorkerAddress(w.settings.worker_id, w.settings.role, "") for w in workers
-        }
-        self._watchers: list[asyncio.Task[None]] = []
+        self._roster = rules.new_roster(blueprint.roles(), blueprint.abilities())
+        self._events: asyncio.Queue[rules.Event | None] = asyncio.Queue()
+        self._crew = Crew(runtime, self._events.put_nowait)
+        self._published: tuple[WorkerAddress, ...] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Starts all workers at once; returns when each serves.
+        """Takes over the workers that are there and starts the others at once; returns when each serves.
 
         Raises:
             TriptychError: a worker cannot start; the others are left to `stop`.
         """
+        await self._take_over()
+        adopted = any(isinstance(worker.state, rules.Serving) for worker in self._roster.workers.values())
+        self._turn(None)
         await self._publish()
-        actors = [self._place(worker, 0) for worker in self._workers]
-        starts = [asyncio.create_task(self._start(w, a, 0)) for w, a in zip(self._workers, actors, strict=True)]
-        try:
-            await asyncio.gather(*starts)
-        finally:
-            for task in starts:
-                task.cancel()
-        for worker, actor in zip(self._workers, actors, strict=True):
-            name = f"watch {worker.settings.worker_id}"
-            self._watchers.append(asyncio.create_task(self._watch(worker, actor), name=name))
+        while any(isinstance(worker.state, rules.Starting) for worker in self._roster.workers.values()):
+            event = await self._events.get()
+            # Where others serve already, one that cannot start is no reason to end them.
+            if isinstance(event, rules.StartFailed) and not adopted and (error := self._crew.error(event.worker_id)):
+                raise error
+            self._turn(event)
+            await self._publish()
+        self._task = asyncio.create_task(self._run(), name="controller")
 
     async def stop(self) -> None:
         """Ends every worker."""
-        for watcher in self._watchers:
-            watcher.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
-        await asyncio.gather(*(actor.stop() for actor in self._actors.values()), return_exceptions=True)
-        self._actors.clear()
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._crew.close()
 
-    def _place(self, worker: DesiredWorker, attempt: int) -> Actor:
-        actor = self._runtime.place(worker, attempt)
-        self._actors[worker.settings.worker_id] = actor
-        return actor
-
-    async def _start(self, worker: DesiredWorker, actor: Actor, restarts: int) -> None:
-        started = await actor.start()
-        settings = worker.settings
-        self._addresses[settings.worker_id] = WorkerAddress(
-            settings.worker_id, settings.role, started.address, started.pid, restarts
-        )
-        self._on_ready(settings.worker_id)
+    async def attach(self, front: Front) -> None:
+        """Tells another router from now on, instead of the one before."""
+        self._front, self._published = front, None
         await self._publish()
 
-    async def _watch(self, worker: DesiredWorker, actor: Actor) -> None:
-        """Waits for the worker's death and starts it again, for as long as the cluster lives."""
-        worker_id = worker.settings.worker_id
-        history, since = RestartHistory(), now()
+    async def drain(self, worker_id: str, timeout: float | None) -> None:  # noqa: ASYNC109 - the requests', not ours
+        """Takes a worker out; returns at once.
+
+        Raises:
+            NotFound: there is no such worker.
+            FailedPrecondition: it is the last one that can do its work.
+        """
+        self._roster = rules.drain(self._roster, worker_id, self._patience(timeout))
+        self._events.put_nowait(None)
+
+    async def scale(self, stage: Stage, replicas: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Sets how many workers a stage has; the ids that are started, and those that are drained. Returns at once.
+
+        Raises:
+            InvalidArgument: so many cannot be.
+            FailedPrecondition: nobody would be left to do the work of the stage, or the new ones do not fit.
+        """
+        roster, started, drained = rules.scale(self._roster, stage, replicas, self._patience(None))
+        self._terms.require_room(tuple(self._blueprint.worker(worker_id, stage) for worker_id in started))
+        self._roster = roster
+        self._events.put_nowait(None)
+        return started, drained
+
+    async def _take_over(self) -> None:
+        actors = {actor.name: actor for actor in await self._runtime.take_over(self._terms.cluster)}
+        running = dict(zip(actors, await asyncio.gather(*(a.actor.running() for a in actors.values())), strict=True))
+        found = [
+            rules.Found(a.name, a.worker_id, a.attempt, said.fingerprint if (said := running[a.name]) else "")
+            for a in actors.values()
+        ]
+        wanted = {worker.settings.worker_id: fingerprint(worker.settings) for worker in self._blueprint.workers()}
+        self._roster, ended = rules.adopt(self._roster, found, wanted, now())
+        await asyncio.gather(*(actors[other.name].actor.stop() for other in ended))
+        for name in actors.keys() - {other.name for other in ended}:
+            if said := running[name]:
+                logger.info("worker %s runs already", actors[name].worker_id)
+                self._crew.adopt(actors[name], said.started)
+                self._on_ready(actors[name].worker_id)
+
+    async def _run(self) -> None:
         while True:
-            await actor.wait()
-            history, delay = after_death(history, now() - since)
-            logger.warning("worker %s died; restart %d in %.1f s", worker_id, history.total, delay)
-            self._addresses[worker_id] = WorkerAddress(worker_id, worker.settings.role, "", 0, history.total)
-            await self._publish()
-            await actor.stop()  # its process may have outlived the worker
-            await asyncio.sleep(delay)
-            since = now()
             try:
-                actor = self._place(worker, history.total)
-                await self._start(worker, actor, history.total)
-            except Exception as error:  # whatever it is, the next try may succeed
-                logger.error("worker %s cannot start: %s", worker_id, error)
-                await actor.stop()
+                self._turn(await self._next())
+                await self._publish()
+            except Exception:  # one that cannot be told of is no reason to leave the others alone
+                logger.exception("the controller could not do what an event asks for")
+
+    async def _next(self) -> rules.Event | None:
+        """What happens next; the router's view when nothing does for a while."""
+        wake = rules.wake_at(self._roster, self._terms.policy)
+        patience = LISTEN_SECONDS if wake is None else max(0.0, min(LISTEN_SECONDS, wake - now()))
+        try:
+            async with asyncio.timeout(patience):
+                return await self._events.get()
+        except TimeoutError:
+            return rules.Heard(self._front.health(), self._front.requests())
+
+    def _turn(self, event: rules.Event | None) -> None:
+        before = self._roster
+        self._roster, actions = rules.reconcile(before, event, now(), self._terms.policy)
+        for action in actions:
+            self._perform(action)
+        if isinstance(event, rules.Started) and self._roster is not before:
+            self._on_ready(event.worker_id)
+
+    def _perform(self, action: rules.Action) -> None:
+        match action:
+            case rules.Start(worker_id, attempt):
+                worker = self._blueprint.worker(worker_id, self._roster.workers[worker_id].role)
+                self._crew.start(worker, attempt)
+            case rules.Drain(worker_id, timeout):
+                logger.info("worker %s is drained; what runs there moves after %g s", worker_id, timeout)
+                self._front.drain(worker_id, timeout)
+            case rules.Stop(worker_id):
+                self._crew.stop(worker_id)
+            case rules.Kill(worker_id):
+                logger.warning("worker %s lives and does not answer: its process is killed", worker_id)
+                self._crew.kill(worker_id)
+            case _:
+                assert_never(action)
 
     async def _publish(self) -> None:
-        await self._placements.place(tuple(self._addresses.values()))
+        """Tells the router where the workers are, when that has changed."""
+        addresses = tuple(
+            self._address(worker_id, worker)
+            for worker_id, worker in self._roster.workers.items()
+            if worker_id in self._roster.desired or _serves(worker)
+        )
+        if addresses != self._published:
+            self._published = addresses
+            await self._front.place(addresses)
+
+    def _address(self, worker_id: str, worker: rules.Worker) -> WorkerAddress:
+        started = self._crew.started(worker_id) if _serves(worker) else None
+        where = (started.address, started.pid) if started else ("", 0)
+        return WorkerAddress(worker_id, worker.role, *where, worker.history.total)
+
+    def _patience(self, timeout: float | None) -> float:
+        return self._terms.drain_seconds if timeout is None else timeout
+
+
+def _serves(worker: rules.Worker) -> bool:
+    return isinstance(worker.state, rules.Serving | rules.Silent | rules.Draining)

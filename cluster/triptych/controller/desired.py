@@ -23,30 +23,57 @@ class DesiredWorker:
     gpus: float
 
 
-def desired_workers(
-    spec: ClusterSpec,
-    files: ModelFiles,
-    model: ModelSpec,
-    stages: dict[Stage, StageResources],
-    machine_bytes: int,
-) -> tuple[DesiredWorker, ...]:
-    """Every worker of the cluster, by stage and number.
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What the workers of a cluster are like, those included that are added while it serves.
 
-    The decode workers of a vision-language model get the vision tower too when no encode worker is there.
+    Attributes:
+        spec: The settings.
+        files: The model.
+        model: What it is.
+        stages: What a worker of each stage may use, and how many there are at first.
+        machine_bytes: Memory of the machine.
     """
-    sees_by_itself = model.vision is not None and not stages[Stage.ENCODE].replicas
-    return tuple(
-        DesiredWorker(
+
+    spec: ClusterSpec
+    files: ModelFiles
+    model: ModelSpec
+    stages: dict[Stage, StageResources]
+    machine_bytes: int
+
+    @property
+    def sees_by_itself(self) -> bool:
+        """Whether decode workers hold the vision tower too: when there is no encode worker at first."""
+        return self.model.vision is not None and not self.stages[Stage.ENCODE].replicas
+
+    def roles(self) -> dict[str, Stage]:
+        """The workers at first, by stage and number."""
+        return {f"{stage}-{n}": stage for stage, resources in self.stages.items() for n in range(resources.replicas)}
+
+    def abilities(self) -> dict[Stage, frozenset[Stage]]:
+        """What a worker of each stage can do for the others; no encode workers for a model that reads text only."""
+        decode = {Stage.PREFILL, Stage.DECODE} | ({Stage.ENCODE} if self.sees_by_itself else set())
+        able = {Stage.PREFILL: frozenset({Stage.PREFILL}), Stage.DECODE: frozenset(decode)}
+        return {Stage.ENCODE: frozenset({Stage.ENCODE}), **able} if self.model.vision else able
+
+    def workers(self) -> tuple[DesiredWorker, ...]:
+        """Every worker of the cluster at first."""
+        return tuple(self.worker(worker_id, stage) for worker_id, stage in self.roles().items())
+
+    def worker(self, worker_id: str, stage: Stage) -> DesiredWorker:
+        """One worker."""
+        spec, resources = self.spec, self.stages[stage]
+        return DesiredWorker(
             StageSettings(
-                worker_id=f"{stage}-{index}",
+                worker_id=worker_id,
                 role=stage,
-                files=files,
-                encodes=stage is Stage.ENCODE or (stage is Stage.DECODE and sees_by_itself),
+                files=self.files,
+                encodes=stage is Stage.ENCODE or (stage is Stage.DECODE and self.sees_by_itself),
                 dtype=spec.dtype,
                 quantization=spec.quantization,
                 context_length=spec.context_length,
                 block_size=spec.kv_cache.block_size,
-                kv_cache_bytes=spec.kv_cache.memory_on(machine_bytes),
+                kv_cache_bytes=spec.kv_cache.memory_on(self.machine_bytes),
                 prefix_caching=spec.kv_cache.prefix_caching,
                 embedding_cache_bytes=spec.transfer.embedding_cache,
                 max_batch_tokens=spec.scheduler.max_batch_tokens,
@@ -55,21 +82,19 @@ def desired_workers(
                 threads=resources.threads,
                 transfer_backend=spec.transfer.backend,
                 lease_seconds=spec.transfer.lease_seconds,
+                orphan_seconds=spec.ray.orphan_seconds if spec.ray.address else None,
             ),
             resources.cpus,
             resources.gpus,
         )
-        for stage, resources in stages.items()
-        for index in range(resources.replicas)
-    )
 
 
 def require_memory(workers: tuple[DesiredWorker, ...], weights: int, available: int) -> None:
     """Refuses a cluster that cannot fit this machine; the workers share one mapping of the weights.
 
     Args:
-        workers: All of them.
-        weights: Bytes of the language model, as `weight_bytes` has them.
+        workers: Those that are to be started.
+        weights: Bytes of the language model, as `weight_bytes` has them; 0 where others have it in memory already.
         available: Bytes that are free.
 
     Raises:

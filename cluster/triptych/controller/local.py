@@ -8,7 +8,8 @@ from types import TracebackType
 
 from triptych.config.spec import ClusterSpec
 from triptych.controller.cluster import RunningCluster, run_cluster
-from triptych.controller.ray_runtime import RayRuntime, Runtime
+from triptych.controller.ray_runtime import RayRuntime
+from triptych.controller.runtime import Runtime
 from triptych.models.progress import SILENT, Progress
 
 
@@ -52,6 +53,10 @@ class LocalCluster:
         self._stop()
         self._thread.join()
 
+    def restart_router(self, grace: float = 0.0) -> None:
+        """See `RunningCluster.restart_router`."""
+        asyncio.run_coroutine_threadsafe(self._running.result().restart_router(grace), self._loop).result()
+
     def _main(self) -> None:
         try:
             asyncio.run(self._run())
@@ -62,8 +67,8 @@ class LocalCluster:
 
     async def _run(self) -> None:
         stopping = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        self._stop = lambda: loop.call_soon_threadsafe(stopping.set)
+        self._loop = asyncio.get_running_loop()
+        self._stop = lambda: self._loop.call_soon_threadsafe(stopping.set)
         async with run_cluster(self._spec, progress=self._progress, make_runtime=self._make_runtime) as cluster:
             self._running.set_result(cluster)
             await stopping.wait()

@@ -1,46 +1,21 @@
 """Ray, behind the few calls that Triptych needs of it."""
 
 import asyncio
-import contextlib
 import logging
 import os
-from collections.abc import Awaitable
-from typing import Any, Protocol, cast
+import secrets
+from typing import Any
 
-from triptych.controller.actor import StageActor, Started
+from triptych.controller.actor import StageActor
 from triptych.controller.desired import DesiredWorker
-from triptych.core.errors import FailedPrecondition, TriptychError, Unavailable
+from triptych.controller.ray_actor import RayActor
+from triptych.controller.runtime import FoundActor
+from triptych.core.errors import FailedPrecondition, Unavailable
 
+NAMESPACE = "triptych"
 OBJECT_STORE_BYTES = 80 << 20  # Ray's minimum, nearly: no data of ours goes through it
-START_SECONDS = 600.0
-STOP_SECONDS = 10.0
-
-
-class Actor(Protocol):
-    """One placed actor."""
-
-    async def start(self) -> Started:
-        """Loads the model and serves.
-
-        Raises:
-            TriptychError: what the worker raised, or Unavailable when its process died.
-        """
-
-    async def wait(self) -> None:
-        """Returns when the process has ended, however that came about."""
-
-    async def stop(self) -> None:
-        """Ends the worker in order, or its process when it does not answer."""
-
-
-class Runtime(Protocol):
-    """Where actors are placed; tests use one without Ray."""
-
-    def place(self, worker: DesiredWorker, attempt: int) -> Actor:
-        """Has an actor started; returns at once."""
-
-    def close(self) -> None:
-        """Lets go of the runtime."""
+SEAT_SECONDS = 30.0  # within which Ray has noticed that a controller has died
+RETRY_SECONDS = 0.5
 
 
 class RayRuntime:
@@ -68,11 +43,13 @@ class RayRuntime:
         self._ray = ray
         self._actor_class = actor_class
         self._joined = address is not None
+        self._cluster = ""
+        self._seat: Any = None
         local: dict[str, Any] = {} if address else {"num_cpus": cpus, "object_store_memory": OBJECT_STORE_BYTES}
         try:
             ray.init(
                 address=address,
-                namespace="triptych",
+                namespace=NAMESPACE,
                 include_dashboard=None if address else False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -82,15 +59,34 @@ class RayRuntime:
             where = f"join the Ray cluster at {address}" if address else "start Ray on this machine"
             raise Unavailable(f"cannot {where}: {error}", field="ray.address") from error
 
-    def place(self, worker: DesiredWorker, attempt: int) -> "RayActor":
-        """Has an actor started with the resources of the spec."""
+    async def take_over(self, cluster: str) -> tuple[FoundActor, ...]:
+        """Takes the seat of a cluster's controller; finds what an earlier one has left. A Ray of our own is empty.
+
+        Raises:
+            FailedPrecondition: another controller has the seat.
+        """
+        self._cluster = cluster
+        if not self._joined:
+            return ()
+        for _ in range(round(SEAT_SECONDS / RETRY_SECONDS)):
+            if self._take_seat():
+                return tuple(await asyncio.to_thread(self._find))
+            await asyncio.sleep(RETRY_SECONDS)
+        raise FailedPrecondition(
+            f"another `triptych serve` in this Ray cluster runs the workers of {cluster}; give this one another name",
+            field="ray.cluster_name",
+        )
+
+    def place(self, worker: DesiredWorker, attempt: int) -> RayActor:
+        """Has an actor started with the resources of the spec; all of a Ray of our own is ours."""
         settings = worker.settings
         remote = self._ray.remote(self._actor_class).options(
-            name=f"{settings.worker_id}/{os.getpid()}/{attempt}",
-            num_cpus=worker.cpus,
+            # A name is taken for a while after its actor was killed: the last part sets the next one apart.
+            name="/".join((self._cluster, settings.worker_id, str(attempt), secrets.token_hex(4))),
+            lifetime="detached" if self._joined else None,
+            num_cpus=worker.cpus if self._joined else 0,
             num_gpus=worker.gpus,
             max_restarts=0,  # the controller restarts: it has to learn the new address anyway
-            max_concurrency=3,
             runtime_env={
                 "env_vars": {
                     "PYTHONSAFEPATH": "1",
@@ -106,39 +102,28 @@ class RayRuntime:
         """Ends a Ray that was started here, or leaves the cluster."""
         self._ray.shutdown()
 
-
-class RayActor:
-    """A handle to one `StageActor`."""
-
-    def __init__(self, ray: Any, handle: Any, worker_id: str) -> None:
-        self._ray = ray
-        self._handle = handle
-        self._worker_id = worker_id
-
-    async def start(self) -> Started:
-        """See `Actor.start`."""
-        return cast(Started, await self._call(self._handle.start.remote(), within=START_SECONDS))
-
-    async def wait(self) -> None:
-        """See `Actor.wait`."""
-        with contextlib.suppress(TriptychError):
-            await self._call(self._handle.wait.remote(), within=None)
-
-    async def stop(self) -> None:
-        """See `Actor.stop`."""
-        with contextlib.suppress(TriptychError):
-            await self._call(self._handle.stop.remote(), within=STOP_SECONDS)
-        await asyncio.to_thread(self._ray.kill, self._handle)
-
-    async def _call(self, reference: Awaitable[object], within: float | None) -> object:
-        exceptions = self._ray.exceptions
+    def _take_seat(self) -> bool:
+        """An actor that is not detached ends with this process, and only one at a time can have its name."""
         try:
-            return await asyncio.wait_for(reference, within)
-        except exceptions.RayTaskError as error:
-            if isinstance(error.cause, TriptychError):
-                raise error.cause from None
-            raise Unavailable(f"worker {self._worker_id} failed: {error.cause}") from error
-        except exceptions.RayError as error:
-            raise Unavailable(f"worker {self._worker_id} died: {str(error).splitlines()[0]}") from error
-        except TimeoutError as error:
-            raise Unavailable(f"worker {self._worker_id} did not answer within {within:g} seconds") from error
+            self._seat = self._ray.remote(Seat).options(name=f"{self._cluster}/seat", num_cpus=0).remote()
+        except ValueError:
+            return False
+        return True
+
+    def _find(self) -> list[FoundActor]:
+        found = []
+        for name in self._ray.util.list_named_actors():
+            match name.removeprefix(f"{self._cluster}/").split("/"):
+                case [worker_id, attempt, _] if name.startswith(f"{self._cluster}/") and attempt.isdecimal():
+                    try:
+                        handle = self._ray.get_actor(name)
+                    except ValueError:  # it has ended meanwhile
+                        continue
+                    found.append(FoundActor(name, worker_id, int(attempt), RayActor(self._ray, handle, worker_id)))
+                case _:
+                    pass
+        return found
+
+
+class Seat:
+    """Whoever has placed the actor of this class under a cluster's name is that cluster's one controller."""

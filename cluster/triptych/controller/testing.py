@@ -4,8 +4,10 @@ import asyncio
 import os
 import threading
 
-from triptych.controller.actor import Started
+from triptych.controller.actor import Running, Started, fingerprint
+from triptych.controller.controller import Controller
 from triptych.controller.desired import DesiredWorker
+from triptych.controller.runtime import FoundActor
 from triptych.core.errors import Unavailable
 from triptych.stages.host import StageHost
 
@@ -20,13 +22,19 @@ class InProcessActor:
     def __init__(self, worker: DesiredWorker) -> None:
         self.host: StageHost | None = None
         self._settings = worker.settings
+        self._started: Started | None = None
         self._lock = threading.Lock()
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     async def start(self) -> Started:
         """See `Actor.start`."""
-        return Started(await asyncio.to_thread(self._launch), os.getpid())
+        self._started = Started(await asyncio.to_thread(self._launch), os.getpid())
+        return self._started
+
+    async def running(self) -> Running | None:
+        """See `Actor.running`."""
+        return Running(self._started, fingerprint(self._settings)) if self._started and self.host else None
 
     async def wait(self) -> None:
         """See `Actor.wait`."""
@@ -40,7 +48,11 @@ class InProcessActor:
         if host:
             await asyncio.to_thread(host.stop)
 
-    def kill(self) -> None:
+    async def kill(self) -> None:
+        """See `Actor.kill`."""
+        await self.stop()
+
+    def crash(self) -> None:
         """Ends the worker as a crash would: its streams break, nobody says goodbye. From any thread."""
         asyncio.run_coroutine_threadsafe(self.stop(), self._loop).result()
 
@@ -57,21 +69,41 @@ class InProcessActor:
 
 
 class InProcessRuntime:
-    """Places workers here; `actors` holds the latest one of each worker.
+    """Places workers here. Given to another controller it is what a Ray cluster is that has outlived one.
 
     Args:
         address: Not used.
         cpus: Not used.
+
+    Attributes:
+        actors: The latest one of each worker.
     """
 
     def __init__(self, address: str | None = None, cpus: float = 0) -> None:
         self.actors: dict[str, InProcessActor] = {}
+        self._attempts: dict[str, int] = {}
+
+    async def take_over(self, cluster: str) -> tuple[FoundActor, ...]:
+        """See `Runtime.take_over`."""
+        return tuple(
+            FoundActor(worker_id, worker_id, self._attempts[worker_id], actor)
+            for worker_id, actor in self.actors.items()
+            if actor.host
+        )
 
     def place(self, worker: DesiredWorker, attempt: int) -> InProcessActor:
         """A worker that is built when it is started."""
         actor = InProcessActor(worker)
         self.actors[worker.settings.worker_id] = actor
+        self._attempts[worker.settings.worker_id] = attempt
         return actor
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+async def crash(controller: Controller) -> None:
+    """Ends a controller as the death of its process would: its workers go on, and nobody watches them."""
+    if controller._task:
+        controller._task.cancel()
+    controller._crew.leave()

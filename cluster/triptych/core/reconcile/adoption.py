@@ -13,10 +13,12 @@ class Found:
     """An actor of an earlier controller.
 
     Attributes:
+        name: Unique among all actors.
         attempt: Number of its start.
         fingerprint: Names its settings and its program; empty when it does not serve.
     """
 
+    name: str
     worker_id: str
     attempt: int
     fingerprint: str
