@@ -40,6 +40,8 @@ def busy() -> admin_pb2.GetClusterStatusResponse:
     )
     status.router.running_requests = 3
     status.router.refused_requests = 9
+    status.router.replays = 2
+    status.router.replayed_tokens = 77
     status.ready = False
     return status
 
@@ -52,7 +54,7 @@ def printed(status: ClusterStatus) -> list[str]:
 
 def test_the_table_shows_workers_queues_and_kv(busy: admin_pb2.GetClusterStatusResponse) -> None:
     with FakeServer(status=busy) as server, Client(server.address) as client:
-        heading, _, columns, encode, _, decode, _, counters, reused = printed(client.status())
+        heading, _, columns, encode, _, decode, _, counters, faults, reused = printed(client.status())
     assert heading.split() == ["fake", "1E1P1D", "not", "ready", "up", "1", "min", "30", "s"]
     assert columns.split() == ["worker", "role", "health", "running", "queued", "holds", "tokens", "memory"]
     assert encode.split() == [
@@ -73,6 +75,7 @@ def test_the_table_shows_workers_queues_and_kv(busy: admin_pb2.GetClusterStatusR
     assert decode.split()[9:] == ["KV", "4321", "1.50", "GiB"]
     assert "3 of 64 requests running" in counters
     assert "9 refused" in counters
+    assert "2 replays (77 tokens computed again)" in faults
     assert reused == "prefix cache: 296 of 800 prompt tokens found (37%)"
 
 

@@ -28,4 +28,4 @@ def test_what_a_newer_server_sends_is_not_an_error() -> None:
 
 def test_an_empty_status_has_zero_counters() -> None:
     with FakeServer(status=admin_pb2.GetClusterStatusResponse()) as server, Client(server.address) as client:
-        assert client.status() == ClusterStatus("", "", False, (), RouterStatus(0, 0, 0, 0, 0, 0, 0, 0, 0))
+        assert client.status() == ClusterStatus("", "", False, (), RouterStatus(*[0] * 13))

@@ -10,7 +10,14 @@ from rich.text import Text
 
 from triptych.client import ClusterStatus, RouterStatus, WorkerStatus
 
-_HEALTH_STYLES: Final = {"healthy": "green", "starting": "yellow", "lost": "red", "unknown": "dim"}
+_HEALTH_STYLES: Final = {
+    "healthy": "green",
+    "starting": "yellow",
+    "suspect": "yellow",
+    "draining": "cyan",
+    "lost": "red",
+    "unknown": "dim",
+}
 _COLUMNS: Final = ("worker", "role", "health", "running", "queued", "holds", "tokens", "memory")
 _BAR: Final = 6
 
@@ -56,7 +63,9 @@ def _counters(router: RouterStatus) -> Text:
         f"router: {router.running_requests} of {router.max_running_requests} requests running, "
         f"{router.finished_requests} finished, {router.failed_requests} failed, "
         f"{router.cancelled_requests} cancelled, {router.refused_requests} refused, "
-        f"{router.generated_tokens} tokens generated, {router.awaiting_free} awaiting free"
+        f"{router.generated_tokens} tokens generated, {router.awaiting_free} awaiting free\n"
+        f"faults: {router.replays} replays ({router.replayed_tokens} tokens computed again), "
+        f"{router.waiting_requests} requests wait for a worker, {router.resumed_requests} clients came back"
     )
 
 

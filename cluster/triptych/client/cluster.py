@@ -8,11 +8,13 @@ from triptych.core.fleet import Stage
 from triptych.stage.v1 import stage_pb2
 from triptych.wire.stage import stage_from_proto
 
-Health = Literal["starting", "healthy", "lost", "unknown"]
+Health = Literal["starting", "healthy", "suspect", "draining", "lost", "unknown"]
 
 _HEALTH: Final[dict[pb.WorkerHealth.ValueType, Health]] = {
     pb.WORKER_HEALTH_STARTING: "starting",
     pb.WORKER_HEALTH_HEALTHY: "healthy",
+    pb.WORKER_HEALTH_SUSPECT: "suspect",
+    pb.WORKER_HEALTH_DRAINING: "draining",
     pb.WORKER_HEALTH_LOST: "lost",
 }
 
@@ -22,6 +24,7 @@ class WorkerLoad:
     """What a worker holds now, and has done since it started. Queues and blocks are counts, sizes are bytes.
 
     Of `prefix_query_tokens` prompt tokens that were looked up in the prefix cache, `prefix_hit_tokens` were found.
+    `open_leases` are reservations that wait for their KV; `runnable_requests` could be computed for at once.
     """
 
     running_requests: int
@@ -40,6 +43,8 @@ class WorkerLoad:
     resident_bytes: int
     prefix_query_tokens: int
     prefix_hit_tokens: int
+    runnable_requests: int
+    open_leases: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,15 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class RouterStatus:
-    """The router's own counters; `awaiting_free` are ended requests that a worker has not let go of yet."""
+    """The router's own counters.
+
+    Attributes:
+        awaiting_free: Ended requests that a worker has not let go of yet.
+        replays: Attempts that were begun anew after a worker was lost, failed or drained.
+        replayed_tokens: Tokens that were computed a second time because of that.
+        resumed_requests: Clients that came back to their answer.
+        waiting_requests: Requests that lost their workers and wait for others.
+    """
 
     running_requests: int
     max_running_requests: int
@@ -79,6 +92,10 @@ class RouterStatus:
     generated_tokens: int
     awaiting_free: int
     uptime_ms: int
+    replays: int
+    replayed_tokens: int
+    resumed_requests: int
+    waiting_requests: int
 
 
 @dataclass(frozen=True, slots=True)
