@@ -128,7 +128,7 @@ async def test_a_deadline_passes(held_server: FakeServer) -> None:
 async def test_an_error_arrives_as_it_was_raised() -> None:
     error = ResourceExhausted("the queue is full", retry_after=0.25)
     with FakeServer(Say("Hel"), Fail(error)) as server:
-        async with AsyncClient(server.address) as client:
+        async with AsyncClient(server.address, reconnect=0) as client:
             with pytest.raises(ResourceExhausted, match="the queue is full") as caught:
                 await client.stream("Hi", request_id="r1").result()
     assert (caught.value.retry_after, caught.value.request_id) == (0.25, "r1")
@@ -144,7 +144,7 @@ async def test_a_message_of_65_megabytes_names_the_limit(server: FakeServer) -> 
 
 
 async def test_a_server_that_goes_is_unavailable(held_server: FakeServer) -> None:
-    async with AsyncClient(held_server.address) as client:
+    async with AsyncClient(held_server.address, reconnect=0) as client:
         stream = client.stream("Hi")
         await anext(stream)
         stopping = threading.Thread(target=held_server.stop)

@@ -113,7 +113,7 @@ def test_the_clients_own_timeout_counts_for_every_call(held_server: FakeServer) 
 def test_an_error_arrives_as_it_was_raised(error: TriptychError, streaming: bool) -> None:
     with (
         FakeServer(Say("Hel"), Fail(error)) as server,
-        Client(server.address) as client,
+        Client(server.address, reconnect=0) as client,
         pytest.raises(TriptychError) as caught,
     ):
         _ = client.stream("Hi").result() if streaming else client.generate("Hi")
@@ -139,6 +139,10 @@ def test_an_error_arrives_as_it_was_raised(error: TriptychError, streaming: bool
         ({"ignore_eos": "no"}, "sampling.ignore_eos"),
         ({"model": 3}, "model"),
         ({"request_id": "x" * 129}, "request_id"),
+        ({"linger": -1}, "linger"),
+        ({"linger": float("inf")}, "linger"),
+        ({"reconnect": -1}, "reconnect"),
+        ({"reconnect": "soon"}, "reconnect"),
     ],
 )
 def test_a_wrong_option_is_refused_by_name(client: Client, options: GenerateOptions, field: str) -> None:
@@ -187,8 +191,10 @@ def test_a_server_that_is_not_there_is_named() -> None:
             client.status()
 
 
-def test_a_server_that_dies_midway_is_unavailable(held_server: FakeServer, held_client: Client) -> None:
-    stream = held_client.stream("Hi", request_id="r1")
+def test_without_patience_a_server_that_dies_midway_is_unavailable(
+    held_server: FakeServer, held_client: Client
+) -> None:
+    stream = held_client.stream("Hi", request_id="r1", reconnect=0)
     next(stream)
     stopping = threading.Thread(target=held_server.stop)
     stopping.start()

@@ -27,7 +27,7 @@ from triptych.wire.limits import MAX_MESSAGE_BYTES
 def test_generate_gives_the_whole_answer(client: Client) -> None:
     answer = client.generate("Hi!")
     assert (answer.text, answer.token_ids, answer.finish_reason) == ("Hello", (0, 1), FinishReason.STOP)
-    assert (answer.request_id, answer.model) == ("fake-0", "fake")
+    assert answer.model == "fake"
     assert answer.usage == Usage(prompt_tokens=3, completion_tokens=2)
     assert answer.timeline == TIMELINE
     assert answer.logprobs == ()
@@ -88,10 +88,20 @@ def test_a_prompt_has_three_forms(server: FakeServer, client: Client, prompt: ob
 
 def test_every_option_reaches_the_server(server: FakeServer, client: Client) -> None:
     params = SamplingParams(max_tokens=5, stop=("a", "é"), temperature=0.7, top_p=0.9, seed=2**64 - 1, logprobs=0)
-    client.generate("x", sampling=params, model="fake", request_id="id", placement=Placement.COLOCATED)
+    client.generate("x", sampling=params, model="fake", request_id="id", placement=Placement.COLOCATED, linger=1.5)
     request = server.requests[-1]
     assert request.sampling == params
     assert (request.model, request.request_id, request.placement) == ("fake", "id", Placement.COLOCATED)
+    assert (request.linger_seconds, request.resume) == (1.5, None)
+
+
+def test_every_request_has_an_id_of_its_own(server: FakeServer, client: Client) -> None:
+    with client.stream("x") as stream:
+        known_at_once = stream.request_id
+        assert stream.result().request_id == known_at_once
+    ids = [known_at_once, *(client.generate("x").request_id for _ in range(2))]
+    assert [request.request_id for request in server.requests] == ids
+    assert len(set(ids)) == 3
 
 
 def test_sampling_may_be_given_as_keywords(server: FakeServer, client: Client) -> None:

@@ -65,4 +65,6 @@ def test_every_sampling_parameter_is_a_keyword() -> None:
         "request_id",
         "placement",
         "timeout",
+        "reconnect",
+        "linger",
     }

@@ -1,7 +1,8 @@
 """The asyncio client."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from types import TracebackType
 from typing import Final, Self, TypeVar, Unpack
@@ -12,7 +13,9 @@ from grpc import aio
 
 from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
 from triptych.client.cluster import ClusterStatus, cluster_from_proto
+from triptych.client.line import AsyncLine, Call, Lines, now
 from triptych.client.prompts import ImageSource, MessageLike, PromptLike
+from triptych.client.pursuit import Pursuit
 from triptych.client.requests import (
     GenerateOptions,
     chat_prompt,
@@ -21,14 +24,16 @@ from triptych.client.requests import (
     tokenize_request,
 )
 from triptych.client.results import Generation, ModelInfo, generation_from_proto, models_from_proto
-from triptych.client.settings import CHANNEL_OPTIONS, Settings
-from triptych.client.stream import AsyncTextStream, own_task_is_cancelled
+from triptych.client.settings import CHANNEL_OPTIONS, DEFAULT_RECONNECT, Settings
+from triptych.client.stream import AsyncResponses, AsyncTextStream, own_task_is_cancelled
+from triptych.client.unary import AsyncAnswer, answer_async
 from triptych.core.errors import Cancelled, FailedPrecondition
 from triptych.inference.v1 import inference_pb2, inference_pb2_grpc
 from triptych.wire.status import error_from_rpc
 
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
+C = TypeVar("C", bound=Call)
 
 
 class AsyncClient:
@@ -41,8 +46,12 @@ class AsyncClient:
                 print(chunk.text, end="", flush=True)
     """
 
-    def __init__(self, address: str | None = None, *, timeout: float | None = None) -> None:
-        self._settings: Final = Settings.read(address, timeout)
+    def __init__(
+        self, address: str | None = None, *, timeout: float | None = None, reconnect: float = DEFAULT_RECONNECT
+    ) -> None:
+        self._settings: Final = Settings.read(address, timeout, reconnect)
+        self._lines: Final = Lines()
+        self._farewells: Final[set[object]] = set()
         self._closed = False
 
     @property
@@ -52,10 +61,11 @@ class AsyncClient:
 
     async def generate(self, prompt: PromptLike, **options: Unpack[GenerateOptions]) -> Generation:
         """The whole answer to a text, token ids or a conversation."""
-        body = generation_request(prompt, options)
-        request = inference_pb2.GenerateRequest(input=body)
-        response = await self._call(self._inference.Generate, request, options.get("timeout"), body.request_id)
-        return generation_from_proto(response)
+
+        def dial(body: inference_pb2.GenerationInput, timeout: float | None) -> "AsyncAnswer":
+            return self._inference.Generate(inference_pb2.GenerateRequest(input=body), timeout=timeout)
+
+        return generation_from_proto(await answer_async(self._line(prompt, options, dial)))
 
     async def chat(
         self,
@@ -69,11 +79,12 @@ class AsyncClient:
 
     def stream(self, prompt: PromptLike, **options: Unpack[GenerateOptions]) -> AsyncTextStream:
         """The answer piece by piece."""
-        self._check_open()
-        body = generation_request(prompt, options)
-        request = inference_pb2.GenerateStreamRequest(input=body)
-        call = self._inference.GenerateStream(request, timeout=self._settings.deadline(options.get("timeout")))
-        return AsyncTextStream(call, self.address, body.request_id)
+
+        def dial(body: inference_pb2.GenerationInput, timeout: float | None) -> "AsyncResponses":
+            request = inference_pb2.GenerateStreamRequest(input=body)
+            return self._inference.GenerateStream(request, timeout=timeout)
+
+        return AsyncTextStream(self._line(prompt, options, dial))
 
     async def tokenize(self, prompt: str | Sequence[MessageLike], *, model: str = "") -> tuple[int, ...]:
         """Token ids of a text or a conversation, as a generation would see them."""
@@ -105,6 +116,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Ends every call and the connection."""
         self._closed = True
+        self._lines.cut()
         if "_channel" in self.__dict__:
             await self._channel.close()
 
@@ -145,6 +157,27 @@ class AsyncClient:
             if own_task_is_cancelled():
                 raise
             raise Cancelled("the client was closed", request_id=request_id) from None
+
+    def _line(
+        self,
+        prompt: PromptLike,
+        options: GenerateOptions,
+        dial: Callable[[inference_pb2.GenerationInput, float | None], C],
+    ) -> AsyncLine[C]:
+        self._check_open()
+        body = generation_request(prompt, options)
+        terms = self._settings.terms(options.get("timeout"), options.get("reconnect"))
+        forsake = functools.partial(self._forsake, body.request_id) if body.linger_ms else None
+        line = AsyncLine(Pursuit(body, self.address, terms, now()), functools.partial(dial, body), forsake)
+        self._lines.add(line)
+        return line
+
+    def _forsake(self, request_id: str) -> None:
+        """As `Client._forsake`; a call that nobody holds would be cancelled."""
+        if not self._closed:
+            call = self._admin.CancelGeneration(admin_pb2.CancelGenerationRequest(request_id=request_id))
+            self._farewells.add(call)
+            call.add_done_callback(self._farewells.discard)
 
     def _check_open(self) -> None:
         if self._closed:

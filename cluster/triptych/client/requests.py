@@ -1,9 +1,11 @@
 """Requests as callers write them, made into messages: pure functions that both clients share."""
 
+import uuid
 from collections.abc import Iterable, Sequence
 from typing import TypedDict, Unpack, assert_never
 
 from triptych.client.prompts import ImageSource, MessageLike, PromptLike, to_prompt, user_message
+from triptych.client.settings import not_negative
 from triptych.core.errors import InvalidArgument
 from triptych.core.inputs import ChatInput, GenerationInput, TextInput, TokenInput
 from triptych.core.plan import Placement
@@ -42,9 +44,13 @@ class GenerateOptions(SamplingOptions, total=False):
     Attributes:
         sampling: All sampling parameters at once, in place of the keywords of `SamplingOptions`.
         model: Name of the model; by default the one that is served.
-        request_id: The caller's id, unique among running requests; by default the server chooses.
+        request_id: The caller's id, unique among running requests; by default a new one. Without `seed` it determines
+            the random numbers.
         placement: Which stages may serve it; by default the router chooses.
-        timeout: Seconds until the deadline; by default the client's.
+        timeout: Seconds until the deadline, lost connections included; by default the client's.
+        reconnect: Seconds in which a server that went away is looked for; by default the client's. 0 fails at once.
+        linger: Seconds that the server goes on while the connection is lost; by default it stops at once, and
+            computes on from the tokens that the client has once it is back.
     """
 
     sampling: SamplingParams
@@ -52,10 +58,12 @@ class GenerateOptions(SamplingOptions, total=False):
     request_id: str
     placement: Placement
     timeout: float
+    reconnect: float
+    linger: float
 
 
 def generation_request(prompt: PromptLike, options: GenerateOptions) -> pb.GenerationInput:
-    """The message for one generation; `options["timeout"]` is the transport's and left alone.
+    """The message for one generation, with an id; timeout and reconnect are the transport's and left alone.
 
     Raises:
         InvalidArgument: the prompt or a sampling parameter is wrong, or sampling is given twice.
@@ -115,13 +123,24 @@ def _generation_request(
     request_id: str = "",
     placement: Placement = Placement.ANY,
     timeout: float | None = None,
+    reconnect: float | None = None,
+    linger: float = 0.0,
     **fields: Unpack[SamplingOptions],
 ) -> pb.GenerationInput:
     if sampling is not None and fields:
         given = ", ".join(sorted(fields))
         raise InvalidArgument(f"give sampling or its fields as keywords, not both: {given}", field="sampling")
     sampling = sampling or _sampling(**fields)
-    return generation_to_proto(GenerationInput(to_prompt(prompt), sampling, model, request_id, placement))
+    return generation_to_proto(
+        GenerationInput(
+            to_prompt(prompt),
+            sampling,
+            model,
+            request_id or uuid.uuid4().hex,
+            placement,
+            not_negative(linger, "linger"),
+        )
+    )
 
 
 def _sampling(

@@ -107,6 +107,16 @@ class Assembly:
         self.chunks.append(chunk)
         return chunk
 
+    @property
+    def complete(self) -> bool:
+        """Whether the last message has arrived."""
+        return self.last is not None and finish_reason_from_proto(self.last.finish_reason) is not None
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Every token so far."""
+        return tuple(token_id for chunk in self.chunks for token_id in chunk.token_ids)
+
     def result(self) -> Generation:
         """The answer, once the stream has ended.
 
@@ -118,7 +128,7 @@ class Assembly:
             request_id=self.request_id,
             model=self.model,
             text="".join(chunk.text for chunk in self.chunks),
-            token_ids=tuple(token_id for chunk in self.chunks for token_id in chunk.token_ids),
+            token_ids=self.token_ids,
             finish_reason=_ended(finish_reason_from_proto(last.finish_reason), self.request_id),
             logprobs=tuple(position for chunk in self.chunks for position in chunk.logprobs),
             usage=usage_from_proto(last.usage),

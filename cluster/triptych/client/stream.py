@@ -8,35 +8,35 @@ from typing import Final, Protocol, Self
 import grpc
 from grpc import aio
 
+from triptych.client.line import AsyncLine, Call, Line
 from triptych.client.results import Assembly, Generation, TextChunk
-from triptych.core.errors import Cancelled
+from triptych.core.errors import TriptychError
 from triptych.inference.v1 import inference_pb2 as pb
-from triptych.wire.status import error_from_rpc
+
+AsyncResponses = aio.UnaryStreamCall[pb.GenerateStreamRequest, pb.GenerateStreamResponse]
 
 
-class _Responses(Protocol):
+class Responses(Call, Protocol):
     """What a streaming call of gRPC is, apart from its status."""
 
     def __next__(self) -> pb.GenerateStreamResponse: ...
-
-    def cancel(self) -> bool: ...
 
 
 class TextStream:
     """Pieces of an answer. Leaving the `with` block, `cancel()` or dropping the stream ends the request.
 
-    Iterating raises a `TriptychError` when the request fails, `Cancelled` after `cancel()`.
+    When the connection is lost, the next piece waits until it is found again. Iterating raises a `TriptychError` when
+    the request fails, `Cancelled` after `cancel()`.
     """
 
-    def __init__(self, call: _Responses, address: str, request_id: str) -> None:
-        self._call: Final = call
-        self._address: Final = address
-        self._assembly: Final = Assembly(request_id=request_id)
-        weakref.finalize(self, call.cancel).atexit = False
+    def __init__(self, line: Line[Responses]) -> None:
+        self._line: Final = line
+        self._assembly: Final = Assembly(request_id=line.pursuit.body.request_id)
+        weakref.finalize(self, line.cut).atexit = False
 
     @property
     def request_id(self) -> str:
-        """The request's id; empty until the server has chosen one."""
+        """The request's id."""
         return self._assembly.request_id
 
     def __iter__(self) -> Self:
@@ -44,11 +44,9 @@ class TextStream:
 
     def __next__(self) -> TextChunk:
         try:
-            return self._assembly.add(next(self._call))
-        except StopIteration:
+            return self._assembly.add(self._message())
+        except (StopIteration, TriptychError):
             raise
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, address=self._address, request_id=self.request_id) from error
         except BaseException:
             self.cancel()
             raise
@@ -61,7 +59,7 @@ class TextStream:
 
     def cancel(self) -> None:
         """Ends the request on every stage; does nothing once it has ended."""
-        self._call.cancel()
+        self._line.cut()
 
     def __enter__(self) -> Self:
         return self
@@ -71,43 +69,51 @@ class TextStream:
     ) -> None:
         self.cancel()
 
+    def _message(self) -> pb.GenerateStreamResponse:
+        while True:
+            try:
+                message = next(self._line.call)
+            except grpc.RpcError as error:
+                if self._assembly.complete:
+                    raise StopIteration from error
+                self._line.redial(error, self._assembly.token_ids)
+            else:
+                self._line.pursuit.heard()
+                return message
+
 
 class AsyncTextStream:
     """`TextStream` for asyncio."""
 
-    def __init__(
-        self,
-        call: "aio.UnaryStreamCall[pb.GenerateStreamRequest, pb.GenerateStreamResponse]",
-        address: str,
-        request_id: str,
-    ) -> None:
-        self._call: Final = call
-        self._messages: Final = aiter(call)
-        self._address: Final = address
-        self._assembly: Final = Assembly(request_id=request_id)
-        self._cancelled = False
-        weakref.finalize(self, call.cancel).atexit = False
+    def __init__(self, line: "AsyncLine[AsyncResponses]") -> None:
+        self._line: Final = line
+        self._messages = aiter(line.call)
+        self._assembly: Final = Assembly(request_id=line.pursuit.body.request_id)
+        self._failure: TriptychError | None = None
+        weakref.finalize(self, line.cut).atexit = False
 
     @property
     def request_id(self) -> str:
-        """The request's id; empty until the server has chosen one."""
+        """The request's id."""
         return self._assembly.request_id
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> TextChunk:
-        if self._cancelled:
-            raise Cancelled("the request was cancelled", request_id=self.request_id)
+        if self._failure:
+            raise self._failure
         try:
-            return self._assembly.add(await anext(self._messages))
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, address=self._address, request_id=self.request_id) from error
+            return self._assembly.add(await self._message())
+        except TriptychError as error:
+            self._failure = error
+            raise
         except asyncio.CancelledError:
-            self._cancelled = True
+            self._failure = self._line.pursuit.cancelled()
             if own_task_is_cancelled():
+                self.cancel()
                 raise
-            raise Cancelled("the request was cancelled", request_id=self.request_id) from None
+            raise self._failure from None
 
     async def result(self) -> Generation:
         """The whole answer; reads what has not been read yet."""
@@ -117,7 +123,7 @@ class AsyncTextStream:
 
     def cancel(self) -> None:
         """Ends the request on every stage; does nothing once it has ended."""
-        self._cancelled = self._call.cancel() or self._cancelled
+        self._line.cut()
 
     async def __aenter__(self) -> Self:
         return self
@@ -126,6 +132,19 @@ class AsyncTextStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cancel()
+
+    async def _message(self) -> pb.GenerateStreamResponse:
+        while True:
+            try:
+                message = await anext(self._messages)
+            except grpc.RpcError as error:
+                if self._assembly.complete:
+                    raise StopAsyncIteration from error
+                await self._line.redial(error, self._assembly.token_ids)
+                self._messages = aiter(self._line.call)
+            else:
+                self._line.pursuit.heard()
+                return message
 
 
 def own_task_is_cancelled() -> bool:

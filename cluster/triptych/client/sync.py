@@ -1,6 +1,7 @@
 """The blocking client."""
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self, TypeVar, Unpack
 
@@ -9,7 +10,9 @@ from google.protobuf.message import Message
 
 from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
 from triptych.client.cluster import ClusterStatus, cluster_from_proto
+from triptych.client.line import Call, Line, Lines, now
 from triptych.client.prompts import ImageSource, MessageLike, PromptLike
+from triptych.client.pursuit import Pursuit
 from triptych.client.requests import (
     GenerateOptions,
     chat_prompt,
@@ -18,14 +21,16 @@ from triptych.client.requests import (
     tokenize_request,
 )
 from triptych.client.results import Generation, ModelInfo, generation_from_proto, models_from_proto
-from triptych.client.settings import CHANNEL_OPTIONS, Settings
-from triptych.client.stream import TextStream
+from triptych.client.settings import CHANNEL_OPTIONS, DEFAULT_RECONNECT, Settings
+from triptych.client.stream import Responses, TextStream
+from triptych.client.unary import Answer, answer
 from triptych.core.errors import FailedPrecondition
 from triptych.inference.v1 import inference_pb2, inference_pb2_grpc
 from triptych.wire.status import error_from_rpc
 
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
+C = TypeVar("C", bound=Call)
 
 
 class Client:
@@ -39,13 +44,17 @@ class Client:
     Args:
         address: "HOST:PORT"; by default TRIPTYCH_ADDRESS, then 127.0.0.1:50051.
         timeout: Seconds until the deadline of a call; by default TRIPTYCH_TIMEOUT, then none.
+        reconnect: Seconds in which a request looks for a server that went away while it ran; 0 fails at once.
     """
 
-    def __init__(self, address: str | None = None, *, timeout: float | None = None) -> None:
-        self._settings: Final = Settings.read(address, timeout)
+    def __init__(
+        self, address: str | None = None, *, timeout: float | None = None, reconnect: float = DEFAULT_RECONNECT
+    ) -> None:
+        self._settings: Final = Settings.read(address, timeout, reconnect)
         self._channel: Final = grpc.insecure_channel(self._settings.address, options=CHANNEL_OPTIONS)
         self._inference: Final = inference_pb2_grpc.InferenceServiceStub(self._channel)
         self._admin: Final = admin_pb2_grpc.AdminServiceStub(self._channel)
+        self._lines: Final = Lines()
         self._closed = False
 
     @property
@@ -55,10 +64,11 @@ class Client:
 
     def generate(self, prompt: PromptLike, **options: Unpack[GenerateOptions]) -> Generation:
         """The whole answer to a text, token ids or a conversation."""
-        body = generation_request(prompt, options)
-        request = inference_pb2.GenerateRequest(input=body)
-        response = self._call(self._inference.Generate, request, options.get("timeout"), body.request_id)
-        return generation_from_proto(response)
+
+        def dial(body: inference_pb2.GenerationInput, timeout: float | None) -> Answer:
+            return self._inference.Generate.future(inference_pb2.GenerateRequest(input=body), timeout=timeout)
+
+        return generation_from_proto(answer(self._line(prompt, options, dial)))
 
     def chat(
         self,
@@ -72,11 +82,12 @@ class Client:
 
     def stream(self, prompt: PromptLike, **options: Unpack[GenerateOptions]) -> TextStream:
         """The answer piece by piece."""
-        self._check_open()
-        body = generation_request(prompt, options)
-        request = inference_pb2.GenerateStreamRequest(input=body)
-        call = self._inference.GenerateStream(request, timeout=self._settings.deadline(options.get("timeout")))
-        return TextStream(call, self.address, body.request_id)
+
+        def dial(body: inference_pb2.GenerationInput, timeout: float | None) -> Responses:
+            request = inference_pb2.GenerateStreamRequest(input=body)
+            return self._inference.GenerateStream(request, timeout=timeout)
+
+        return TextStream(self._line(prompt, options, dial))
 
     def tokenize(self, prompt: str | Sequence[MessageLike], *, model: str = "") -> tuple[int, ...]:
         """Token ids of a text or a conversation, as a generation would see them."""
@@ -107,6 +118,7 @@ class Client:
     def close(self) -> None:
         """Ends every call and the connection."""
         self._closed = True
+        self._lines.cut()
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -133,6 +145,25 @@ class Client:
         except BaseException:
             future.cancel()
             raise
+
+    def _line(
+        self,
+        prompt: PromptLike,
+        options: GenerateOptions,
+        dial: Callable[[inference_pb2.GenerationInput, float | None], C],
+    ) -> Line[C]:
+        self._check_open()
+        body = generation_request(prompt, options)
+        terms = self._settings.terms(options.get("timeout"), options.get("reconnect"))
+        forsake = functools.partial(self._forsake, body.request_id) if body.linger_ms else None
+        line = Line(Pursuit(body, self.address, terms, now()), functools.partial(dial, body), forsake)
+        self._lines.add(line)
+        return line
+
+    def _forsake(self, request_id: str) -> None:
+        """A request that would linger is told that nobody comes back; nobody waits for the answer."""
+        if not self._closed:
+            self._admin.CancelGeneration.future(admin_pb2.CancelGenerationRequest(request_id=request_id))
 
     def _check_open(self) -> None:
         if self._closed:

@@ -18,8 +18,15 @@ KEEPALIVE: Final[tuple[tuple[str, int], ...]] = (
 )
 """Options of the channels between router and workers: the transport pings, and closes when nobody answers."""
 
+CLIENT_KEEPALIVE: Final[tuple[tuple[str, int], ...]] = (
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+"""The same for the channel of a client, while a call of it runs."""
+
 KEEPALIVE_SERVER: Final[tuple[tuple[str, int], ...]] = (
     *KEEPALIVE,
     ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
 )
-"""The same for the worker's server, which would otherwise take such pings for an attack and hang up."""
+"""The same for the servers of workers and router, which would otherwise take such pings for an attack and hang up."""

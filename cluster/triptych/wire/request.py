@@ -85,5 +85,5 @@ def sending(field: str) -> Iterator[None]:
     """Turns what protobuf raises for a value that a message cannot hold into an `InvalidArgument` for `field`."""
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgument(f"{field} cannot be sent: {error}", field=field) from error

@@ -71,6 +71,11 @@ def error_from_rpc(error: grpc.RpcError, *, address: str, request_id: str = "") 
     )
 
 
+def is_answer(error: grpc.RpcError) -> bool:
+    """Whether the other side raised this error; otherwise the transport made it."""
+    return _rich_status(error) is not None
+
+
 def _details(error: TriptychError) -> list[Message]:
     details: list[Message] = []
     if error.field:

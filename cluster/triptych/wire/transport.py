@@ -15,7 +15,13 @@ from triptych.core.errors import (
     error_class,
 )
 
+_NEVER_CONNECTED: Final = ("failed to connect to all addresses", "errors resolving", "DNS resolution failed")
 _TOO_LARGE: Final = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
+
+
+def never_connected(error: grpc.RpcError) -> bool:
+    """Whether the call failed for want of a connection, so that the other side has not seen it."""
+    return (error.details() or "").startswith(_NEVER_CONNECTED)
 
 
 def transport_error(error: grpc.RpcError, address: str, request_id: str = "") -> TriptychError:

@@ -37,7 +37,29 @@ class Fail:
     error: TriptychError
 
 
-Step = Say | Hold | Fail
+@dataclass(frozen=True, slots=True)
+class Break:
+    """Drops the connection, once for each request. The server keeps the request for the client that comes back.
+
+    Attributes:
+        refusals: How often it is sent away first, with `Unavailable` and a `retry_after`.
+    """
+
+    refusals: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Starts the server anew at its address, once for each request: every connection drops, no request is known.
+
+    Attributes:
+        refusals: How often the request is sent away first, with `Unavailable` and a `retry_after`.
+    """
+
+    refusals: int = 0
+
+
+Step = Say | Hold | Fail | Break | Restart
 
 
 def healthy_status() -> admin_pb2.GetClusterStatusResponse:

@@ -3,16 +3,26 @@
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 import grpc
 
 from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
-from triptych.client.testing.script import MODEL, TIMELINE, TOKENS_PER_IMAGE, Fail, Hold, Say, Step
-from triptych.core.errors import Cancelled, InvalidArgument, NotFound, TriptychError
+from triptych.client.testing.memory import Memory, Run
+from triptych.client.testing.script import (
+    MODEL,
+    TIMELINE,
+    TOKENS_PER_IMAGE,
+    Break,
+    Fail,
+    Hold,
+    Restart,
+    Say,
+    Step,
+)
+from triptych.core.errors import Cancelled, InvalidArgument, NotFound, TriptychError, Unimplemented
 from triptych.core.generation import FinishReason, PositionLogprobs, TokenLogprob
 from triptych.core.inputs import ChatInput, GenerationInput, PromptInput, TextInput, TokenInput
 from triptych.core.prompt import ImagePart, TextPart
@@ -25,25 +35,26 @@ from triptych.wire.request import generation_from_proto
 from triptych.wire.status import status_from_error
 
 
-@dataclass(slots=True)
-class _Run:
-    ended: threading.Event = field(default_factory=threading.Event)
-    settled: bool = False
-    """The server has decided how the request ends, so that its client's leaving is no surprise."""
-
-
 class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.AdminServiceServicer):
-    """Follows a script; `arrived` counts generations, `abandoned` those that lost their client midway."""
+    """Follows a script; `arrived` counts generations, `abandoned` those that lost their client midway.
+
+    `restart` begins to start the server anew, which ends every handler.
+    """
 
     def __init__(
-        self, script: tuple[Step, ...], status: admin_pb2.GetClusterStatusResponse, requests: list[GenerationInput]
+        self,
+        script: tuple[Step, ...],
+        status: admin_pb2.GetClusterStatusResponse,
+        requests: list[GenerationInput],
+        restart: Callable[[], None],
     ) -> None:
+        self.memory: Final = Memory(sum(isinstance(step, Say) for step in script))
         self.arrived: Final = threading.Semaphore(0)
         self.abandoned: Final = threading.Semaphore(0)
         self._script: Final = script
         self._status: Final = status
         self._requests: Final = requests
-        self._running: Final[dict[str, _Run]] = {}
+        self._restart: Final = restart
         self._ids: Final = itertools.count()
 
     def Generate(self, request: pb.GenerateRequest, context: grpc.ServicerContext) -> pb.GenerateResponse:
@@ -88,12 +99,24 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
         self, request: admin_pb2.CancelGenerationRequest, context: grpc.ServicerContext
     ) -> admin_pb2.CancelGenerationResponse:
         with _aborting(context):
-            run = self._running.get(request.request_id)
+            run = self.memory.runs.get(request.request_id)
             if run is None:
                 raise NotFound(f"no running request has the id {request.request_id!r}", field="request_id")
             run.settled = True
             run.ended.set()
         return admin_pb2.CancelGenerationResponse()
+
+    def DrainWorker(
+        self, request: admin_pb2.DrainWorkerRequest, context: grpc.ServicerContext
+    ) -> admin_pb2.DrainWorkerResponse:
+        with _aborting(context):
+            raise Unimplemented("the workers of a fake cluster cannot be drained")
+
+    def ScaleStage(
+        self, request: admin_pb2.ScaleStageRequest, context: grpc.ServicerContext
+    ) -> admin_pb2.ScaleStageResponse:
+        with _aborting(context):
+            raise Unimplemented("a fake cluster cannot be scaled")
 
     def _answer(
         self, message: pb.GenerationInput, context: grpc.ServicerContext
@@ -108,23 +131,24 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
 
     def _follow(self, request: GenerationInput, context: grpc.ServicerContext) -> Iterator[pb.GenerateStreamResponse]:
         request_id = request.request_id or f"fake-{next(self._ids)}"
-        run = self._running[request_id] = _Run()
+        run = self.memory.begin(request_id, request)
         if not context.add_callback(lambda: self._end(run)):
             self._end(run)
-        tokens = 0
+        tokens, kept = len(request.resume or ()), False
         try:
-            for step in self._script:
+            for place, step in self._behind(tokens):
                 match step:
                     case Say(text):
-                        logprobs = [_logprobs(tokens)] if request.sampling.logprobs is not None else []
-                        yield pb.GenerateStreamResponse(
-                            request_id=request_id,
-                            model="" if tokens else MODEL,
-                            text=text,
-                            token_ids=[tokens],
-                            logprobs=logprobs_to_proto(logprobs),
-                        )
+                        yield _piece(request, request_id, tokens, text)
                         tokens += 1
+                    case Break(refusals) | Restart(refusals) if self.memory.lose(request_id, place, refusals):
+                        run.settled = kept = True
+                        if isinstance(step, Restart):
+                            self._restart()
+                            run.ended.wait()
+                        context.abort(grpc.StatusCode.UNAVAILABLE, "the connection was dropped")
+                    case Break() | Restart():
+                        pass
                     case Hold():
                         run.ended.wait()
                         raise Cancelled("the request was cancelled", request_id=request_id)
@@ -137,9 +161,18 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
             run.settled = True
             yield _last(request_id, request.prompt, tokens)
         finally:
-            del self._running[request_id]
+            if not kept:
+                self.memory.finish(request_id, run)
 
-    def _end(self, run: _Run) -> None:
+    def _behind(self, tokens: int) -> Iterator[tuple[int, Step]]:
+        """The steps that follow so many tokens, with their places in the script."""
+        said = 0
+        for place, step in enumerate(self._script):
+            if said >= tokens:
+                yield place, step
+            said += isinstance(step, Say)
+
+    def _end(self, run: Run) -> None:
         if not run.settled:
             self.abandoned.release()
         run.ended.set()
@@ -153,6 +186,18 @@ def _aborting(context: grpc.ServicerContext) -> Iterator[None]:
         context.abort_with_status(status_from_error(error))
 
 
+def _piece(request: GenerationInput, request_id: str, token_id: int, text: str) -> pb.GenerateStreamResponse:
+    first = token_id == len(request.resume or ())
+    logprobs = [PositionLogprobs(-0.5, (TokenLogprob(token_id, -0.5),))]
+    return pb.GenerateStreamResponse(
+        request_id=request_id,
+        model=MODEL if first else "",
+        text=text,
+        token_ids=[token_id],
+        logprobs=logprobs_to_proto(logprobs if request.sampling.logprobs is not None else ()),
+    )
+
+
 def _last(request_id: str, prompt: PromptInput, tokens: int) -> pb.GenerateStreamResponse:
     usage = Usage(len(_tokens(prompt)), tokens, len(_images(prompt)) * TOKENS_PER_IMAGE)
     return pb.GenerateStreamResponse(
@@ -162,10 +207,6 @@ def _last(request_id: str, prompt: PromptInput, tokens: int) -> pb.GenerateStrea
         usage=usage_to_proto(usage),
         timeline=timeline_to_proto(TIMELINE),
     )
-
-
-def _logprobs(token_id: int) -> PositionLogprobs:
-    return PositionLogprobs(-0.5, (TokenLogprob(token_id, -0.5),))
 
 
 def _tokens(prompt: PromptInput) -> list[int]:
