@@ -107,6 +107,8 @@ class FakeFront:
         self.drained: list[tuple[str, float]] = []
         self.running: dict[str, int] = {}
         self.dead: set[str] = set()
+        self.asked = 0
+        self.error: Exception | None = None
         self.published: list[dict[str, WorkerAddress]] = []
         self._changed = asyncio.Condition()
 
@@ -119,11 +121,20 @@ class FakeFront:
         self.drained.append((worker_id, timeout))
 
     def requests(self) -> dict[str, int]:
+        if self.error:
+            raise self.error
+        self.asked += 1
         return dict(self.running)
 
     def health(self) -> dict[str, Health]:
         known = self.published[-1] if self.published else {}
         return {w: Health.DEAD if w in self.dead else Health.HEALTHY for w, a in known.items() if a.address}
+
+    async def wait_until(self, condition: Callable[[], object]) -> None:
+        """Returns when something is so that nobody tells of."""
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - there is no event for it
+                await asyncio.sleep(0.001)
 
     async def wait_for(self, condition: Callable[[dict[str, WorkerAddress]], object]) -> dict[str, WorkerAddress]:
         """The latest publication, once it is as wanted."""
@@ -140,8 +151,13 @@ def runtime() -> FakeRuntime:
 
 
 @pytest.fixture
-def front() -> FakeFront:
-    return FakeFront()
+def make_front() -> Callable[[], FakeFront]:
+    return FakeFront
+
+
+@pytest.fixture
+def front(make_front: Callable[[], FakeFront]) -> FakeFront:
+    return make_front()
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,12 @@ FINGERPRINTS = {worker_id: f"settings of {worker_id}" for worker_id in DESIRED}
 
 
 def found(worker_id: str, attempt: int = 0, fingerprint: str | None = None) -> Found:
-    return Found(f"{worker_id}/{attempt}", worker_id, attempt, f"settings of {worker_id}" if fingerprint is None else fingerprint)
+    return Found(
+        f"{worker_id}/{attempt}",
+        worker_id,
+        attempt,
+        f"settings of {worker_id}" if fingerprint is None else fingerprint,
+    )
 
 
 def test_what_serves_as_desired_is_taken_over_and_the_rest_started() -> None:

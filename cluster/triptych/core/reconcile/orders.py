@@ -41,6 +41,8 @@ def scale(
     """
     if not 0 <= replicas <= MAX_WORKERS:
         raise InvalidArgument(f"replicas must be 0 to {MAX_WORKERS}, got {replicas}", field="replicas")
+    if replicas and stage not in roster.abilities:
+        raise FailedPrecondition(f"the model reads text only: there is nothing to {stage}", field="stage")
     members = [worker_id for worker_id, role in roster.desired.items() if role is stage]
     if replicas < len(members):
         members.sort(key=lambda worker_id: leaving_order(worker_id, roster.workers[worker_id]))
