@@ -12,6 +12,7 @@
 
 from triptych.client.asynchronous import AsyncClient
 from triptych.client.cluster import ClusterStatus, RouterStatus, WorkerLoad, WorkerStatus
+from triptych.client.operations import Scaling
 from triptych.client.prompts import ImageSource, MessageLike, PromptLike, load_image, user_message
 from triptych.client.requests import GenerateOptions
 from triptych.client.results import Generation, ModelInfo, TextChunk
@@ -67,6 +68,7 @@ __all__ = [
     "ResourceExhausted",
     "RouterStatus",
     "SamplingParams",
+    "Scaling",
     "Span",
     "Stage",
     "TextChunk",

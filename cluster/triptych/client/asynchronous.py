@@ -14,6 +14,7 @@ from grpc import aio
 from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
 from triptych.client.cluster import ClusterStatus, cluster_from_proto
 from triptych.client.line import AsyncLine, Call, Lines, now
+from triptych.client.operations import Scaling, drain_request, scale_request, scaling_from_proto
 from triptych.client.prompts import ImageSource, MessageLike, PromptLike
 from triptych.client.pursuit import Pursuit
 from triptych.client.requests import (
@@ -112,6 +113,28 @@ class AsyncClient:
         """
         request = admin_pb2.CancelGenerationRequest(request_id=request_id)
         await self._call(self._admin.CancelGeneration, request, request_id=request_id)
+
+    async def drain(self, worker_id: str, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the requests', not ours
+        """Takes a worker out: no new work, what runs there ends or moves, then it ends. Returns at once.
+
+        Args:
+            worker_id: Such as "decode-1".
+            timeout: Seconds that requests may go on there before they move; by default the cluster's.
+
+        Raises:
+            NotFound: there is no such worker.
+            FailedPrecondition: it is the last one that can do its work.
+        """
+        await self._call(self._admin.DrainWorker, drain_request(worker_id, timeout))
+
+    async def scale(self, stage: str, replicas: int) -> Scaling:
+        """Sets how many workers a stage ("encode", "prefill", "decode") has. Returns at once.
+
+        Raises:
+            InvalidArgument: so many cannot be.
+            FailedPrecondition: nobody would be left to do the work of the stage, or the new workers do not fit.
+        """
+        return scaling_from_proto(await self._call(self._admin.ScaleStage, scale_request(stage, replicas)))
 
     async def close(self) -> None:
         """Ends every call and the connection."""

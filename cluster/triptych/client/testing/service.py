@@ -10,6 +10,7 @@ from typing import Final, assert_never
 import grpc
 
 from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
+from triptych.client.testing.fleet import FakeFleet
 from triptych.client.testing.memory import Memory, Run
 from triptych.client.testing.script import (
     MODEL,
@@ -22,7 +23,7 @@ from triptych.client.testing.script import (
     Say,
     Step,
 )
-from triptych.core.errors import Cancelled, InvalidArgument, NotFound, TriptychError, Unimplemented
+from triptych.core.errors import Cancelled, InvalidArgument, NotFound, TriptychError
 from triptych.core.generation import FinishReason, PositionLogprobs, TokenLogprob
 from triptych.core.inputs import ChatInput, GenerationInput, PromptInput, TextInput, TokenInput
 from triptych.core.prompt import ImagePart, TextPart
@@ -32,13 +33,15 @@ from triptych.inference.v1 import inference_pb2_grpc
 from triptych.wire.generation import finish_reason_to_proto, logprobs_to_proto, timeline_to_proto, usage_to_proto
 from triptych.wire.prompt import prompt_from_proto
 from triptych.wire.request import generation_from_proto
+from triptych.wire.stage import stage_from_proto
 from triptych.wire.status import status_from_error
 
 
 class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.AdminServiceServicer):
-    """Follows a script; `arrived` counts generations, `abandoned` those that lost their client midway.
+    """Follows a script.
 
-    `restart` begins to start the server anew, which ends every handler.
+    `arrived` counts generations, `abandoned` those that lost their client midway, `cancelled` the calls of
+    CancelGeneration. `restart` begins to start the server anew, which ends every handler.
     """
 
     def __init__(
@@ -51,8 +54,9 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
         self.memory: Final = Memory(sum(isinstance(step, Say) for step in script))
         self.arrived: Final = threading.Semaphore(0)
         self.abandoned: Final = threading.Semaphore(0)
+        self.cancelled: Final = threading.Semaphore(0)
         self._script: Final = script
-        self._status: Final = status
+        self._fleet: Final = FakeFleet(status)
         self._requests: Final = requests
         self._restart: Final = restart
         self._ids: Final = itertools.count()
@@ -93,11 +97,12 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
     def GetClusterStatus(
         self, request: admin_pb2.GetClusterStatusRequest, context: grpc.ServicerContext
     ) -> admin_pb2.GetClusterStatusResponse:
-        return self._status
+        return self._fleet.look()
 
     def CancelGeneration(
         self, request: admin_pb2.CancelGenerationRequest, context: grpc.ServicerContext
     ) -> admin_pb2.CancelGenerationResponse:
+        self.cancelled.release()
         with _aborting(context):
             run = self.memory.runs.get(request.request_id)
             if run is None:
@@ -110,13 +115,18 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
         self, request: admin_pb2.DrainWorkerRequest, context: grpc.ServicerContext
     ) -> admin_pb2.DrainWorkerResponse:
         with _aborting(context):
-            raise Unimplemented("the workers of a fake cluster cannot be drained")
+            self._fleet.drain(request.worker_id)
+        return admin_pb2.DrainWorkerResponse()
 
     def ScaleStage(
         self, request: admin_pb2.ScaleStageRequest, context: grpc.ServicerContext
     ) -> admin_pb2.ScaleStageResponse:
         with _aborting(context):
-            raise Unimplemented("a fake cluster cannot be scaled")
+            stage = stage_from_proto(request.stage)
+            if stage is None:
+                raise InvalidArgument("stage must be encode, prefill or decode", field="stage")
+            started, drained = self._fleet.scale(stage, request.replicas)
+        return admin_pb2.ScaleStageResponse(started=started, drained=drained)
 
     def _answer(
         self, message: pb.GenerationInput, context: grpc.ServicerContext
