@@ -47,6 +47,10 @@ class FakeServer:
         """Whether, within `timeout` seconds, one more request lost its client midway."""
         return self._service.abandoned.acquire(timeout=timeout)
 
+    def wait_until_cancelled(self, timeout: float = 10.0) -> bool:
+        """Whether, within `timeout` seconds, one more request was to be ended by its id."""
+        return self._service.cancelled.acquire(timeout=timeout)
+
     def stop(self) -> None:
         """Drops every connection at once, as a server that dies does."""
         self._server.stop(grace=None).wait()
