@@ -211,7 +211,7 @@ def test_a_worker_that_cannot_go_on_ends_and_is_started_again(
         raise AssertionError("two blocks have one holder")
 
     if panel.encoding:
-        panel.encoding._encode = fail
+        panel.encoding._finish = fail
     else:
         panel.decoding.stage.core.scheduler.schedule = fail
     with pytest.raises(Unavailable, match=f"worker {worker_id} was lost"):

@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from triptych.core.errors import DeadlineExceeded, Internal, InvalidArgument, ResourceExhausted
+from triptych.core.encoding.batching import MAX_PICTURES
+from triptych.core.encoding.limits import EncodeLimits
+from triptych.core.errors import DeadlineExceeded, Internal, InvalidArgument, ResourceExhausted, Unavailable
 from triptych.stage.v1 import stage_pb2 as pb
-from triptych.stages.encode_batch import MAX_PICTURES, BatchEncoder
+from triptych.stages.encode_batch import BatchEncoder
 from triptych.stages.encode_stage import EncodeStage
 from triptych.stages.identity import Identity
 from triptych.stages.messages import Command
@@ -23,7 +25,7 @@ from triptych.transfer import EmbeddingStore
 
 ROWS, COLUMNS = 3, 5
 PICTURE_BYTES = ROWS * COLUMNS * 4
-ROOM = 40
+ROOM, QUEUE = 40, 60
 _ids = itertools.count()
 
 
@@ -79,6 +81,11 @@ class Router:
         assert event.HasField("failed"), event
         return event.failed
 
+    def freed(self) -> pb.OperationKey:
+        event = self.events.get(timeout=10)
+        assert event.HasField("freed"), event
+        return event.freed.key
+
     def done(self) -> pb.EncodeDone:
         event = self.events.get(timeout=10)
         assert event.HasField("encode_done"), event
@@ -97,7 +104,7 @@ def router() -> Router:
 
 @pytest.fixture
 def store() -> Iterator[EmbeddingStore]:
-    store = EmbeddingStore("here", ROOM * PICTURE_BYTES, max_entries=8)
+    store = EmbeddingStore("here", max_shared=8)
     yield store
     store.close()
 
@@ -110,7 +117,8 @@ def crashes() -> list[str]:
 @pytest.fixture
 def stage(tower: Tower, store: EmbeddingStore, crashes: list[str]) -> Iterator[EncodeStage]:
     encoder = BatchEncoder(cast(Any, tower), ROWS, COLUMNS, torch.float32, threads=1)
-    stage = EncodeStage(encoder, store, Identity("encode-0", "here", pb.DataEndpoint()))
+    limits = EncodeLimits(PICTURE_BYTES, ROOM * PICTURE_BYTES, max_entries=8, max_waiting_images=QUEUE)
+    stage = EncodeStage(encoder, store, limits, Identity("encode-0", "here", pb.DataEndpoint()))
     stage.start(lambda: crashes.append("crashed"))
     yield stage
     tower.open.set()
@@ -120,8 +128,10 @@ def stage(tower: Tower, store: EmbeddingStore, crashes: list[str]) -> Iterator[E
 
 @pytest.fixture
 def encode(stage: EncodeStage, router: Router) -> Callable[..., pb.OperationKey]:
-    def send(pictures: int | list[bytes], timeout_ms: int = 0, age: float = 0.0) -> pb.OperationKey:
-        key = pb.OperationKey(request_id=f"request {next(_ids)}", epoch=1)
+    def send(
+        pictures: int | list[bytes], timeout_ms: int = 0, age: float = 0.0, key: pb.OperationKey | None = None
+    ) -> pb.OperationKey:
+        key = key or pb.OperationKey(request_id=f"request {next(_ids)}", epoch=1)
         if isinstance(pictures, int):
             pictures = [f"{key.request_id:20}{i:4}".encode() for i in range(pictures)]
         images = [
@@ -133,6 +143,25 @@ def encode(stage: EncodeStage, router: Router) -> Callable[..., pb.OperationKey]
         return key
 
     return send
+
+
+@pytest.fixture
+def free(stage: EncodeStage, router: Router) -> Callable[[pb.OperationKey], None]:
+    def send(key: pb.OperationKey) -> None:
+        request = pb.ConnectRequest(free=pb.Free(key=key))
+        stage.free(Command(cast(Any, router), request, time.monotonic()))
+
+    return send
+
+
+@pytest.fixture
+def load(stage: EncodeStage) -> Callable[[], pb.LoadReport]:
+    def report() -> pb.LoadReport:
+        report = pb.LoadReport()
+        stage.report(report)
+        return report
+
+    return report
 
 
 def test_every_picture_gets_its_own_embedding(
@@ -150,19 +179,19 @@ def test_every_picture_gets_its_own_embedding(
 
 
 def test_a_batch_is_bounded_by_its_pictures(
-    encode: Callable[..., pb.OperationKey], router: Router, tower: Tower, stage: EncodeStage
+    encode: Callable[..., pb.OperationKey], router: Router, tower: Tower, load: Callable[[], pb.LoadReport]
 ) -> None:
     tower.open.clear()
     encode(1)
     tower.entered.get(timeout=10)
     for pictures in (7, 8, 2, 1):
         encode(pictures)
-    assert stage.queued_images == 18
+    assert load().queued_images == 18
     tower.open.set()
     for _ in range(5):
         router.done()
     assert tower.batches == [1, 15, 3]
-    assert stage.queued_images == 0
+    assert load().queued_images == 0
 
 
 def test_pictures_nobody_waits_for_are_not_even_decoded(
@@ -190,33 +219,61 @@ def test_a_picture_that_is_bad_fails_its_request_alone(
 
 
 def test_more_pictures_than_shared_entries_are_kept(
-    encode: Callable[..., pb.OperationKey], router: Router, store: EmbeddingStore
+    encode: Callable[..., pb.OperationKey], router: Router, load: Callable[[], pb.LoadReport]
 ) -> None:
     encode(ROOM)
     assert len(router.done().handles) == ROOM
-    assert store.held_count == ROOM
+    assert (load().held_embeddings, load().held_embedding_bytes) == (ROOM, ROOM * PICTURE_BYTES)
 
 
 def test_a_request_that_never_fits_is_refused_at_once(
-    encode: Callable[..., pb.OperationKey], router: Router, tower: Tower, stage: EncodeStage
+    encode: Callable[..., pb.OperationKey],
+    free: Callable[[pb.OperationKey], None],
+    router: Router,
+    tower: Tower,
+    load: Callable[[], pb.LoadReport],
 ) -> None:
     key = encode(ROOM + 1)
     failed = router.failed()
     assert failed.code == ResourceExhausted.code
     assert f"{ROOM + 1} images need {(ROOM + 1) * PICTURE_BYTES} bytes" in failed.message
     assert f"at most {ROOM * PICTURE_BYTES}" in failed.message
-    stage.free(key)
-    assert (stage.running, tower.prepared) == (0, [])
+    assert load().running_requests == 1
+    free(key)
+    assert router.freed() == key
+    assert (load().running_requests, tower.prepared) == (0, [])
+
+
+def test_more_pictures_than_may_wait_are_refused_at_once(
+    encode: Callable[..., pb.OperationKey], router: Router, tower: Tower, load: Callable[[], pb.LoadReport]
+) -> None:
+    tower.open.clear()
+    encode(1)
+    tower.entered.get(timeout=10)
+    waiting = [encode(size) for size in (ROOM - 1, QUEUE - ROOM + 1)]
+    refused = encode(1)
+    failed = router.failed()
+    assert (failed.key, failed.code, failed.retry_after_ms) == (refused, ResourceExhausted.code, 1000)
+    assert f"{QUEUE} images wait" in failed.message
+    assert load().queued_images == QUEUE
+    tower.open.set()
+    router.done()
+    assert [router.done().key] == waiting[:1]
 
 
 def test_a_request_waits_until_room_is_given_back_and_is_not_overtaken(
-    encode: Callable[..., pb.OperationKey], router: Router, tower: Tower, stage: EncodeStage
+    encode: Callable[..., pb.OperationKey],
+    free: Callable[[pb.OperationKey], None],
+    router: Router,
+    tower: Tower,
+    load: Callable[[], pb.LoadReport],
 ) -> None:
     first, second = encode(20), encode(15)
     assert {router.done().key.request_id for _ in range(2)} == {first.request_id, second.request_id}
     large, small = encode(10), encode(1)
-    assert stage.queued_images == 11
-    stage.free(second)
+    assert load().queued_images == 11
+    free(second)
+    assert router.freed() == second
     assert [router.done().key for _ in range(2)] == [large, small]
     assert tower.batches == [16, 4, 15, 11]
 
@@ -233,17 +290,21 @@ def test_pictures_that_are_held_anyway_need_no_room(
 
 
 def test_waiting_ends_with_free_and_with_the_deadline(
-    encode: Callable[..., pb.OperationKey], router: Router, stage: EncodeStage
+    encode: Callable[..., pb.OperationKey],
+    free: Callable[[pb.OperationKey], None],
+    router: Router,
+    load: Callable[[], pb.LoadReport],
 ) -> None:
     encode(ROOM)
     router.done()
-    freed = encode(1)
+    given_up = encode(1)
     late = encode(1, timeout_ms=100)
     failed = router.failed()
     assert (failed.key, failed.code) == (late, DeadlineExceeded.code)
-    assert stage.queued_images == 1
-    stage.free(freed)
-    assert stage.queued_images == 0
+    assert load().queued_images == 1
+    free(given_up)
+    assert router.freed() == given_up
+    assert load().queued_images == 0
     assert router.events.empty()
 
 
@@ -275,8 +336,132 @@ def test_an_error_of_the_store_is_told(
     encode: Callable[..., pb.OperationKey], router: Router, store: EmbeddingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(EmbeddingStore, "hold", lambda *_: 1 / 0)
+        patch.setattr(EmbeddingStore, "put", lambda *_: 1 / 0)
         encode(1)
         assert router.failed().code == Internal.code
     encode(1)
     router.done()
+    assert store.count == 1
+
+
+def test_a_worker_that_drains_takes_nothing_new_and_finishes_the_rest(
+    encode: Callable[..., pb.OperationKey], router: Router, tower: Tower, stage: EncodeStage
+) -> None:
+    tower.open.clear()
+    encode(1)
+    tower.entered.get(timeout=10)
+    encode(2)
+    stage.drain()
+    late = encode(1)
+    failed = router.failed()
+    assert (failed.key, failed.code, failed.message) == (late, Unavailable.code, "worker encode-0 is draining")
+    tower.open.set()
+    assert [len(router.done().handles) for _ in range(2)] == [1, 2]
+
+
+def test_a_router_that_goes_takes_its_pictures_along(
+    encode: Callable[..., pb.OperationKey],
+    router: Router,
+    tower: Tower,
+    stage: EncodeStage,
+    load: Callable[[], pb.LoadReport],
+) -> None:
+    encode(3)
+    router.done()
+    tower.open.clear()
+    encode(2)
+    tower.entered.get(timeout=10)
+    tower.entered.get(timeout=10)
+    encode(1)
+    stage.drop_session(cast(Any, router))
+    report = load()
+    assert (report.running_requests, report.queued_images, report.held_embeddings) == (0, 0, 0)
+    tower.open.set()
+    stage.stop()
+    assert router.events.empty()
+    assert stage.audit().quiescent
+
+
+def again(key: pb.OperationKey) -> pb.OperationKey:
+    return pb.OperationKey(request_id=key.request_id, epoch=key.epoch + 1)
+
+
+def test_a_second_attempt_computes_nothing_and_gets_equal_handles(
+    encode: Callable[..., pb.OperationKey],
+    free: Callable[[pb.OperationKey], None],
+    router: Router,
+    tower: Tower,
+    load: Callable[[], pb.LoadReport],
+) -> None:
+    pictures = [bytes([i, 2, 3]) for i in range(5)]
+    first = encode(pictures)
+    handles = list(router.done().handles)
+    second = encode(pictures, key=again(first))
+    done = router.done()
+    assert (done.key, list(done.handles)) == (second, handles)
+    free(first)
+    assert router.freed() == first
+    assert load().held_embeddings == 5
+    free(second)
+    assert router.freed() == second
+    assert load().held_embeddings == 0
+    third = encode(pictures, key=again(second))
+    done = router.done()
+    assert (done.key, list(done.handles)) == (third, handles)
+    assert (load().encoded_images, sum(tower.batches), len(tower.prepared)) == (5, 5, 5)
+
+
+def test_an_attempt_that_is_freed_while_it_is_computed_has_computed_for_the_next(
+    encode: Callable[..., pb.OperationKey],
+    free: Callable[[pb.OperationKey], None],
+    router: Router,
+    tower: Tower,
+    stage: EncodeStage,
+    load: Callable[[], pb.LoadReport],
+) -> None:
+    pictures = [bytes([i, 2, 3]) for i in range(5)]
+    tower.open.clear()
+    first = encode(pictures)
+    tower.entered.get(timeout=10)
+    free(first)
+    second = encode(pictures, key=again(first))
+    assert router.freed() == first
+    assert load().held_embeddings == 0
+    tower.open.set()
+    done = router.done()
+    assert (done.key, len(done.handles)) == (second, 5)
+    assert (load().encoded_images, load().held_embeddings, sum(tower.batches)) == (5, 5, 5)
+    free(second)
+    assert router.freed() == second
+    assert stage.audit().quiescent
+
+
+def test_an_attempt_may_come_at_any_moment_of_the_end_of_the_one_before(
+    encode: Callable[..., pb.OperationKey],
+    free: Callable[[pb.OperationKey], None],
+    router: Router,
+    tower: Tower,
+    load: Callable[[], pb.LoadReport],
+) -> None:
+    pictures = [bytes([i, 2, 3]) for i in range(5)]
+    key = encode(pictures)
+    handles = list(router.done().handles)
+    together = threading.Barrier(2)
+
+    def end(old: pb.OperationKey) -> None:
+        together.wait()
+        free(old)
+
+    for _ in range(200):
+        old, key = key, again(key)
+        ending = threading.Thread(target=end, args=(old,))
+        ending.start()
+        together.wait()
+        encode(pictures, key=key)
+        ending.join()
+        told = {event.WhichOneof("event"): event for event in (router.events.get(timeout=10) for _ in range(2))}
+        assert told["freed"].freed.key == old
+        assert told["encode_done"].encode_done.key == key
+        assert list(told["encode_done"].encode_done.handles) == handles
+        assert load().held_embeddings == 5
+    assert (load().encoded_images, sum(tower.batches)) == (5, 5)

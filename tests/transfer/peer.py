@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from triptych.core.generation import OperationKey
 from triptych.transfer import (
     EmbeddingStore,
     Endpoint,
@@ -100,8 +99,8 @@ def stall(geometry: list[int], seed: int, address: str, ticket: str, block_ids: 
 
 def store(size: int, seed: int, backend: str) -> None:
     segment = _filled(size, seed)
-    embeddings = EmbeddingStore("other", 1 << 30, backend=TransferBackend(backend))
-    made = embeddings.put("hash", segment.array, OperationKey("r", 0))
+    embeddings = EmbeddingStore("other", backend=TransferBackend(backend))
+    made = embeddings.put("hash", segment.array)
     server = TransferServer([embeddings])
     _say({"address": server.endpoint.address, "checksum": made.checksum, "size": made.size})
     sys.stdin.read()

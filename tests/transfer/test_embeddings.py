@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from triptych.core.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
-from triptych.core.generation import OperationKey
+from triptych.core.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from triptych.transfer import (
     EmbeddingHandle,
     EmbeddingStore,
@@ -20,7 +19,6 @@ from triptych.transfer import (
 from triptych.transfer.frames import Fetch, Frame
 from triptych.transfer.segment import Bytes
 
-A, B = OperationKey("a", 0), OperationKey("b", 0)
 SIZE = 10_007
 
 
@@ -28,11 +26,11 @@ class Encoder:
     """A store behind a server."""
 
     def __init__(self, backend: TransferBackend = TransferBackend.AUTO) -> None:
-        self.store = EmbeddingStore("here", 10 * SIZE, backend=backend)
+        self.store = EmbeddingStore("here", backend=backend)
         self.server = TransferServer([self.store])
 
-    def put(self, key: str, data: Bytes, holder: OperationKey = A) -> EmbeddingHandle:
-        made = self.store.put(key, data, holder)
+    def put(self, key: str, data: Bytes) -> EmbeddingHandle:
+        made = self.store.put(key, data)
         return EmbeddingHandle("here", key, self.server.endpoint, made.size, made.checksum)
 
 
@@ -90,84 +88,41 @@ def test_the_store_of_the_same_process_needs_no_connection(
 
 def test_entries_are_read_only_and_addressed_by_content(start_encoder: Callable[..., Encoder], data: Bytes) -> None:
     store = start_encoder().store
-    made = store.put("hash", data, A)
-    assert store.put("hash", np.zeros(5, dtype=np.uint8), B) == made
-    assert store.hold("hash", B) == made
-    assert store.hold("other", B) is None
+    made = store.put("hash", data)
+    assert store.put("hash", np.zeros(5, dtype=np.uint8)) == store.embedding("hash") == made
+    with pytest.raises(NotFound, match="no embedding of other"):
+        store.embedding("other")
     with pytest.raises(ValueError, match="read-only"):
         store.read("here", "hash")[0] = 1
     with pytest.raises(InvalidArgument, match="at least one byte"):
-        store.put("empty", data[:0], A)
+        store.put("empty", data[:0])
+    assert ("hash" in store, "empty" in store, store.count) == (True, False, 1)
 
 
-def test_held_entries_are_counted_until_their_holder_lets_go(data: Bytes) -> None:
-    store = EmbeddingStore("here", 10 * SIZE)
-    store.put("x", data, A)
-    store.put("y", data[:100], A)
-    store.hold("x", B)
-    assert (store.held_count, store.held_bytes, store.stored_bytes) == (2, SIZE + 100, SIZE + 100)
-    assert store.release(A) == 2
-    assert (store.held_count, store.held_bytes) == (1, SIZE)
-    assert store.release(B) == 1
-    assert store.release(B) == 0
-    assert (store.held_count, store.held_bytes, store.stored_bytes) == (0, 0, SIZE + 100)
-    store.close()
-
-
-def test_unheld_entries_go_when_room_is_needed(data: Bytes) -> None:
-    store = EmbeddingStore("here", 3 * SIZE)
-    for key in "xyz":
-        store.put(key, data, OperationKey(key, 0))
-    store.release(OperationKey("x", 0))
-    store.release(OperationKey("z", 0))
-    store.hold("x", A)
-    store.release(A)
-    store.put("w", data, A)
-    with pytest.raises(NotFound):
-        store.read("here", "z")
-    assert (store.read("here", "x") == data).all()
-    store.hold("x", B)
-    with pytest.raises(ResourceExhausted, match=f"{SIZE} bytes does not fit: {3 * SIZE} of {3 * SIZE} bytes"):
-        store.put("v", data, A)
-    assert store.stored_bytes == 3 * SIZE
-    store.close()
-
-
-def test_what_is_held_beyond_the_number_of_entries_travels_over_tcp(data: Bytes) -> None:
-    store = EmbeddingStore("here", 10 * SIZE, max_entries=2)
+def test_entries_beyond_a_number_travel_over_tcp(data: Bytes) -> None:
+    store = EmbeddingStore("here", max_shared=2)
     server = TransferServer([store])
-    made = [store.put(key, data, A) for key in "vwxyz"]
+    made = [store.put(key, data) for key in "vwxyz"]
     for embedding in made:
         handle = EmbeddingHandle("here", embedding.content_hash, server.endpoint, SIZE, embedding.checksum)
         assert (pull(handle) == data).all()
-    assert store.held_count == 5
     server.shutdown()
     assert store.counts.chunks == 5
     assert store.counts.messages == (3 if SharedSegment.available() else 5)
     store.close()
+    assert store.count == 0
 
 
-def test_room_is_what_the_held_entries_leave(data: Bytes) -> None:
-    store = EmbeddingStore("here", 3 * SIZE)
-    store.put("x", data, A)
-    store.put("y", data, B)
-    assert store.fits({"x", "y", "z"}, SIZE)
-    assert not store.fits({"x", "y", "z", "w"}, SIZE)
-    assert not store.fits({"v", "w"}, SIZE)
-    store.release(B)
-    assert store.fits({"v", "w"}, SIZE)
-    assert store.fits({"y", "w"}, SIZE)
-    assert not store.fits({"y", "v", "w"}, SIZE)
-    store.close()
-
-
-def test_a_reader_of_an_evicted_entry_keeps_its_view(data: Bytes) -> None:
-    store = EmbeddingStore("here", SIZE)
-    store.put("x", data, A)
+def test_a_reader_of_a_forgotten_entry_keeps_its_view(data: Bytes) -> None:
+    store = EmbeddingStore("here")
+    store.put("x", data)
     view = store.read("here", "x")
-    store.release(A)
-    store.put("y", np.zeros(SIZE, dtype=np.uint8), A)
+    for _ in range(2):
+        store.forget("x")
+    store.put("y", np.zeros(SIZE, dtype=np.uint8))
     assert (view == data).all()
+    with pytest.raises(NotFound):
+        store.read("here", "x")
     store.close()
 
 
@@ -262,9 +217,9 @@ def test_wishes_that_exclude_each_other_are_refused(start_encoder: Callable[...,
 
 
 def test_one_server_serves_pages_and_embeddings(bench: Any, data: Bytes) -> None:
-    decoder, store = bench.decoder(), EmbeddingStore("here", 10 * SIZE)
+    decoder, store = bench.decoder(), EmbeddingStore("here")
     server = TransferServer([decoder.receiver, store])
-    made = store.put("hash", data, A)
+    made = store.put("hash", data)
     decoder.receiver.open("t", "request", 0, [1], 1)
     bench.sender(bench.pool()).send(server.endpoint, "t", 0, [1], True).result(10)
     assert (pull(EmbeddingHandle("here", "hash", server.endpoint, made.size, made.checksum)) == data).all()

@@ -6,6 +6,7 @@ import uuid
 
 import torch
 
+from triptych.core.encoding.limits import EncodeLimits
 from triptych.core.errors import InvalidArgument
 from triptych.engine.core import EngineCore, kv_blocks
 from triptych.engine.dtypes import choose_dtype
@@ -47,7 +48,7 @@ def build_panel(settings: StageSettings) -> WorkerPanel:
         use_threads(settings.threads)
     incarnation = uuid.uuid4().hex
     backend = TransferBackend(settings.transfer_backend)
-    store = EmbeddingStore(incarnation, settings.embedding_cache_bytes, backend=backend) if settings.encodes else None
+    store = EmbeddingStore(incarnation, backend=backend) if settings.encodes else None
     pool = _Pool(settings, store, backend) if settings.decodes else None
     services = [service for service in (store, pool and pool.receiver) if service]
     transfers = TransferServer(services, host=settings.host)
@@ -70,7 +71,13 @@ def _encoding(settings: StageSettings, store: EmbeddingStore, identity: Identity
     dtype = choose_dtype(settings.dtype, read_config(settings.files))
     eyes = Eyes.load(settings.files, spec, dtype)
     encoder = BatchEncoder(eyes, spec.vision.tokens_per_image, spec.decoder.hidden_size, dtype, settings.threads)
-    return EncodeStage(encoder, store, identity)
+    limits = EncodeLimits(
+        picture_bytes=encoder.picture_bytes,
+        budget_bytes=settings.embedding_cache_bytes,
+        max_entries=store.max_shared,
+        max_waiting_images=settings.max_waiting_images,
+    )
+    return EncodeStage(encoder, store, limits, identity)
 
 
 class _Pool:

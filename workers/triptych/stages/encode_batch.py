@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from triptych.core.encoding.batching import MAX_PICTURES
+from triptych.core.encoding.job import Batch, Job
 from triptych.core.errors import TriptychError
 from triptych.core.generation import OperationKey
 from triptych.engine.dtypes import dtype_name
@@ -16,48 +19,46 @@ from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.messages import Command
 from triptych.transfer.segment import Bytes
 
-MAX_PICTURES = 16
-"""Pictures that pass the vision tower together."""
 
+@dataclass(frozen=True, slots=True)
+class EncodeJob(Job):
+    """One router's wish for the embeddings of some pictures, with the pictures."""
 
-@dataclass(frozen=True, eq=False, slots=True)
-class EncodeJob:
-    """One router's wish for the embeddings of some pictures."""
+    command: Command = field(compare=False, repr=False)
 
-    command: Command
-    encode: pb.Encode
-
-    @property
-    def holder(self) -> OperationKey:
-        """Who will free them."""
-        return OperationKey(self.encode.key.request_id, self.encode.key.epoch)
-
-    @property
-    def pictures(self) -> frozenset[str]:
-        """Content hashes."""
-        return frozenset(image.content_hash for image in self.encode.images)
+    @classmethod
+    def of(cls, command: Command) -> Self:
+        """What an Encode command asks for."""
+        encode = command.request.encode
+        return cls(
+            key=OperationKey(encode.key.request_id, encode.key.epoch),
+            session=command.session,
+            pictures=tuple(image.content_hash for image in encode.images),
+            deadline=command.received + encode.timeout_ms / 1000 if encode.timeout_ms else None,
+            command=command,
+        )
 
     @property
-    def deadline(self) -> float | None:
-        """Monotonic seconds after which nobody wants them any more."""
-        return self.command.received + self.encode.timeout_ms / 1000 if self.encode.timeout_ms else None
-
-    @property
-    def expired(self) -> bool:
-        """Whether nobody wants them any more."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+    def encode(self) -> pb.Encode:
+        """The command's content."""
+        return self.command.request.encode
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The new embeddings of one request.
+    """What has become of a batch.
 
     Attributes:
         data: Bytes of [rows, columns] by content hash.
+        failed: Jobs that sent a bad picture.
+        prepared: Monotonic seconds when all pictures were decoded.
+        finished: Monotonic seconds of the end.
     """
 
     data: dict[str, Bytes]
-    times: pb.StageTimes
+    failed: dict[OperationKey, TriptychError]
+    prepared: float
+    finished: float
 
 
 class BatchEncoder:
@@ -78,37 +79,19 @@ class BatchEncoder:
         self._dtype = dtype
         self._threads = threads
 
-    def encode(self, jobs: list[EncodeJob], known: Collection[str]) -> dict[EncodeJob, Encoded | TriptychError]:
-        """Encodes each picture that is not known, once; a bad one fails the requests that sent it, no other.
-
-        Args:
-            jobs: The requests of the batch.
-            known: Content hashes whose embeddings are there already.
-        """
-        started = time.monotonic()
+    def encode(self, batch: Batch[EncodeJob]) -> Encoded:
+        """Encodes each new picture once; a bad one fails the requests that sent it, no other."""
         pixels: dict[str, Tensor] = {}
-        failed = {job: error for job in jobs if (error := self._prepare(job, known, pixels))}
+        failed = {job.key: error for job in batch.jobs if (error := self._prepare(job, batch.pictures, pixels))}
         prepared = time.monotonic()
         with torch_threads(self._threads):
-            embeddings = self._see(pixels)
-        finished = time.monotonic()
+            data = self._see(pixels)
+        return Encoded(data, failed, prepared, time.monotonic())
 
-        def outcome(job: EncodeJob) -> Encoded | TriptychError:
-            if error := failed.get(job):
-                return error
-            times = pb.StageTimes(
-                queue_us=round((started - job.command.received) * 1e6),
-                input_us=round((prepared - started) * 1e6),
-                compute_us=round((finished - prepared) * 1e6),
-            )
-            return Encoded({key: embeddings[key] for key in job.pictures & embeddings.keys()}, times)
-
-        return {job: outcome(job) for job in jobs}
-
-    def _prepare(self, job: EncodeJob, known: Collection[str], pixels: dict[str, Tensor]) -> TriptychError | None:
+    def _prepare(self, job: EncodeJob, new: Collection[str], pixels: dict[str, Tensor]) -> TriptychError | None:
         """Adds the request's new pictures to `pixels`; the error of the first bad one, by the request's own name."""
         for image in job.encode.images:
-            if image.content_hash in known or image.content_hash in pixels:
+            if image.content_hash not in new or image.content_hash in pixels:
                 continue
             try:
                 array = self._eyes.preprocessor.preprocess(image.data, field=image.field)

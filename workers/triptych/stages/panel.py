@@ -113,13 +113,12 @@ class WorkerPanel:
 
     def _free(self, command: Command) -> None:
         """Both parts may hold something; one of them acknowledges."""
-        key = command.request.free.key
-        if self.encoding:
-            self.encoding.free(key)
+        if self.encoding and self.decoding:
+            self.encoding.forget(command)
+        elif self.encoding:
+            self.encoding.free(command)
         if self.decoding:
             self.decoding.inbox.post(command)
-        else:
-            command.session.send(events.freed(key))
 
     def drain(self) -> None:
         """No new operation from now on: nobody stops what runs, and there is no way back."""
@@ -143,10 +142,6 @@ class WorkerPanel:
             report.CopyFrom(self.decoding.thread.load)
         report.resident_bytes = self._process.memory_info().rss >> 20 << 20  # less than a MiB more or less is no news
         report.draining = self._draining
-        if encoding := self.encoding:
-            report.running_requests += encoding.running
-            report.queued_images = encoding.queued_images
-            report.held_embeddings = encoding.store.held_count
-            report.held_embedding_bytes = encoding.store.held_bytes
-            report.encoded_images = encoding.encoded_images
+        if self.encoding:
+            self.encoding.report(report)
         return report

@@ -22,6 +22,7 @@ class StageSettings:
         kv_cache_bytes: Memory of the KV pool.
         prefix_caching: Whether prompts that begin alike share the KV of their beginning.
         embedding_cache_bytes: Memory of the embeddings that an encode worker keeps.
+        max_waiting_images: Images that wait for an encode worker; more are refused.
         max_batch_tokens: Rows of one step.
         max_running: Sequences of one step.
         threads: Threads of the computation.
@@ -42,6 +43,7 @@ class StageSettings:
     kv_cache_bytes: int = 512 << 20
     prefix_caching: bool = True
     embedding_cache_bytes: int = 256 << 20
+    max_waiting_images: int = 1024
     max_batch_tokens: int = 512
     max_running: int = 64
     threads: int = 1

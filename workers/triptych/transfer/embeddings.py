@@ -1,16 +1,13 @@
-"""The encode side of an embedding transfer: a content-addressed cache whose entries wait for their readers."""
+"""The encode side of an embedding transfer: bytes by content, that wait for their readers."""
 
 import logging
 import threading
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import xxhash
 
-from triptych.core.encoding.holdings import Holdings
 from triptych.core.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, TriptychError
-from triptych.core.generation import OperationKey
 from triptych.transfer.backend import TransferBackend, agree
 from triptych.transfer.connection import Connection
 from triptych.transfer.frames import Fetch, Found, Frame, Refusal
@@ -46,33 +43,25 @@ class _Stored:
 class EmbeddingStore:
     """Keeps embeddings by content; a service of a `TransferServer`. Thread-safe.
 
-    An entry stays while anyone holds it. Entries that nobody holds serve later requests with the same picture, until
-    room is needed: then the least recently used goes first.
+    What is put stays until it is forgotten; who needs what for how long is decided elsewhere.
 
     Args:
         incarnation: Identity of this process's store; a handle of another one is refused.
-        budget_bytes: Bytes of all entries together.
-        max_entries: Entries at most, unless more are held. Each costs two file descriptors, so those beyond it are
-            kept in memory of the process and travel over TCP.
+        max_shared: Entries in shared memory. Each costs two file descriptors, so those beyond it are kept in memory
+            of the process and travel over TCP.
         backend: Wish.
     """
 
     opening: type[Frame] = Fetch
 
     def __init__(
-        self,
-        incarnation: str,
-        budget_bytes: int,
-        *,
-        max_entries: int = 256,
-        backend: TransferBackend = TransferBackend.AUTO,
+        self, incarnation: str, *, max_shared: int = 256, backend: TransferBackend = TransferBackend.AUTO
     ) -> None:
         self.incarnation = incarnation
+        self.max_shared = max_shared
         self._backend = backend
         self._shared = backend is not TransferBackend.TCP and SharedSegment.available()
         self._lock = threading.Lock()
-        self._max_entries = max_entries
-        self._holdings = Holdings(budget_bytes, max_entries)
         self._stored: dict[str, _Stored] = {}
         self._stats = TransferStats()
 
@@ -82,65 +71,45 @@ class EmbeddingStore:
         return self._stats.counts
 
     @property
-    def budget_bytes(self) -> int:
-        """Bytes of all entries together, at most."""
-        return self._holdings.budget_bytes
+    def count(self) -> int:
+        """Entries."""
+        return len(self._stored)
 
-    @property
-    def held_count(self) -> int:
-        """Entries that somebody holds."""
-        with self._lock:
-            return self._holdings.held_count
+    def __contains__(self, content_hash: str) -> bool:
+        return content_hash in self._stored
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of the entries that somebody holds."""
-        with self._lock:
-            return self._holdings.held_bytes
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of all entries."""
-        return self._holdings.stored_bytes
-
-    def fits(self, content_hashes: Collection[str], size: int) -> bool:
-        """Whether all of these can be held beside what is held now, the new ones with `size` bytes each."""
-        with self._lock:
-            return self._holdings.fits(content_hashes, size)
-
-    def hold(self, content_hash: str, holder: OperationKey) -> Embedding | None:
-        """Holds an entry for `holder`; None when there is no such entry. Idempotent."""
-        with self._lock:
-            if content_hash not in self._holdings:
-                return None
-            self._holdings.hold(content_hash, holder)
-            return self._stored[content_hash].embedding
-
-    def put(self, content_hash: str, data: Bytes, holder: OperationKey) -> Embedding:
-        """Copies an embedding in and holds it; an entry that is there already is kept as it is.
+    def put(self, content_hash: str, data: Bytes) -> Embedding:
+        """Copies an embedding in; an entry that is there already is kept as it is.
 
         Args:
             content_hash: Its key.
             data: Its bytes, uint8 [size].
-            holder: Who needs it.
 
         Raises:
-            ResourceExhausted: It does not fit beside the entries that are held.
             InvalidArgument: It is empty.
         """
         if data.size == 0:
             raise InvalidArgument("an embedding has at least one byte", field="data")
         with self._lock:
-            if content_hash in self._holdings:
-                self._holdings.hold(content_hash, holder)
-            else:
-                self._add(content_hash, data, holder)
+            if content_hash not in self._stored:
+                self._stored[content_hash] = self._copy(content_hash, data)
             return self._stored[content_hash].embedding
 
-    def release(self, holder: OperationKey) -> int:
-        """Gives back everything that `holder` holds; how many entries that were. Idempotent."""
+    def embedding(self, content_hash: str) -> Embedding:
+        """What is known of an entry.
+
+        Raises:
+            NotFound: There is no such entry.
+        """
+        return self._find(self.incarnation, content_hash).embedding
+
+    def forget(self, content_hash: str) -> None:
+        """Gives the memory of an entry back; idempotent."""
         with self._lock:
-            return self._holdings.release(holder)
+            stored = self._stored.pop(content_hash, None)
+        # A reader that is being served keeps the array, and with it the memory, until it is done.
+        if stored and stored.segment:
+            stored.segment.close()
 
     def read(self, incarnation: str, content_hash: str) -> Bytes:
         """The stored bytes, read-only uint8 [size].
@@ -152,11 +121,9 @@ class EmbeddingStore:
         return self._find(incarnation, content_hash).array
 
     def close(self) -> None:
-        """Drops every entry; idempotent."""
-        with self._lock:
-            for content_hash in tuple(self._stored):
-                self._forget(content_hash)
-            self._holdings = Holdings(0, 0)
+        """Forgets every entry; idempotent."""
+        for content_hash in tuple(self._stored):
+            self.forget(content_hash)
 
     def serve(self, connection: Connection, first: Frame) -> None:
         """Answers one reader until it closes."""
@@ -196,27 +163,19 @@ class EmbeddingStore:
             raise NotFound(f"no embedding of {content_hash} is stored", field="content_hash")
         return stored
 
-    def _add(self, content_hash: str, data: Bytes, holder: OperationKey) -> None:
-        for old in self._holdings.add(content_hash, data.size, holder):
-            self._forget(old)
+    def _copy(self, content_hash: str, data: Bytes) -> _Stored:
         segment = self._segment(data.size)
         array = np.empty(data.size, dtype=np.uint8) if segment is None else segment.array
         np.copyto(array, data)
         array.flags.writeable = False
         embedding = Embedding(content_hash, data.size, xxhash.xxh3_64_intdigest(array.data))
-        self._stored[content_hash] = _Stored(embedding, array, segment)
+        return _Stored(embedding, array, segment)
 
     def _segment(self, size: int) -> SharedSegment | None:
-        if not self._shared or len(self._stored) >= self._max_entries:
+        if not self._shared or len(self._stored) >= self.max_shared:
             return None
         try:
             return SharedSegment.create(size)
         except ResourceExhausted as error:
             _log.warning("an embedding will travel over TCP: %s", error)
             return None
-
-    def _forget(self, content_hash: str) -> None:
-        # A reader that is being served keeps the array, and with it the memory, until it is done.
-        segment = self._stored.pop(content_hash).segment
-        if segment is not None:
-            segment.close()

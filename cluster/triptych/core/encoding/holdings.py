@@ -1,7 +1,6 @@
 """Which entries of a cache are held by whom, and which go when room is needed."""
 
 from collections import OrderedDict
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from triptych.core.errors import ResourceExhausted
@@ -65,11 +64,6 @@ class Holdings:
     def held_count(self) -> int:
         """Entries that somebody holds."""
         return len(self._holders)
-
-    def fits(self, keys: Collection[str], size: int) -> bool:
-        """Whether all of `keys` can be held, those that nobody holds yet with `size` bytes each."""
-        new = sum(1 for key in keys if key not in self._holders)
-        return self.held_bytes + new * size <= self.budget_bytes
 
     def holds(self, key: str) -> bool:
         """Whether anybody holds an entry."""
