@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from triptych.cli.bench.command import bench
+from triptych.cli.changes import drain, scale
 from triptych.cli.chat import chat
 from triptych.cli.demo.command import demo
 from triptych.cli.kernels import kernels
@@ -26,6 +27,8 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(chat)
 app.command()(status)
+app.command()(drain)
+app.command()(scale)
 app.command()(demo)
 app.add_typer(bench, name="bench")
 app.add_typer(kernels, name="kernels")

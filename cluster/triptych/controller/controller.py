@@ -64,7 +64,7 @@ class Controller:
         self._terms = terms
         self._on_ready = on_ready
         self._roster = rules.new_roster(blueprint.roles(), blueprint.abilities())
-        self._events: asyncio.Queue[rules.Event | None] = asyncio.Queue()
+        self._events: asyncio.Queue[rules.Event] = asyncio.Queue()
         self._crew = Crew(runtime, self._events.put_nowait)
         self._published: tuple[WorkerAddress, ...] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -108,7 +108,8 @@ class Controller:
             FailedPrecondition: it is the last one that can do its work.
         """
         self._roster = rules.drain(self._roster, worker_id, self._patience(timeout))
-        self._events.put_nowait(None)
+        self._turn(None)
+        await self._publish()
 
     async def scale(self, stage: Stage, replicas: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Sets how many workers a stage has; the ids that are started, and those that are drained. Returns at once.
@@ -120,7 +121,8 @@ class Controller:
         roster, started, drained = rules.scale(self._roster, stage, replicas, self._patience(None))
         self._terms.require_room(tuple(self._blueprint.worker(worker_id, stage) for worker_id in started))
         self._roster = roster
-        self._events.put_nowait(None)
+        self._turn(None)
+        await self._publish()
         return started, drained
 
     async def _take_over(self) -> None:
@@ -147,7 +149,7 @@ class Controller:
             except Exception:  # one that cannot be told of is no reason to leave the others alone
                 logger.exception("the controller could not do what an event asks for")
 
-    async def _next(self) -> rules.Event | None:
+    async def _next(self) -> rules.Event:
         """What happens next; the router's view when nothing does for a while."""
         wake = rules.wake_at(self._roster, self._terms.policy)
         patience = LISTEN_SECONDS if wake is None else max(0.0, min(LISTEN_SECONDS, wake - now()))
