@@ -8,34 +8,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triptych.core.errors import ResourceExhausted, TriptychError, Unavailable
-from triptych.core.fleet import Fleet, Stage, Worker
-from triptych.core.plan import Demand, Placement, Plan, RoutingPolicy, plan
+from triptych.core.fleet import Fleet, Introduction, Load, Stage, Worker
+from triptych.core.plan import Demand, Placement, Plan, RoutingPolicy
+from triptych.core.routing import choose
 
 DECODER = frozenset({Stage.PREFILL, Stage.DECODE})
 POLICY = RoutingPolicy(colocate_below_tokens=32, max_requests_per_worker=4, retry_after=2.5)
 LONG, SHORT = Demand(prompt_tokens=100), Demand(prompt_tokens=31)
 
 
-def encoder(name: str, images: int = 0, requests: int = 0) -> Worker:
-    return Worker(name, Stage.ENCODE, frozenset({Stage.ENCODE}), requests=requests, images=images)
+def worker(name: str, role: Stage, stages: frozenset[Stage], load: Load) -> Worker:
+    return Worker(Introduction(name, "process 1", role, stages), load=load)
+
+
+def encoder(name: str, patches: int = 0, requests: int = 0) -> Worker:
+    return worker(name, Stage.ENCODE, frozenset({Stage.ENCODE}), Load(requests, patches=patches))
 
 
 def prefiller(name: str, tokens: int = 0, requests: int = 0) -> Worker:
-    return Worker(name, Stage.PREFILL, DECODER, requests=requests, tokens=tokens)
+    return worker(name, Stage.PREFILL, DECODER, Load(requests, tokens))
 
 
 def decoder(name: str, requests: int = 0) -> Worker:
-    return Worker(name, Stage.DECODE, DECODER, requests=requests)
+    return worker(name, Stage.DECODE, DECODER, Load(requests))
 
 
 def chosen(demand: Demand, *workers: Worker) -> Plan:
-    answer = plan(demand, Fleet(workers), POLICY)
+    answer = choose(demand, Fleet(workers), POLICY)
     assert isinstance(answer, Plan), answer
     return answer
 
 
 def refused(demand: Demand, *workers: Worker) -> TriptychError:
-    answer = plan(demand, Fleet(workers), POLICY)
+    answer = choose(demand, Fleet(workers), POLICY)
     assert isinstance(answer, TriptychError), answer
     return answer
 
@@ -44,9 +49,9 @@ def test_the_four_layouts() -> None:
     fleet = (encoder("E"), prefiller("P"), decoder("D"))
     layouts = {
         "PD": (LONG, ((), "P", "D")),
-        "EPD": (replace(LONG, images=1), (("E",), "P", "D")),
+        "EPD": (replace(LONG, patches=(64,)), (("E",), "P", "D")),
         "colocated": (SHORT, ((), "D", "D")),
-        "ED": (replace(SHORT, images=1), (("E",), "D", "D")),
+        "ED": (replace(SHORT, patches=(64,)), (("E",), "D", "D")),
     }
     for name, (demand, workers) in layouts.items():
         answer = chosen(demand, *fleet)
@@ -87,8 +92,8 @@ def test_the_caller_may_ask_for_two_workers() -> None:
 
 def test_every_stage_takes_the_worker_with_the_least_of_its_own_work() -> None:
     answer = chosen(
-        replace(LONG, images=1),
-        *(encoder("E1", images=3), encoder("E2", images=1, requests=3)),
+        replace(LONG, patches=(64,)),
+        *(encoder("E1", patches=300), encoder("E2", patches=100, requests=3)),
         *(prefiller("P1", tokens=500), prefiller("P2", tokens=20, requests=3)),
         *(decoder("D1", requests=2), decoder("D2", requests=1)),
     )
@@ -98,23 +103,42 @@ def test_every_stage_takes_the_worker_with_the_least_of_its_own_work() -> None:
 def test_equals_are_told_apart_by_name() -> None:
     fleet = [encoder("E1"), encoder("E2"), prefiller("P1"), prefiller("P2"), decoder("D1"), decoder("D2")]
     for order in (fleet, fleet[::-1]):
-        answer = chosen(replace(LONG, images=1), *order)
+        answer = chosen(replace(LONG, patches=(64,)), *order)
         assert (answer.encode, answer.prefill, answer.decode) == (("E1",), "P1", "D1")
 
 
-def test_the_images_of_a_request_spread_over_the_encode_workers() -> None:
-    demand = replace(LONG, images=5)
+def test_the_images_of_a_request_spread_over_the_encode_workers_by_their_patches() -> None:
     workers = (prefiller("P"), decoder("D"))
-    assert chosen(demand, encoder("E1"), encoder("E2"), *workers).encode == ("E1", "E2", "E1", "E2", "E1")
-    assert chosen(demand, encoder("E1", images=3), encoder("E2"), *workers).encode == ("E2", "E2", "E2", "E1", "E2")
-    assert chosen(demand, encoder("E1"), encoder("E2", requests=4), *workers).encode == ("E1",) * 5
+
+    def spread(patches: tuple[int, ...], *encoders: Worker) -> tuple[str, ...]:
+        return chosen(replace(LONG, patches=patches), *encoders, *workers).encode
+
+    same = (64,) * 5
+    assert spread(same, encoder("E1"), encoder("E2")) == ("E1", "E2", "E1", "E2", "E1")
+    assert spread(same, encoder("E1", patches=192), encoder("E2")) == ("E2", "E2", "E2", "E1", "E2")
+    assert spread(same, encoder("E1"), encoder("E2", requests=4)) == ("E1",) * 5
+    assert spread((256, 64, 64, 64, 64), encoder("E1"), encoder("E2")) == ("E1", "E2", "E2", "E2", "E2")
+
+
+def test_where_a_request_has_failed_it_goes_only_if_it_must() -> None:
+    fleet = Fleet((prefiller("P1"), prefiller("P2", tokens=900), decoder("D1"), decoder("D2", requests=3)))
+    for avoid, pair in (
+        ("", ("P1", "D1")),
+        ("D1", ("P1", "D2")),
+        ("P1 D1", ("P2", "D2")),
+        ("D1 D2", ("P1", "P1")),  # a prefill worker is able to decode
+        ("P1 P2 D1 D2", ("P1", "D1")),
+    ):
+        answer = choose(LONG, fleet, POLICY, frozenset(avoid.split()))
+        assert isinstance(answer, Plan)
+        assert (answer.prefill, answer.decode) == pair
 
 
 def test_a_stage_without_a_worker_is_unavailable() -> None:
     for demand, fleet in (
         (LONG, ()),
         (LONG, (encoder("E"),)),
-        (replace(LONG, images=1), (prefiller("P"), decoder("D"))),
+        (replace(LONG, patches=(64,)), (prefiller("P"), decoder("D"))),
     ):
         error = refused(demand, *fleet)
         assert isinstance(error, Unavailable)
@@ -124,7 +148,8 @@ def test_a_stage_without_a_worker_is_unavailable() -> None:
 @pytest.mark.parametrize("full", ["E", "P", "D"])
 def test_full_queues_are_named_with_their_limit(full: str) -> None:
     fleet = (encoder("E"), prefiller("P"), decoder("D"))
-    error = refused(replace(LONG, images=1), *(replace(w, requests=4) if w.worker_id == full else w for w in fleet))
+    loaded = (replace(w, load=Load(requests=4)) if w.worker_id == full else w for w in fleet)
+    error = refused(replace(LONG, patches=(64,)), *loaded)
     assert isinstance(error, ResourceExhausted)
     assert error.retry_after == 2.5
     role = {"E": "encode", "P": "prefill", "D": "decode"}[full]
@@ -135,33 +160,31 @@ def test_a_full_prefill_worker_does_not_matter_to_a_colocated_request() -> None:
     assert chosen(SHORT, prefiller("P", requests=4), decoder("D")).decode == "D"
 
 
-ROLES = st.sampled_from(Stage)
 ABILITIES = st.sampled_from([frozenset({Stage.ENCODE}), DECODER, frozenset(Stage)])
 WORKERS = st.builds(
-    Worker,
-    worker_id=st.uuids().map(str),
-    role=ROLES,
-    stages=ABILITIES,
-    requests=st.integers(0, 5),
-    tokens=st.integers(0, 1000),
-    images=st.integers(0, 9),
+    worker,
+    st.uuids().map(str),
+    st.sampled_from(Stage),
+    ABILITIES,
+    st.builds(Load, st.integers(0, 5), st.integers(0, 1000), st.integers(0, 4096)),
 ).filter(lambda w: w.role in w.stages)
 FLEETS = st.lists(WORKERS, max_size=6, unique_by=lambda w: w.worker_id).map(lambda ws: Fleet(tuple(ws)))
-DEMANDS = st.builds(Demand, st.integers(1, 64), st.integers(0, 8), st.sampled_from(Placement))
+PATCHES = st.lists(st.integers(1, 256), max_size=8).map(tuple)
+DEMANDS = st.builds(Demand, st.integers(1, 64), PATCHES, st.sampled_from(Placement))
 
 
 @given(DEMANDS, FLEETS)
 def test_nobody_is_sent_what_it_cannot_do_or_has_no_room_for(demand: Demand, fleet: Fleet) -> None:
-    answer = plan(demand, fleet, POLICY)
+    answer = choose(demand, fleet, POLICY)
     workers = {w.worker_id: w for w in fleet.workers}
     if isinstance(answer, TriptychError):
         assert isinstance(answer, Unavailable | ResourceExhausted)
         return
-    assert len(answer.encode) == demand.images
+    assert len(answer.encode) == len(demand.patches)
     duties = [(name, Stage.ENCODE) for name in answer.encode]
     for name, stage in (*duties, (answer.prefill, Stage.PREFILL), (answer.decode, Stage.DECODE)):
         assert stage in workers[name].stages
-        assert workers[name].requests < POLICY.max_requests_per_worker
+        assert workers[name].load.requests < POLICY.max_requests_per_worker
     if demand.placement is not Placement.ANY:
         assert answer.colocated is (demand.placement is Placement.COLOCATED)
 
@@ -169,7 +192,7 @@ def test_nobody_is_sent_what_it_cannot_do_or_has_no_room_for(demand: Demand, fle
 @given(DEMANDS, FLEETS)
 def test_kv_goes_from_prefill_to_decode_workers_only(demand: Demand, fleet: Fleet) -> None:
     """Otherwise two workers could each hold blocks for what the other one has no room to begin."""
-    answer = plan(demand, fleet, POLICY)
+    answer = choose(demand, fleet, POLICY)
     roles = {w.worker_id: w.role for w in fleet.workers}
     if isinstance(answer, Plan) and not answer.colocated:
         assert (roles[answer.prefill], roles[answer.decode]) == (Stage.PREFILL, Stage.DECODE)
@@ -177,28 +200,38 @@ def test_kv_goes_from_prefill_to_decode_workers_only(demand: Demand, fleet: Flee
 
 @given(DEMANDS, FLEETS)
 def test_the_order_of_the_fleet_does_not_matter(demand: Demand, fleet: Fleet) -> None:
-    answer, again = (plan(demand, Fleet(order), POLICY) for order in (fleet.workers, fleet.workers[::-1]))
+    answer, again = (choose(demand, Fleet(order), POLICY) for order in (fleet.workers, fleet.workers[::-1]))
     if isinstance(answer, Plan):
         assert answer == again
     else:
         assert type(answer) is type(again)
 
 
-@given(st.integers(1, 40), st.lists(st.integers(0, 9), min_size=1, max_size=6))
-def test_images_even_the_encode_workers_out(images: int, loads: list[int]) -> None:
-    encoders = [encoder(f"E{i}", images=load) for i, load in enumerate(loads)]
-    answer = chosen(Demand(100, images), *encoders, prefiller("P"), decoder("D"))
-    given_ = Counter(answer.encode)
-    totals = [w.images + given_[w.worker_id] for w in encoders]
-    busy = [total for w, total in zip(encoders, totals, strict=True) if given_[w.worker_id]]
-    assert max(busy) - min(totals) <= 1
-    if len(set(loads)) == 1:
-        assert max(totals) - min(totals) <= 1
+@given(DEMANDS, FLEETS, st.data())
+def test_avoiding_workers_never_makes_a_plan_impossible(demand: Demand, fleet: Fleet, data: st.DataObject) -> None:
+    names = [w.worker_id for w in fleet.workers]
+    avoid = data.draw(st.frozensets(st.sampled_from(names))) if names else frozenset()
+    free, careful = choose(demand, fleet, POLICY), choose(demand, fleet, POLICY, avoid)
+    assert isinstance(careful, Plan) is isinstance(free, Plan)
+    if isinstance(choose(demand, fleet.without(avoid), POLICY), Plan):
+        assert isinstance(careful, Plan)
+        assert not avoid & {*careful.encode, careful.prefill, careful.decode}
+
+
+@given(st.lists(st.integers(1, 256), min_size=1, max_size=40), st.lists(st.integers(0, 999), min_size=1, max_size=6))
+def test_images_even_the_encode_workers_out(patches: list[int], loads: list[int]) -> None:
+    encoders = [encoder(f"E{i}", patches=load) for i, load in enumerate(loads)]
+    answer = chosen(Demand(100, tuple(patches)), *encoders, prefiller("P"), decoder("D"))
+    given_ = Counter[str]()
+    for name, size in zip(answer.encode, patches, strict=True):
+        given_[name] += size
+    totals = {w.worker_id: w.load.patches + given_[w.worker_id] for w in encoders}
+    assert max(totals[name] for name in given_) - min(totals.values()) <= max(patches)
 
 
 @given(DEMANDS, FLEETS)
 def test_a_refusal_for_lack_of_room_ends_when_there_is_room(demand: Demand, fleet: Fleet) -> None:
-    full = Fleet(tuple(replace(w, requests=w.requests + 4) for w in fleet.workers))
-    emptied = Fleet(tuple(replace(w, requests=0) for w in fleet.workers))
-    assert isinstance(plan(demand, full, POLICY), TriptychError)
-    assert not isinstance(plan(demand, emptied, POLICY), ResourceExhausted)
+    full = Fleet(tuple(replace(w, load=w.load + Load(requests=4)) for w in fleet.workers))
+    emptied = Fleet(tuple(replace(w, load=replace(w.load, requests=0)) for w in fleet.workers))
+    assert isinstance(choose(demand, full, POLICY), TriptychError)
+    assert not isinstance(choose(demand, emptied, POLICY), ResourceExhausted)
