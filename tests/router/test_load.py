@@ -111,7 +111,7 @@ class Load:
                 raise
             self.refused += 1
             return
-        assert tokens == [self.workers[0].token(length, place) for place in range(count)]
+        assert tokens == [self.workers[0].script.token(length, place) for place in range(count)]
         self.answered += 1
 
 

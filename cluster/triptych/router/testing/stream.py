@@ -1,8 +1,9 @@
 """One router's stream to a worker that computes nothing."""
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from triptych.core.generation import OperationKey
@@ -31,6 +32,23 @@ class Tally:
 
 
 @dataclass(slots=True)
+class Script:
+    """What a worker says, and how fast.
+
+    Attributes:
+        vocabulary: Token ids that answers are made of.
+        step_seconds: From one step to the next; 0 takes one whenever there is room for its message.
+    """
+
+    vocabulary: range
+    step_seconds: float = 0.0
+
+    def token(self, prompt_length: int, place: int) -> int:
+        """The token at a place of the answer to a prompt of that length."""
+        return self.vocabulary[(prompt_length + place) % len(self.vocabulary)]
+
+
+@dataclass(slots=True)
 class _Answer:
     """What is held for one operation: the next token's place in the answer, and the place after the last."""
 
@@ -41,19 +59,19 @@ class _Answer:
 
 
 class QuickStream:
-    """Answers the commands of one router; a step is taken whenever there is room for its message.
+    """Answers the commands of one router; a step yields a token of every running operation.
 
     Args:
-        token: The token of an answer, from the length of its prompt and its place.
+        script: What to say.
         tally: Counts for the worker.
 
     Attributes:
         held: Operations whose Free has not come.
     """
 
-    def __init__(self, token: Callable[[int, int], int], tally: Tally) -> None:
+    def __init__(self, script: Script, tally: Tally) -> None:
         self.held: dict[OperationKey, _Answer] = {}
-        self._token = token
+        self._script = script
         self._tally = tally
         self._running: dict[OperationKey, _Answer] = {}
         self._unsent: deque[pb.ConnectResponse] = deque()
@@ -64,14 +82,26 @@ class QuickStream:
 
     async def events(self) -> AsyncIterator[pb.ConnectResponse]:
         """What the worker says, up to the end."""
+        loop, due = asyncio.get_running_loop(), 0.0
         while not self._over:
-            if self._unsent or self._running:
-                event = self._unsent.popleft() if self._unsent else self._step()
-                event.number = self._numbering.next()
-                self._tally.events += 1
-                yield event
+            pause = max(0.0, due - loop.time()) if self._running else None
+            if self._unsent:
+                yield self._counted(self._unsent.popleft())
+            elif pause == 0:
+                due = loop.time() + self._script.step_seconds
+                yield self._counted(self._step())
             else:
-                self._news.clear()
+                await self._wait(pause)
+
+    def _counted(self, event: pb.ConnectResponse) -> pb.ConnectResponse:
+        event.number = self._numbering.next()
+        self._tally.events += 1
+        return event
+
+    async def _wait(self, pause: float | None) -> None:
+        self._news.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
                 await self._news.wait()
 
     def say(self, event: pb.ConnectResponse) -> None:
@@ -160,7 +190,7 @@ class QuickStream:
         reason = sampling_pb2.FINISH_REASON_LENGTH if ends else sampling_pb2.FINISH_REASON_UNSPECIFIED
         return pb.TokenDelta(
             key=answer.key,
-            token_ids=[self._token(answer.prompt_length, place)],
+            token_ids=[self._script.token(answer.prompt_length, place)],
             finish_reason=reason,
             first=place,
         )

@@ -7,14 +7,14 @@ from typing import Any
 import grpc
 
 from triptych.core.fleet.stage import Stage
-from triptych.router.testing.stream import QuickStream, Tally
+from triptych.router.testing.stream import QuickStream, Script, Tally
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stage.v1 import stage_pb2_grpc
 from triptych.wire.stage import stage_to_proto
 
 
 class QuickWorker(stage_pb2_grpc.StageServiceServicer):
-    """Answers a prompt of n tokens with the tokens `token(n, 0)`, `token(n, 1)`, … up to its `max_tokens`.
+    """Answers a prompt of n tokens with `script.token(n, 0)`, `script.token(n, 1)`, … up to its `max_tokens`.
 
     Args:
         worker_id: Its name.
@@ -24,11 +24,13 @@ class QuickWorker(stage_pb2_grpc.StageServiceServicer):
 
     Attributes:
         address: "host:port" once it serves.
+        script: What it says, and how fast; may be changed while it serves.
         tally: What it has seen and done.
     """
 
     def __init__(self, worker_id: str, role: Stage, model: str, vocabulary: range) -> None:
         self.address = "127.0.0.1:0"
+        self.script = Script(vocabulary)
         self.tally = Tally()
         self.worker_id = worker_id
         self._welcome = pb.Welcome(
@@ -40,7 +42,6 @@ class QuickWorker(stage_pb2_grpc.StageServiceServicer):
             block_size=16,
             total_blocks=1 << 20,
         )
-        self._vocabulary = vocabulary
         self._streams: set[QuickStream] = set()
         self._server: grpc.aio.Server | None = None
 
@@ -48,10 +49,6 @@ class QuickWorker(stage_pb2_grpc.StageServiceServicer):
     def held(self) -> int:
         """Operations whose Free has not come."""
         return sum(len(stream.held) for stream in self._streams)
-
-    def token(self, prompt_length: int, place: int) -> int:
-        """The token at a place of the answer to a prompt of that length."""
-        return self._vocabulary[(prompt_length + place) % len(self._vocabulary)]
 
     async def start(self) -> None:
         """Listens."""
@@ -74,7 +71,7 @@ class QuickWorker(stage_pb2_grpc.StageServiceServicer):
         self, requests: AsyncIterator[pb.ConnectRequest], context: Any
     ) -> AsyncIterator[pb.ConnectResponse]:
         """Serves one router."""
-        stream = QuickStream(self.token, self.tally)
+        stream = QuickStream(self.script, self.tally)
         stream.say(pb.ConnectResponse(welcome=self._welcome))
         self._streams.add(stream)
         reader = asyncio.create_task(stream.read(requests))
