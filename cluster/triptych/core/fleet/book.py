@@ -29,7 +29,7 @@ class FleetBook:
         worker_id = introduction.worker_id
         worker = Worker(introduction, heard=now, progressed=now, load=self._loads.get(worker_id, NOTHING))
         if former := self._former.pop(worker_id, None):
-            worker = reconnected(former, worker)
+            worker = reconnected(former, worker, self.limits)
         self.workers[worker_id] = worker
         return worker
 
@@ -54,9 +54,13 @@ class FleetBook:
 
     def dead(self, now: float) -> tuple[str, ...]:
         """Workers that have to be given up now."""
-        for worker_id in self.workers:
+        given_up = []
+        for worker_id, before in list(self.workers.items()):
             self.observe(worker_id, Aged(), now)
-        return tuple(w.worker_id for w in self.workers.values() if w.health is Health.DEAD)
+            died = self.workers[worker_id].health is Health.DEAD and before.health is not Health.DEAD
+            if died or now - before.heard >= self.limits.dead:
+                given_up.append(worker_id)
+        return tuple(given_up)
 
     def rebook(self, before: Mapping[str, Load], after: Mapping[str, Load]) -> None:
         """A request's load changes from `before` to `after`."""

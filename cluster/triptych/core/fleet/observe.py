@@ -74,9 +74,7 @@ def observe(worker: Worker, event: Observation, now: float, limits: HealthLimits
         case Heard():
             return worker if now - worker.heard < GRAIN else _judged(replace(worker, heard=now), now, limits)
         case Reported(report):
-            idle = not report.runnable or report.steps != worker.report.steps
-            progressed = now if idle else worker.progressed
-            return _judged(replace(worker, report=report, heard=now, progressed=progressed), now, limits)
+            return _judged(_reporting(worker, report, now), now, limits)
         case Aged():
             return _judged(worker, now, limits)
         case DrainBegun():
@@ -91,22 +89,33 @@ def observe(worker: Worker, event: Observation, now: float, limits: HealthLimits
             assert_never(event)
 
 
-def reconnected(former: Worker, fresh: Worker) -> Worker:
+def reconnected(former: Worker, fresh: Worker, limits: HealthLimits) -> Worker:
     """A new stream to the process of a former one: what it stood still at then, it may still stand still at.
 
-    A process that was stopped and continued reports progress and is trusted again; one whose computation hangs while
-    its streams work stays under suspicion for as long as it hangs.
+    A process that was stopped and continued reports progress and is trusted again. One whose computation hangs while
+    its streams work is as dead as before until it does: it is not cut off again and again, and whoever asks meanwhile
+    is told so.
     """
     if former.introduction.incarnation != fresh.introduction.incarnation:
         return fresh
-    stalled = former.report.runnable > 0
+    if not former.report.runnable:
+        return replace(fresh, report=former.report, breaker=former.breaker)
+    hangs = fresh.heard - former.progressed >= limits.stalled
     return replace(
         fresh,
         report=former.report,
-        progressed=former.progressed if stalled else fresh.progressed,
-        health=Health.SUSPECT if stalled else fresh.health,
+        progressed=former.progressed,
+        health=Health.DEAD if hangs else Health.SUSPECT,
         breaker=former.breaker,
     )
+
+
+def _reporting(worker: Worker, report: Report, now: float) -> Worker:
+    """Whoever has computed something, or has nothing to compute, does not hang."""
+    if report.runnable and report.steps == worker.report.steps:
+        return replace(worker, report=report, heard=now)
+    health = Health.SUSPECT if worker.health is Health.DEAD else worker.health
+    return replace(worker, report=report, heard=now, progressed=now, health=health)
 
 
 def _judged(worker: Worker, now: float, limits: HealthLimits) -> Worker:
