@@ -150,7 +150,7 @@ def _print_tokens(costs: Iterable[Cost], speeds: Iterable[float]) -> None:
 
 
 def serve_workers(pipe: Connection) -> None:
-    """Says the addresses; then, again and again, hears the seconds of a step and says how many messages there were."""
+    """Says the addresses; then hears the seconds of a step and says how many messages there were, again and again."""
 
     async def serve() -> None:
         workers = [QuickWorker(name, role, "bytes", LETTERS) for name, role in ROLES.items()]
