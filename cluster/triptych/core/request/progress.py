@@ -71,6 +71,8 @@ def advance(record: Record, event: ev.TokensArrived, now: float) -> Step:
         error = Internal(f"worker {event.worker_id} left out token {record.emitted} of an answer")
         return again(record, error, now, failed_at=event.worker_id)
     tokens = event.tokens[record.emitted - event.first :]
+    if not tokens and event.finish_reason is None:
+        return record, ()
     record = replace(record, emitted=record.emitted + len(tokens))
     actions: tuple[do.Action, ...] = (do.Deliver(tokens),) if tokens else ()
     if event.finish_reason is not None:

@@ -112,13 +112,13 @@ def _lose(record: Record, worker_id: str, now: float) -> Step:
 
 
 def _of_client(record: Record, event: ev.ClientLeft | ev.ClientReturned, now: float) -> Step:
+    if isinstance(record.client, Gone):
+        return record, ()
     match event:
         case ev.ClientReturned():
             return replace(record, client=Present()), ()
-        case ev.ClientLeft(error) if isinstance(record.client, Present):
-            return _leave(record, error, now)
-        case ev.ClientLeft():
-            return record, ()
+        case ev.ClientLeft(error):
+            return _leave(record, error, now) if isinstance(record.client, Present) else (record, ())
         case _:
             assert_never(event)
 
