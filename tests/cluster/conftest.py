@@ -155,9 +155,10 @@ class Cluster:
 
     def held(self) -> dict[str, int]:
         """Everything that somebody holds anywhere, by name, zeros left out; what the workers hold is not hearsay."""
-        router = self.client.status().router
+        status = self.client.status()
+        router = status.router
         counts = {"router running": router.running_requests, "router awaiting free": router.awaiting_free}
-        for worker_id in self.runtime.actors:
+        for worker_id in (worker.worker_id for worker in status.workers):
             report = self.host(worker_id).panel.report()
             for name in ("running_requests", "queued_requests", "queued_images", "held_blocks", "held_embeddings"):
                 counts[f"{worker_id} {name}"] = getattr(report, name)
@@ -166,10 +167,10 @@ class Cluster:
     def require_idle(self) -> None:
         """Every worker and the router let go of everything within two seconds, and no block is lost."""
         eventually(lambda: not self.held(), 2.0, self.held)
-        for worker_id in self.runtime.actors:
+        for worker_id in (worker.worker_id for worker in self.client.status().workers):
             if decoding := self.host(worker_id).panel.decoding:
                 decoding.stage.core.scheduler.check_integrity()
-                assert not decoding.stage.desk.jobs.by_ticket
+                assert decoding.stage.jobs.audit().operations == {}
 
 
 def eventually(condition: Callable[[], object], within: float = 10.0, explain: Callable[[], object] = str) -> None:

@@ -93,7 +93,7 @@ def test_an_answer_that_gave_way_to_a_reservation_goes_on_when_that_is_gone(
             assert held_up.wait(10)
             eventually(lambda: decode.core.scheduler.preemptions)
             later = cluster.client.stream(ask(1), max_tokens=3, ignore_eos=True, timeout=15)
-            eventually(lambda: decode.reservations.waiting == 1)
+            eventually(lambda: decode.jobs.waiting == 1)
             assert decode.core.scheduler.pool.free_count > 3, "the later one would fit, but must not overtake"
         try:
             assert answer.result(10) == [expected]

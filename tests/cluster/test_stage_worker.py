@@ -243,7 +243,7 @@ async def test_reservations_are_granted_in_their_order(host: Any, connect: Any) 
         await stream.reserve(name, length)
     ticket = (await stream.until("reserved")).ticket
     assert (ticket.blocks, ticket.worker_id) == (75, "decode-0")
-    await until(lambda: worker.panel.decoding.stage.reservations.waiting == 2)
+    await until(lambda: worker.panel.decoding.stage.jobs.waiting == 2)
     await stream.free("a")
     assert [(await stream.until("reserved")).key.request_id for _ in range(2)] == ["b", "small"]
     await stream.reserve("c", 300)

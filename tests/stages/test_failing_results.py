@@ -27,6 +27,8 @@ class BrokenOnce:
 class Session:
     """Keeps what it is to send."""
 
+    router_id = "r"
+
     def __init__(self) -> None:
         self.sent: list[pb.ConnectResponse] = []
 

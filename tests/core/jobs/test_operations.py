@@ -101,7 +101,7 @@ def test_a_reservation_from_its_ticket_to_its_tokens(jobs: Jobs) -> None:
     assert jobs.grant(Scheduler()) == (do.OpenLease(KEY, "t"), do.Tell(1, do.Reserved(KEY, "t")))
     assert (jobs.waiting, jobs.open_leases) == (0, 1)
     close, told = jobs.handle(ev.KvComplete("t", 100, 0.5), 2.0)
-    assert (close, told) == (do.CloseLease("t"), do.Tell(1, do.KvReady(KEY, 100, 0.5)))
+    assert (close, told) == (do.CloseLease("t", KEY), do.Tell(1, do.KvReady(KEY, 100, 0.5)))
     assert jobs.open_leases == 0
     assert jobs.handle(Decode(1, KEY, (40,)), 2.0) == (do.Start(KEY, (40,)),)
     assert jobs.handle(Decode(1, KEY, (40,)), 2.0) == ()

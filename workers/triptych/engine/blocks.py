@@ -43,13 +43,17 @@ class BlockPool:
             found.append(block)
         return found
 
+    def has_room(self, count: int, shared: Sequence[int] = ()) -> bool:
+        """Whether `allocate` would have them."""
+        return count <= self.free_count - sum(not self._holders[block] for block in shared)
+
     def allocate(self, count: int, shared: Sequence[int] = ()) -> list[int] | None:
         """One more hold on each of `shared`, which `find` just found, and `count` blocks for new content after them.
 
         Returns:
             The blocks; None (and nothing taken) when there are not as many.
         """
-        if count > self.free_count - sum(not self._holders[block] for block in shared):
+        if not self.has_room(count, shared):
             return None
         for block in shared:
             self._idle.pop(block, None)

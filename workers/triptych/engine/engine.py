@@ -168,7 +168,7 @@ class Engine:
         self, outcome: StepOutcome | None, answers: dict[OperationKey, Answer], done: dict[OperationKey, Completion]
     ) -> None:
         """Appends a step's tokens to their answers; one that a stop text ends gets none from the step under way."""
-        for sequence, token_id, reason, logprobs in outcome.emitted if outcome else ():
+        for sequence, _, token_id, reason, logprobs in outcome.emitted if outcome else ():
             if answers[sequence.key].push(token_id, logprobs):
                 reason = FinishReason.STOP
                 self.core.scheduler.release(sequence.key)

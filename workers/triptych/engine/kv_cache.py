@@ -39,12 +39,8 @@ class KvCache:
 
         What is found counts as computed. The last token is never looked up: its row yields the next one.
         """
-        found: list[int] = []
-        if self._prefix_caching:
-            digests = full_block_digests(sequence, self.block_size, self._root)
-            found = self.pool.find(digests[: (len(sequence.token_ids) - 1) // self.block_size])
-        wanted = blocks_for(len(sequence.token_ids), self.block_size) - len(found)
-        blocks = self.pool.allocate(wanted, found)
+        found = self._found(sequence)
+        blocks = self.pool.allocate(blocks_for(len(sequence.token_ids), self.block_size) - len(found), found)
         if blocks is None:
             return False
         sequence.blocks = blocks
@@ -55,6 +51,11 @@ class KvCache:
             self.query_tokens += sequence.prompt_length if self._prefix_caching else 0
             self.hit_tokens += sequence.cached_tokens
         return True
+
+    def fits(self, sequence: Sequence) -> bool:
+        """Whether `claim` would find enough blocks now."""
+        found = self._found(sequence)
+        return self.pool.has_room(blocks_for(len(sequence.token_ids), self.block_size) - len(found), found)
 
     def reserve(self, sequence: Sequence) -> bool:
         """Blocks that somebody else will write, so none of them shared; False when there are too few."""
@@ -89,3 +90,9 @@ class KvCache:
         """Takes the sequence's blocks back; they keep their content until they are needed."""
         self.pool.free(sequence.blocks)
         sequence.blocks = []
+
+    def _found(self, sequence: Sequence) -> list[int]:
+        if not self._prefix_caching:
+            return []
+        digests = full_block_digests(sequence, self.block_size, self._root)
+        return self.pool.find(digests[: (len(sequence.token_ids) - 1) // self.block_size])

@@ -42,9 +42,14 @@ class SchedulerOptions:
 
 
 class Emitted(NamedTuple):
-    """A sequence got a token, and perhaps its end."""
+    """A sequence got a token, and perhaps its end.
+
+    Attributes:
+        position: The token's place in the answer, from 0.
+    """
 
     sequence: Sequence
+    position: int
     token_id: int
     finish_reason: FinishReason | None
     logprobs: PositionLogprobs | None
@@ -102,6 +107,14 @@ class Scheduler:
     def waiting(self) -> int:
         """Sequences that wait for blocks or for a place in the batch."""
         return len(self._roster.waiting) + len(self._roster.ready) + len(self._roster.stalled)
+
+    @property
+    def runnable(self) -> int:
+        """Sequences that a step could be computed for now: those of the batch, or else the first to come into it."""
+        running = self.running + len(self._roster.ready)
+        if running or not self._roster.waiting:
+            return running
+        return int(self.kv.fits(self._roster.waiting[0]))
 
     @property
     def waiting_tokens(self) -> int:
@@ -219,8 +232,8 @@ class Scheduler:
                 self._advance(chunk.sequence, chunk.length)
         for place, (sequence, token_id) in enumerate(zip(sampling, result.token_ids, strict=True)):
             if sequence in running:
-                sequence.token_ids.append(token_id)
-                emitted.append(Emitted(sequence, token_id, self._settle(sequence), result.logprobs.get(place)))
+                position, reason = self._append(sequence, token_id)
+                emitted.append(Emitted(sequence, position, token_id, reason, result.logprobs.get(place)))
         return emitted
 
     def check_integrity(self) -> None:
@@ -232,12 +245,14 @@ class Scheduler:
         if sequence.computed // self.block_size > sequence.findable:
             self.kv.publish(sequence)
 
-    def _settle(self, sequence: Sequence) -> FinishReason | None:
-        """Whether the newest token ends the sequence, which then stops."""
-        reason = sequence.finish_reason = self._finish_reason(sequence, sequence.token_ids[-1])
+    def _append(self, sequence: Sequence, token_id: int) -> tuple[int, FinishReason | None]:
+        """The token's place in the answer, and whether it ends the sequence, which then stops."""
+        position = sequence.generated
+        sequence.token_ids.append(token_id)
+        reason = sequence.finish_reason = self._finish_reason(sequence, token_id)
         if reason is not None or sequence.goal is Goal.FIRST_TOKEN:
             self._roster.park(sequence)
-        return reason
+        return position, reason
 
     def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
         if sequence.params.stops_at(token_id, self._eos):

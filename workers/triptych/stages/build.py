@@ -8,6 +8,7 @@ import torch
 
 from triptych.core.encoding.limits import EncodeLimits
 from triptych.core.errors import InvalidArgument
+from triptych.core.jobs.events import KvComplete, KvFailed
 from triptych.engine.core import EngineCore, kv_blocks
 from triptych.engine.dtypes import choose_dtype
 from triptych.engine.loading import context_length, load_model
@@ -22,7 +23,6 @@ from triptych.stages.encode_batch import BatchEncoder
 from triptych.stages.encode_stage import EncodeStage
 from triptych.stages.identity import Identity
 from triptych.stages.inbox import ComputeThread, Inbox
-from triptych.stages.messages import KvComplete, KvFailed
 from triptych.stages.movers import Movers
 from triptych.stages.panel import Decoding, WorkerPanel
 from triptych.stages.pulling import Puller

@@ -1,39 +1,31 @@
 """The control of a decoder worker: commands and transfer results in, steps, tokens and events out.
 
-Everything here runs on the compute thread, between two steps.
+`core.jobs` decides; this tells it what happens, has `Hands` carry out what it says, and drives the engine. Everything
+here runs on the compute thread, between two steps.
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import assert_never
 
-from triptych.core.errors import DeadlineExceeded, Internal, TriptychError, Unavailable
+from triptych.core.errors import Internal, TriptychError
+from triptych.core.generation import OperationKey
+from triptych.core.jobs import Jobs
+from triptych.core.jobs import actions as do
+from triptych.core.jobs import commands as cmd
+from triptych.core.jobs import events as ev
 from triptych.engine.core import EngineCore
 from triptych.engine.loop import StepFailed, StepOutcome
-from triptych.engine.scheduler import Emitted
-from triptych.engine.sequence import Sequence
+from triptych.engine.sequence import Media
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages import events
-from triptych.stages.desk import JobDesk
+from triptych.stages.hands import Hands
 from triptych.stages.identity import Identity
-from triptych.stages.jobs import Job, key_of
-from triptych.stages.messages import (
-    ChunkSent,
-    Command,
-    Drained,
-    Fenced,
-    KvComplete,
-    KvFailed,
-    MediaPulled,
-    Message,
-    SessionEnded,
-)
+from triptych.stages.messages import Command, Drained, MediaPulled, Message, SessionEnded
 from triptych.stages.movers import Movers
-from triptych.stages.prefills import Prefills
-from triptych.stages.reservations import Reservations
-from triptych.stages.session import Session
+from triptych.stages.operations import emitted_of, key_of, payload_of, prefill_of, reserve_of
+from triptych.stages.steps import stepped
 
 logger = logging.getLogger(__name__)
 
@@ -59,40 +51,32 @@ class DecoderStage:
 
     def __init__(self, core: EngineCore, movers: Movers, identity: Identity, clock: Callable[[], float]) -> None:
         self.core = core
-        self.desk = JobDesk(core, movers)
-        self.reservations = Reservations(self.desk, identity)
-        self.prefills = Prefills(self.desk)
-        self.step_messages = 0
+        self.jobs = Jobs(identity.worker_id, core.scheduler.block_size)
         self.generated_tokens = 0
         self.prefilled_tokens = 0
-        self._worker_id = identity.worker_id
+        self._hands = Hands(core.scheduler, movers, identity)
         self._clock = clock
         self._unpublished: _Step | None = None
 
+    @property
+    def step_messages(self) -> int:
+        """Messages with the tokens of a step, so far."""
+        return self._hands.step_messages
+
     def handle(self, message: Message) -> None:
         """Takes one message."""
-        by_key = self.desk.jobs.by_key
         match message:
             case Command():
                 self._answer(message)
             case SessionEnded(session):
-                self.desk.drop_session(session)
+                if number := self._hands.sessions.remove(session):
+                    self._decide(ev.SessionEnded(number))
             case Drained():
-                self.desk.refuses = Unavailable(f"worker {self._worker_id} is draining")
+                self._decide(cmd.Drain())
             case MediaPulled(key, media, seconds):
-                if job := by_key.get(key):
-                    self.prefills.pulled(job, media, seconds)
-            case ChunkSent(key, error):
-                if error and (job := by_key.get(key)):
-                    self.desk.fail(job, error)
-            case KvComplete(ticket_id, size, seconds):
-                self.reservations.kv_arrived(ticket_id, size, seconds)
-            case KvFailed(ticket_id, error):
-                self.reservations.kv_failed(ticket_id, error)
-            case Fenced(key):
-                self.desk.release(by_key[key])
-            case unknown:
-                assert_never(unknown)
+                self._pulled(key, media, seconds)
+            case _:
+                self._decide(message)
 
     def turn(self) -> bool:
         """Reserves what can be reserved, then runs one step; False when there was nothing to compute.
@@ -100,8 +84,8 @@ class DecoderStage:
         What the step before yielded is sent while this one computes.
         """
         started = self._clock()
-        self._expire(started)
-        self.reservations.open_waiting()
+        self._carry_out(self.jobs.expire(started))
+        self._carry_out(self.jobs.grant(self._hands))
         try:
             outcome = self.core.step(self._publish)
         except StepFailed as failure:
@@ -109,21 +93,23 @@ class DecoderStage:
             self._publish()
             error = Internal(f"the worker failed to compute: {failure.__cause__}")
             for sequence in failure.sequences:
-                self.desk.fail(self.desk.jobs.by_key[sequence.key], error)
+                self._decide(ev.Faulted(sequence.key, error))
             return True
         if outcome:
             self._unpublished = _Step(outcome, started, self._clock())
         for sequence in self.core.scheduler.stalled():
-            self.prefills.pull(self.desk.jobs.by_key[sequence.key])
+            self._decide(ev.Stalled(sequence.key))
         return outcome is not None
 
     def load(self) -> pb.LoadReport:
         """What there is to do, what is held, and what was done."""
         scheduler = self.core.scheduler
         return pb.LoadReport(
-            running_requests=len(self.desk.jobs.by_key),
-            queued_requests=scheduler.waiting + self.reservations.waiting,
+            running_requests=self.jobs.operations,
+            queued_requests=scheduler.waiting + self.jobs.waiting,
             queued_tokens=scheduler.waiting_tokens,
+            runnable_requests=scheduler.runnable,
+            open_leases=self.jobs.open_leases,
             held_blocks=scheduler.pool.held_count,
             free_blocks=scheduler.pool.free_count,
             steps=self.core.steps,
@@ -143,74 +129,58 @@ class DecoderStage:
             if failure is not error:
                 logger.exception("a command could not be obeyed")
             key = getattr(command.request, command.request.WhichOneof("command") or "").key
-            if job := self.desk.jobs.by_key.get(key_of(key)):
-                self.desk.fail(job, failure)
+            if self.jobs.find(key_of(key)):
+                self._decide(ev.Faulted(key_of(key), failure))
             else:
                 command.session.send(events.failed(key, failure))
 
     def _command(self, command: Command) -> None:
-        request = command.request
+        session, request = self._hands.sessions.number(command.session), command.request
         match request.WhichOneof("command"):
             case "prefill":
-                self.prefills.start(command, request.prefill)
+                task = prefill_of(request.prefill, session, command.received)
+                self._begin(task, request.prefill, command.session.router_id)
             case "reserve":
-                self.reservations.request(command, request.reserve)
+                reserve = reserve_of(request.reserve, session, command.received, uuid.uuid4().hex)
+                self._begin(reserve, request.reserve, command.session.router_id)
             case "decode":
-                self.reservations.decode(request.decode)
+                self._decode(request.decode, session)
             case "free":
-                self.desk.free(command.session, request.free.key)
+                self._decide(cmd.Free(session, key_of(request.free.key)))
+
+    def _begin(self, task: cmd.Prefill | cmd.Reserve, request: pb.Prefill | pb.Reserve, router_id: str) -> None:
+        payload = None if self.jobs.find(task.key) else payload_of(request, router_id, self.core)
+        actions = self.jobs.handle(task, self._clock())
+        if payload and self.jobs.find(task.key):
+            self._hands.payloads[task.key] = payload
+        self._carry_out(actions)
+
+    def _decode(self, request: pb.Decode, session: cmd.SessionId) -> None:
+        key = key_of(request.key)
+        payload = self._hands.payloads.get(key)
+        if payload:
+            emitted = emitted_of(request, payload.sequence, self.core.decoder.spec.vocab_size)
+            self._decide(cmd.Decode(session, key, emitted))
+
+    def _pulled(self, key: OperationKey, media: tuple[Media, ...] | TriptychError, seconds: float) -> None:
+        if isinstance(media, TriptychError):
+            self._decide(ev.EmbeddingsFailed(key, media))
+        elif payload := self._hands.payloads.get(key):
+            payload.pulled = media
+            self._decide(ev.EmbeddingsPulled(key, seconds))
 
     def _publish(self) -> None:
         """Sends what the last step yielded, unless that is done; nothing goes to who has been answered since."""
         step, self._unpublished = self._unpublished, None
-        if step is None:
-            return
-        plan = step.outcome.plan
-        self.prefilled_tokens += sum(chunk.length for chunk in plan.prompts)
-        for sequence in plan.sequences:
-            if job := self._job_of(sequence):
-                job.times.first_step = job.times.first_step or step.started
-                with self._failing(job):
-                    self._push(job)
-        self._send_tokens(step.outcome.emitted, step.ended)
+        if step:
+            self.prefilled_tokens += sum(chunk.length for chunk in step.outcome.plan.prompts)
+            self.generated_tokens += len(step.outcome.emitted)
+            event = stepped(step.outcome, step.started, self._hands.payloads)
+            self._carry_out(self.jobs.handle(event, step.ended))
 
-    def _send_tokens(self, emitted: tuple[Emitted, ...], now: float) -> None:
-        """One message per step and router, besides the answers to Prefill."""
-        deltas: dict[Session, list[pb.TokenDelta]] = {}
-        for item in emitted:
-            self.generated_tokens += 1
-            job = self._job_of(item.sequence)
-            if job is None:
-                continue
-            with self._failing(job):
-                if job.awaits_first_token:
-                    job.awaits_first_token = False
-                    job.session.send(events.prefill_done(job, item, now))
-                else:
-                    deltas.setdefault(job.session, []).append(events.token_delta(item, job.proto_key()))
-        for session, batch in deltas.items():
-            self.step_messages += 1
-            session.send(events.step_tokens(batch))
+    def _decide(self, message: cmd.Command | ev.Event) -> None:
+        self._carry_out(self.jobs.handle(message, self._clock()))
 
-    def _push(self, job: Job) -> None:
-        if job.outgoing:
-            self.prefills.push_blocks(job, job.outgoing, job.sequence)
-
-    @contextmanager
-    def _failing(self, job: Job) -> Iterator[None]:
-        """What goes wrong with one job's results ends that job, and leaves the others theirs."""
-        try:
-            yield
-        except Exception as error:
-            logger.exception("a result could not be sent")
-            self.desk.fail(job, Internal(f"the worker failed to send a result: {error}"))
-
-    def _job_of(self, sequence: Sequence) -> Job | None:
-        """Whose sequence it is, if its router still expects something."""
-        job = self.desk.jobs.by_key.get(sequence.key)
-        return job if job and job.active and job.sequence is sequence else None
-
-    def _expire(self, now: float) -> None:
-        for job in list(self.desk.jobs.by_key.values()):
-            if job.deadline is not None and job.deadline <= now:
-                self.desk.fail(job, DeadlineExceeded("the deadline passed"))
+    def _carry_out(self, actions: tuple[do.Action, ...]) -> None:
+        for fault in self._hands.carry_out(actions):
+            self._decide(fault)

@@ -1,11 +1,13 @@
-"""Builds the events that a decoder worker sends: pure."""
+"""Builds the events that a worker sends: pure."""
 
 from collections.abc import Iterable
+from typing import assert_never
 
 from triptych.core.errors import TriptychError
-from triptych.engine.scheduler import Emitted
+from triptych.core.generation import OperationKey
+from triptych.core.jobs import actions as do
+from triptych.core.jobs.events import Sampled
 from triptych.stage.v1 import stage_pb2 as pb
-from triptych.stages.jobs import Job
 from triptych.wire.failed import failed_to_proto
 from triptych.wire.generation import finish_reason_to_proto, logprobs_to_proto
 
@@ -20,20 +22,25 @@ def freed(key: pb.OperationKey) -> pb.ConnectResponse:
     return pb.ConnectResponse(freed=pb.Freed(key=key))
 
 
-def prefill_done(job: Job, emitted: Emitted, now: float) -> pb.ConnectResponse:
-    """The first token, and where its time went."""
-    started = job.times.first_step or now
-    waited = started - job.times.received - job.times.input_seconds
-    times = pb.StageTimes(
-        queue_us=round(waited * 1e6),
-        input_us=round(job.times.input_seconds * 1e6),
-        compute_us=round((now - started) * 1e6),
-    )
-    token = token_delta(emitted)
-    cached = emitted.sequence.cached_tokens or 0
-    return pb.ConnectResponse(
-        prefill_done=pb.PrefillDone(key=job.proto_key(), token=token, times=times, cached_tokens=cached)
-    )
+def reserved(key: OperationKey, ticket: pb.Ticket) -> pb.ConnectResponse:
+    """Blocks are there to be written."""
+    return pb.ConnectResponse(reserved=pb.Reserved(key=key_to_proto(key), ticket=ticket))
+
+
+def answer(answer: do.PrefillDone | do.KvReady | do.Freed | do.Failed) -> pb.ConnectResponse:
+    """What a router is told of one operation."""
+    match answer:
+        case do.PrefillDone(token, times):
+            return _prefill_done(token, times)
+        case do.KvReady(key, size, seconds):
+            ready = pb.KvReady(key=key_to_proto(key), bytes=size, transfer_us=_microseconds(seconds))
+            return pb.ConnectResponse(kv_ready=ready)
+        case do.Freed(key):
+            return freed(key_to_proto(key))
+        case do.Failed(key, error):
+            return failed(key_to_proto(key), error)
+        case _:
+            assert_never(answer)
 
 
 def step_tokens(deltas: Iterable[pb.TokenDelta]) -> pb.ConnectResponse:
@@ -41,11 +48,37 @@ def step_tokens(deltas: Iterable[pb.TokenDelta]) -> pb.ConnectResponse:
     return pb.ConnectResponse(step_tokens=pb.StepTokens(deltas=deltas))
 
 
-def token_delta(emitted: Emitted, key: pb.OperationKey | None = None) -> pb.TokenDelta:
-    """One sequence's token."""
+def token_delta(sampled: Sampled, key: pb.OperationKey | None) -> pb.TokenDelta:
+    """One sequence's token; inside PrefillDone without its key."""
+    logprobs = sampled.token.logprobs
     return pb.TokenDelta(
         key=key,
-        token_ids=[emitted.token_id],
-        logprobs=logprobs_to_proto([emitted.logprobs] if emitted.logprobs else []),
-        finish_reason=finish_reason_to_proto(emitted.finish_reason),
+        token_ids=[sampled.token.token_id],
+        logprobs=logprobs_to_proto([logprobs] if logprobs else []),
+        finish_reason=finish_reason_to_proto(sampled.finish_reason),
+        first=sampled.position,
     )
+
+
+def key_to_proto(key: OperationKey) -> pb.OperationKey:
+    """The wire form of a key."""
+    return pb.OperationKey(request_id=key.request_id, epoch=key.epoch)
+
+
+def _prefill_done(token: Sampled, times: do.Times) -> pb.ConnectResponse:
+    """The first token, and where its time went."""
+    done = pb.PrefillDone(
+        key=key_to_proto(token.key),
+        token=token_delta(token, None),
+        times=pb.StageTimes(
+            queue_us=_microseconds(times.queue),
+            input_us=_microseconds(times.input),
+            compute_us=_microseconds(times.compute),
+        ),
+        cached_tokens=token.cached_tokens,
+    )
+    return pb.ConnectResponse(prefill_done=done)
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1e6)

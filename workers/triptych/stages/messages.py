@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from triptych.core.errors import TriptychError
 from triptych.core.generation import OperationKey
+from triptych.core.jobs.events import ChunkAcknowledged, ChunkFailed, Fenced, KvComplete, KvFailed
 from triptych.engine.sequence import Media
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.session import Session
@@ -43,36 +44,6 @@ class MediaPulled:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkSent:
-    """A pushed chunk was acknowledged, or could not be delivered."""
-
-    key: OperationKey
-    error: TriptychError | None
-
-
-@dataclass(frozen=True, slots=True)
-class KvComplete:
-    """Every block of a ticket has arrived and was verified."""
-
-    ticket_id: str
-    bytes: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class KvFailed:
-    """A ticket's blocks will never be complete."""
-
-    ticket_id: str
-    error: TriptychError
-
-
-@dataclass(frozen=True, slots=True)
-class Fenced:
-    """No transfer touches the request's blocks any more."""
-
-    key: OperationKey
-
-
-Message = Command | SessionEnded | Drained | MediaPulled | ChunkSent | KvComplete | KvFailed | Fenced
+Message = (
+    Command | SessionEnded | Drained | MediaPulled | ChunkAcknowledged | ChunkFailed | KvComplete | KvFailed | Fenced
+)

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from triptych.core.errors import Internal, TriptychError
 from triptych.core.generation import OperationKey
+from triptych.core.jobs.events import ChunkAcknowledged, ChunkFailed, Fenced
 from triptych.engine.sequence import Media
 from triptych.stage.v1 import stage_pb2 as pb
-from triptych.stages.messages import ChunkSent, Fenced, MediaPulled, Message
+from triptych.stages.messages import MediaPulled, Message
 from triptych.transfer import Endpoint, KvReceiver, KvSender, SendResult
 
 PULL_THREADS = 4
@@ -53,15 +54,30 @@ class Movers:
         self._wanted.discard(key)
 
     def push(self, key: OperationKey, ticket: pb.Ticket, first: int, blocks: list[int], *, last: bool) -> None:
-        """Sends blocks to the worker that gave the ticket; answers with `ChunkSent`."""
+        """Sends blocks to the worker that gave the ticket; answers with `ChunkAcknowledged` or `ChunkFailed`."""
         endpoint = Endpoint(ticket.endpoint.address, ticket.endpoint.host_id)
         future = self.sender.send(endpoint, ticket.ticket_id, first, blocks, last)
-        future.add_done_callback(lambda done: self._post(ChunkSent(key, _error_of(done))))
+        future.add_done_callback(lambda done: self._post(_sent(key, done)))
 
-    def fence(self, key: OperationKey, outgoing: str, incoming: str) -> None:
-        """Ends the transfers of both tickets (empty: none); answers with `Fenced` when no byte can move any more."""
-        self.drop_pull(key)
-        self._fences.submit(self._fence, key, outgoing, incoming)
+    def open_lease(self, key: OperationKey, ticket_id: str, blocks: list[int], router_id: str) -> None:
+        """Lets whoever has the ticket fill the blocks; `KvComplete` or `KvFailed` follows, unless it is ended.
+
+        Raises:
+            TriptychError: as `KvReceiver.open`.
+        """
+        self.receiver.open(ticket_id, key.request_id, key.epoch, blocks, len(blocks), router_id=router_id)
+
+    def close_lease(self, ticket_id: str) -> None:
+        """Ends a lease that is complete; does not block."""
+        self.receiver.close(ticket_id)
+
+    def stop_sending(self, key: OperationKey, ticket_id: str) -> None:
+        """Fences the ticket's chunks; answers with `Fenced` when no byte of them is read any more."""
+        self._fences.submit(self._fence, key, self.sender.cancel, ticket_id)
+
+    def stop_receiving(self, key: OperationKey, ticket_id: str) -> None:
+        """Ends the ticket; answers with `Fenced` when no byte of its blocks is written any more."""
+        self._fences.submit(self._fence, key, self.receiver.close, ticket_id)
 
     def close(self) -> None:
         """Waits for what is under way."""
@@ -87,16 +103,16 @@ class Movers:
         self._wanted.discard(key)  # before the answer, which may cause the next pull of the same key
         self._post(MediaPulled(key, outcome, time.monotonic() - started))
 
-    def _fence(self, key: OperationKey, outgoing: str, incoming: str) -> None:
-        if outgoing:
-            self.sender.cancel(outgoing)
-        if incoming:
-            self.receiver.close(incoming)
+    def _fence(self, key: OperationKey, end: Callable[[str], None], ticket_id: str) -> None:
+        end(ticket_id)
         self._post(Fenced(key))
 
 
-def _error_of(done: "Future[SendResult]") -> TriptychError | None:
-    error = done.exception()
-    if error is None or isinstance(error, TriptychError):
-        return error
-    return Internal(f"a KV chunk could not be sent: {error}")
+def _sent(key: OperationKey, done: "Future[SendResult]") -> ChunkAcknowledged | ChunkFailed:
+    match done.exception():
+        case None:
+            return ChunkAcknowledged(key)
+        case TriptychError() as error:
+            return ChunkFailed(key, error)
+        case error:
+            return ChunkFailed(key, Internal(f"a KV chunk could not be sent: {error}"))

@@ -14,7 +14,8 @@ from triptych.wire.sampling import sampling_from_proto
 
 def checked_sequence(
     key: OperationKey,
-    token_ids: list[int],
+    prompt: list[int],
+    emitted: list[int],
     media: Iterable[pb.MediaSpan],
     sampling: sampling_pb2.SamplingParams,
     goal: Goal,
@@ -22,24 +23,41 @@ def checked_sequence(
 ) -> Sequence:
     """A prompt as the engine takes it, its embeddings still elsewhere.
 
+    Args:
+        key: Whose.
+        prompt: Token ids.
+        emitted: What the answer has so far: computed like the prompt, and counted as the answer's.
+        media: Where the embeddings are, and which positions of the prompt they stand for.
+        sampling: How the answer goes on.
+        goal: How far.
+        core: The engine.
+
     Raises:
-        InvalidArgument: a token id or a media span that the model does not have, or wrong sampling parameters.
+        InvalidArgument: a token id or a media span that the model does not have, wrong sampling parameters, or an
+            answer that is complete.
         ResourceExhausted: the whole KV pool could not hold it.
         PromptTooLong: the context could not.
     """
-    check_tokens(token_ids, core.decoder.spec.vocab_size)
+    check_tokens(prompt, core.decoder.spec.vocab_size)
+    if emitted:
+        check_tokens(emitted, core.decoder.spec.vocab_size)
     spans = tuple(media)
-    _check_spans(spans, len(token_ids), core.decoder.spec.hidden_size)
-    core.scheduler.require_room(len(token_ids) + 1, key.request_id)
-    require_fit(len(token_ids), core.capacity)
+    _check_spans(spans, len(prompt), core.decoder.spec.hidden_size)
+    core.scheduler.require_room(len(prompt) + len(emitted) + 1, key.request_id)
+    require_fit(len(prompt), core.capacity)
     params = sampling_from_proto(sampling)
+    limit = core.limit(len(prompt), params.max_tokens)
+    if len(prompt) + len(emitted) >= limit:
+        raise InvalidArgument(
+            f"the answer may have {limit - len(prompt)} tokens, and has {len(emitted)}", field="emitted_token_ids"
+        )
     return Sequence(
         key=key,
-        token_ids=token_ids,
-        prompt_length=len(token_ids),
+        token_ids=prompt + emitted,
+        prompt_length=len(prompt),
         params=params,
         seed=params.seed or 0,
-        limit=core.limit(len(token_ids), params.max_tokens),
+        limit=limit,
         goal=goal,
         media=tuple(Media(span.start, span.handle.rows, None, span.handle.content_hash) for span in spans),
     )

@@ -82,6 +82,7 @@ class CloseLease:
     """End a lease whose blocks are complete."""
 
     ticket_id: str
+    key: OperationKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,11 @@ class PrefillDone:
 
     token: Sampled
     times: Times
+
+    @property
+    def key(self) -> OperationKey:
+        """Whose token."""
+        return self.token.key
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,8 +83,8 @@ class Jobs:
             now: Monotonic seconds.
 
         Returns:
-            What to do, in this order. Should carrying one out raise, the others of the same operation are left out,
-            and `Faulted` says so.
+            What to do, in this order. Should carrying one out raise, `Faulted` says so, and the operation is told of
+            no success that came with it; whatever gives something back is carried out all the same.
         """
         match message:
             case ev.Stepped():

@@ -27,7 +27,7 @@ def granted(operation: Operation) -> Step:
 
 def complete(operation: Operation, size: int, seconds: float) -> Step:
     """Every block is here and verified."""
-    close = do.CloseLease(operation.task.ticket_id)
+    close = do.CloseLease(operation.task.ticket_id, operation.key)
     ready = do.Tell(operation.task.session, do.KvReady(operation.key, size, seconds))
     match operation.state:
         case Receiving(()):
