@@ -107,8 +107,9 @@ class RouterSpec(Section):
     """Times that a request is begun anew, from the tokens that it has, after a worker was lost or failed."""
     replay_patience: float = Field(default=60.0, ge=0, le=3600)
     """Seconds that a request which has lost its worker waits for another one."""
-    stall_seconds: float = Field(default=30.0, ge=5, le=3600)
-    """Seconds without a step after which a worker with something to compute is taken for dead and started anew."""
+    stall_seconds: float = Field(default=60.0, ge=5, le=3600)
+    """Seconds without a step after which a worker with something to compute is taken for dead and started anew; it
+    must be well above the longest step. After half of it the worker gets no new requests."""
     drain_seconds: float = Field(default=30.0, ge=0, le=86400)
     """Seconds that requests may go on running on a worker that is drained before they move to another one."""
     max_linger_seconds: float = Field(default=60.0, ge=0, le=3600)

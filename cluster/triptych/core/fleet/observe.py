@@ -25,7 +25,7 @@ class HealthLimits:
 
     suspect: float = 5.0
     dead: float = 10.0
-    stalled: float = 30.0
+    stalled: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
