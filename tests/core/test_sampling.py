@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from triptych.core.errors import InvalidArgument
-from triptych.core.sampling import MAX_LOGPROBS, MAX_STOP_LENGTH, MAX_STOPS, SamplingParams
+from triptych.core.sampling import MAX_LOGPROBS, MAX_STOP_LENGTH, MAX_STOPS, SamplingParams, seed_of
 
 LIMITS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...], str]] = {
     # field: (accepted, refused, the limit as the message says it)
@@ -124,6 +124,22 @@ def test_wrong_stops_are_refused(field: str, value: Any, message: str) -> None:
 def test_shortcuts_of_the_sampler(values: dict[str, Any], greedy: bool, penalised: bool) -> None:
     params = SamplingParams(**values)
     assert (params.greedy, params.penalised) == (greedy, penalised)
+
+
+def test_an_answer_ends_at_its_own_stop_tokens_and_at_the_models() -> None:
+    params = SamplingParams(stop_token_ids=(5,))
+    assert [params.stops_at(token_id, {2}) for token_id in (5, 2, 3)] == [True, True, False]
+    assert not SamplingParams(ignore_eos=True).stops_at(2, {2})
+    assert SamplingParams(ignore_eos=True, stop_token_ids=(2,)).stops_at(2, {2})
+
+
+def test_an_id_determines_a_seed_of_64_bits() -> None:
+    assert seed_of("mine") == int("3fd30542fe3f61b1", 16) == seed_of("mine")
+    seeds = {seed_of(str(number)) for number in range(1000)}
+    assert len(seeds) == 1000
+    assert max(seeds) < 2**64
+    assert {seed.bit_length() for seed in seeds} >= {62, 63, 64}
+    assert [SamplingParams(seed=seed).seed for seed in seeds] == list(seeds)
 
 
 def test_parameters_compare_by_value_and_cannot_be_changed() -> None:

@@ -255,14 +255,15 @@ class FakeWorker(stage_pb2_grpc.StageServiceServicer):
         if command.HasField("free"):
             yield pb.ConnectResponse(freed=pb.Freed(key=command.free.key))
         if command.HasField("prefill"):
-            count = command.prefill.sampling.max_tokens
-            text = "".join(chr(97 + i % 26) for i in range(count))
+            known = len(command.prefill.emitted_token_ids)
+            text = "".join(chr(97 + i % 26) for i in range(command.prefill.sampling.max_tokens))[known:]
             ends = FinishReason.LENGTH
-            first = pb.PrefillDone(key=command.prefill.key, token=_tokens(text[:1], None if count > 1 else ends))
-            yield pb.ConnectResponse(prefill_done=first)
-            if count > 1 and not self.patient:
+            first = _tokens(text[:1], None if len(text) > 1 else ends)
+            first.first = known
+            yield pb.ConnectResponse(prefill_done=pb.PrefillDone(key=command.prefill.key, token=first))
+            if len(text) > 1 and not self.patient:
                 delta = _tokens(text[1:], ends)
-                delta.first = 1
+                delta.first = known + 1
                 delta.key.CopyFrom(command.prefill.key)
                 yield pb.ConnectResponse(step_tokens=pb.StepTokens(deltas=[delta]))
 

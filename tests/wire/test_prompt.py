@@ -10,7 +10,7 @@ from triptych.core.prompt import ChatMessage, ImagePart, TextPart
 from triptych.core.sampling import SamplingParams
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.wire.data_uri import parse_data_uri
-from triptych.wire.prompt import chat_from_proto, chat_to_proto, prompt_from_proto
+from triptych.wire.prompt import chat_from_proto, chat_to_proto, picture_bytes, prompt_from_proto
 from triptych.wire.request import MAX_REQUEST_ID, generation_from_proto, generation_to_proto
 
 CONVERSATION = (
@@ -24,8 +24,26 @@ CONVERSATION = (
 @pytest.mark.parametrize("placement", list(Placement))
 def test_a_request_survives_the_wire(prompt: TextInput | TokenInput | ChatInput, placement: Placement) -> None:
     request = GenerationInput(prompt, SamplingParams(max_tokens=3), "model", "id", placement)
-    raw = generation_to_proto(request).SerializeToString()
-    assert generation_from_proto(pb.GenerationInput.FromString(raw)) == request
+    assert _there_and_back(request) == request
+
+
+@pytest.mark.parametrize("resume", [None, (), (7, 0, 2**31 - 1)])
+@pytest.mark.parametrize("linger", [0.0, 1.25])
+def test_coming_back_survives_the_wire(resume: tuple[int, ...] | None, linger: float) -> None:
+    request = GenerationInput(TextInput("x"), request_id="id", linger_seconds=linger, resume=resume)
+    assert _there_and_back(request) == request
+
+
+def _there_and_back(request: GenerationInput) -> GenerationInput:
+    return generation_from_proto(pb.GenerationInput.FromString(generation_to_proto(request).SerializeToString()))
+
+
+def test_pictures_are_weighed_as_they_came() -> None:
+    uri = pb.ContentPart(image=pb.Image(data_uri="data:image/png;base64,AAAA"))
+    message = generation_to_proto(GenerationInput(ChatInput(CONVERSATION)))
+    message.chat.messages[1].parts.append(uri)
+    assert picture_bytes(message) == 4 + 4 + 26
+    assert picture_bytes(pb.GenerationInput(text="x")) == 0
 
 
 def test_a_data_uri_and_its_bytes_are_the_same_image() -> None:

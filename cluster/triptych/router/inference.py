@@ -17,7 +17,7 @@ from triptych.router.dispatch import Dispatcher
 from triptych.router.guard import Guarded
 from triptych.router.intake import Intake
 from triptych.wire.generation import finish_reason_to_proto, logprobs_to_proto, timeline_to_proto, usage_to_proto
-from triptych.wire.prompt import prompt_from_proto
+from triptych.wire.prompt import picture_bytes, prompt_from_proto
 from triptych.wire.request import generation_from_proto
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -119,17 +119,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             self._dispatcher.leave(call, error)
 
     async def _submit(self, request: pb.GenerationInput, accepted: float, deadline: float | None) -> Call:
-        with self._dispatcher.seat(_picture_bytes(request)):
+        returning = request.request_id if request.HasField("resume") else ""
+        with self._dispatcher.seat(picture_bytes(request), returning):
             limit = self._context_length
             self._intake.require_room(len(request.token_ids.ids), limit)  # before they are copied
             _require_answer(len(request.resume.received_token_ids), self._intake.limits.context_length)
             admitted = await self._intake.admit(generation_from_proto(request), limit, deadline)
             return self._dispatcher.submit(*self._intake.detokenizer(admitted), accepted)
-
-
-def _picture_bytes(request: pb.GenerationInput) -> int:
-    images = (part.image for message in request.chat.messages for part in message.parts if part.HasField("image"))
-    return sum(len(image.data) + len(image.data_uri) for image in images)
 
 
 def _require_answer(tokens: int, context_length: int) -> None:
