@@ -15,6 +15,7 @@ from triptych.cli.demo.command import demo
 from triptych.cli.kernels import kernels
 from triptych.cli.report import report_defect, report_error
 from triptych.cli.serve import serve
+from triptych.cli.simulate import simulate_command
 from triptych.cli.status import status
 from triptych.core.errors import TriptychError
 
@@ -30,6 +31,7 @@ app.command()(status)
 app.command()(drain)
 app.command()(scale)
 app.command()(demo)
+app.command("simulate")(simulate_command)
 app.add_typer(bench, name="bench")
 app.add_typer(kernels, name="kernels")
 

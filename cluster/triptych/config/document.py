@@ -72,6 +72,21 @@ def read_document(text: str) -> Document:
     return document
 
 
+def report(problems: list[Problem], file: str) -> str:
+    """Every problem in a line of its own, in the order of the file; `file` is empty where there is none."""
+    lines = [
+        f"{_where(problem.place, file)}{problem.text}"
+        for problem in sorted(problems, key=lambda p: p.place or Place(0, 0))
+    ]
+    return lines[0] if len(lines) == 1 else f"{len(lines)} mistakes in the settings\n" + "\n".join(lines)
+
+
+def _where(place: Place | None, file: str) -> str:
+    if not file:
+        return ""
+    return f"{file}:{place.line}:{place.column}: " if place else f"{file}: "
+
+
 class _Reader:
     def __init__(self, document: Document, loader: yaml.SafeLoader) -> None:
         self._document = document

@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from triptych.config.document import Document, Path, Place, Problem, read_document
+from triptych.config.document import Document, Path, Problem, read_document, report
 from triptych.config.spec import ClusterSpec
 from triptych.core.errors import InvalidArgument, NotFound
 
@@ -73,7 +73,7 @@ def _validate(document: Document, overrides: Mapping[str, object], file: str) ->
             details = error.errors(include_url=False, include_context=False)
             problems += [_problem(detail, document, overrides) for detail in details]
             field = _dotted(details[0]["loc"])
-    raise InvalidArgument(_report(problems, file), field=field or "config")
+    raise InvalidArgument(report(problems, file), field=field or "config")
 
 
 def _merged(document: Document, overrides: Mapping[str, object]) -> dict[str, Any]:
@@ -88,20 +88,6 @@ def _merged(document: Document, overrides: Mapping[str, object]) -> dict[str, An
             inner = inner[section]
         inner[key] = value
     return merged
-
-
-def _report(problems: list[Problem], file: str) -> str:
-    lines = [
-        f"{_where(problem.place, file)}{problem.text}"
-        for problem in sorted(problems, key=lambda p: p.place or Place(0, 0))
-    ]
-    return lines[0] if len(lines) == 1 else f"{len(lines)} mistakes in the settings\n" + "\n".join(lines)
-
-
-def _where(place: Place | None, file: str) -> str:
-    if not file:
-        return ""
-    return f"{file}:{place.line}:{place.column}: " if place else f"{file}: "
 
 
 def _problem(detail: ErrorDetails, document: Document, overrides: Mapping[str, object]) -> Problem:
