@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from triptych.core.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
+from triptych.core.errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
 from triptych.transfer import (
     EmbeddingHandle,
     EmbeddingStore,
@@ -80,7 +80,7 @@ def test_the_store_of_the_same_process_needs_no_connection(
     assert (copy == data).all()
     copy[:] = 0
     assert (encoder.store.read("here", "hash") == data).all()
-    with pytest.raises(NotFound, match="no embedding of other"):
+    with pytest.raises(Unavailable, match="no embedding of other"):
         pull(replace(handle, content_hash="other"), local=encoder.store)
     with pytest.raises(DataLoss):
         pull(replace(handle, checksum=handle.checksum ^ 1), local=encoder.store)
@@ -90,7 +90,7 @@ def test_entries_are_read_only_and_addressed_by_content(start_encoder: Callable[
     store = start_encoder().store
     made = store.put("hash", data)
     assert store.put("hash", np.zeros(5, dtype=np.uint8)) == store.embedding("hash") == made
-    with pytest.raises(NotFound, match="no embedding of other"):
+    with pytest.raises(Unavailable, match="no embedding of other"):
         store.embedding("other")
     with pytest.raises(ValueError, match="read-only"):
         store.read("here", "hash")[0] = 1
@@ -121,7 +121,7 @@ def test_a_reader_of_a_forgotten_entry_keeps_its_view(data: Bytes) -> None:
         store.forget("x")
     store.put("y", np.zeros(SIZE, dtype=np.uint8))
     assert (view == data).all()
-    with pytest.raises(NotFound):
+    with pytest.raises(Unavailable):
         store.read("here", "x")
     store.close()
 
@@ -130,9 +130,9 @@ def test_another_incarnation_and_unknown_content_are_typed(
     start_encoder: Callable[..., Encoder], data: Bytes, backend: TransferBackend
 ) -> None:
     handle = start_encoder().put("hash", data)
-    with pytest.raises(FailedPrecondition, match="made by worker incarnation before; this is here"):
+    with pytest.raises(Unavailable, match="made by worker incarnation before; this is here"):
         pull(replace(handle, incarnation="before"), backend=backend)
-    with pytest.raises(NotFound, match="no embedding of other is stored"):
+    with pytest.raises(Unavailable, match="no embedding of other is stored"):
         pull(replace(handle, content_hash="other"), backend=backend)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from triptych.core.errors import DataLoss, FailedPrecondition
+from triptych.core.errors import DataLoss, Unavailable
 from triptych.core.leases.reservation import Open
 from triptych.transfer import PoolGeometry, TransferBackend
 from triptych.transfer.frames import Chunk, Frame
@@ -75,7 +75,7 @@ def test_pages_that_change_after_their_checksum_are_never_accepted(bench: Any) -
         future.result(10)
     assert sender.counts.mismatches == 2
     assert decoder.completed.empty()
-    with pytest.raises(FailedPrecondition, match="unknown or closed"):
+    with pytest.raises(Unavailable, match="unknown or closed"):
         sender.send(decoder.endpoint, "t", 0, [5, 6], True).result(10)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from triptych.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
+from triptych.core.errors import FailedPrecondition, InvalidArgument, Unavailable
 from triptych.transfer import Endpoint, KvSender, PoolGeometry, Timeouts, TransferBackend, TransferServer, host_id
 from triptych.transfer.codec import encode
 from triptych.transfer.connection import Connection
@@ -25,7 +25,7 @@ def _socket(endpoint: Endpoint) -> socket.socket:
 def test_an_unknown_ticket_is_refused_and_the_connection_goes_on(bench: Any, backend: TransferBackend) -> None:
     decoder, sender = bench.decoder(backend), bench.sender(bench.pool())
     before = decoder.pool.array.copy()
-    with pytest.raises(FailedPrecondition, match="ticket nobody is unknown or closed"):
+    with pytest.raises(Unavailable, match="ticket nobody is unknown or closed"):
         sender.send(decoder.endpoint, "nobody", 0, [1, 2], True).result(10)
     assert (decoder.pool.array == before).all()
     decoder.receiver.open("t", "request", 0, [3], 1)
@@ -40,7 +40,7 @@ def test_a_closed_ticket_is_refused(bench: Any, backend: TransferBackend) -> Non
     decoder.receiver.close("t")
     decoder.receiver.close("t")
     before = decoder.pool.array.copy()
-    with pytest.raises(FailedPrecondition, match="unknown or closed"):
+    with pytest.raises(Unavailable, match="unknown or closed"):
         sender.send(decoder.endpoint, "t", 1, [2], True).result(10)
     assert (decoder.pool.array == before).all()
 
@@ -49,11 +49,11 @@ def test_out_of_order_is_refused(bench: Any, backend: TransferBackend) -> None:
     decoder, sender = bench.decoder(backend), bench.sender(bench.pool())
     decoder.receiver.open("t", "request", 0, [3, 4, 5], 3)
     before = decoder.pool.array.copy()
-    with pytest.raises(FailedPrecondition, match="expects block 0 next, got block 1"):
+    with pytest.raises(Unavailable, match="expects block 0 next, got block 1"):
         sender.send(decoder.endpoint, "t", 1, [1, 2], True).result(10)
-    with pytest.raises(InvalidArgument, match="expects 3 blocks; got blocks 0 to 3 as the last"):
+    with pytest.raises(Unavailable, match="expects 3 blocks; got blocks 0 to 3 as the last"):
         sender.send(decoder.endpoint, "t", 0, [1, 2, 3, 4], True).result(10)
-    with pytest.raises(InvalidArgument, match="got blocks 0 to 1 as the last"):
+    with pytest.raises(Unavailable, match="got blocks 0 to 1 as the last"):
         sender.send(decoder.endpoint, "t", 0, [1, 2], True).result(10)
     assert (decoder.pool.array == before).all()
 
@@ -74,7 +74,7 @@ def test_a_failed_chunk_fails_the_ticket_behind_it_and_no_other(bench: Any) -> N
     decoder.receiver.open("u", "request", 0, [3], 1)
     futures = [sender.send(decoder.endpoint, "nobody", first, [1], False) for first in range(3)]
     other = sender.send(decoder.endpoint, "u", 0, [1], True)
-    assert [type(future.exception(10)) for future in futures] == [FailedPrecondition] * 3
+    assert [type(future.exception(10)) for future in futures] == [Unavailable] * 3
     assert other.result(10).blocks == 1
 
 
@@ -121,14 +121,14 @@ def test_strangers_are_shown_the_door(bench: Any, eventually: Callable[..., None
 def test_a_refusal_says_why(bench: Any) -> None:
     connection = Connection.open(bench.decoder().endpoint.address, Timeouts())
     connection.send(Fetch("i", "h", TransferBackend.TCP, "x"))
-    assert connection.receive().frame == Refusal(9, "this worker does not serve Fetch")
+    assert connection.receive().frame == Refusal(Unavailable.code, "this worker does not serve Fetch")
     connection.close()
 
 
 def test_silent_connections_are_bounded(bench: Any) -> None:
     decoder = bench.decoder(max_connections=2)
     silent = [_socket(decoder.endpoint) for _ in range(2)]
-    with pytest.raises(ResourceExhausted, match="all 2 transfer connections are taken"):
+    with pytest.raises(Unavailable, match="all 2 transfer connections are taken"):
         bench.sender(bench.pool()).send(decoder.endpoint, "t", 0, [1], True).result(10)
     for stranger in silent:
         stranger.close()

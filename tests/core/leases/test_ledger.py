@@ -3,7 +3,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from triptych.core.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument
+from triptych.core.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument, Unavailable
 from triptych.core.generation import OperationKey
 from triptych.core.leases.ledger import REMEMBERED, Audit, Busy, Duplicate, Ledger, Write
 from triptych.core.leases.reservation import (
@@ -68,17 +68,17 @@ def test_completed_tickets_are_forgotten_in_their_order() -> None:
         ledger.begin(str(i), 0, 1, True, now=0.0)
         ledger.end(str(i), Outcome.ARRIVED, 0.0)
         ledger.close(str(i))
-    with pytest.raises(FailedPrecondition, match="ticket 0 is unknown or closed"):
+    with pytest.raises(Unavailable, match="ticket 0 is unknown or closed"):
         ledger.begin("0", 0, 1, True, now=0.0)
     assert {type(ledger.begin(str(i), 0, 1, True, now=0.0)) for i in range(1, REMEMBERED + 1)} == {Duplicate}
 
 
 def test_out_of_order_is_refused(ledger: Ledger) -> None:
-    with pytest.raises(FailedPrecondition, match="expects block 0 next, got block 1"):
+    with pytest.raises(Unavailable, match="expects block 0 next, got block 1"):
         ledger.begin("t", 1, 2, True, now=0.0)
     ledger.begin("t", 0, 1, False, now=0.0)
     ledger.end("t", Outcome.ARRIVED, 0.0)
-    with pytest.raises(FailedPrecondition, match="expects block 1 next, got block 0"):
+    with pytest.raises(Unavailable, match="expects block 1 next, got block 0"):
         ledger.begin("t", 0, 2, False, now=0.0)
 
 
@@ -115,7 +115,7 @@ def test_closing_waits_for_the_chunk_in_flight(ledger: Ledger) -> None:
     ledger.close("t")
     assert ledger.state("t") == Closing(_reservation())
     assert set(ledger.writable_blocks) == {7, 3, 4, 9}
-    with pytest.raises(FailedPrecondition, match="unknown or closed"):
+    with pytest.raises(Unavailable, match="unknown or closed"):
         ledger.begin("t", 0, 3, True, now=0.0)
     ledger.close("t")
     assert ledger.end("t", Outcome.ARRIVED, 0.0) == Closed()
@@ -124,7 +124,7 @@ def test_closing_waits_for_the_chunk_in_flight(ledger: Ledger) -> None:
 
 
 def test_unknown_tickets_are_refused(ledger: Ledger) -> None:
-    with pytest.raises(FailedPrecondition, match="ticket other is unknown or closed"):
+    with pytest.raises(Unavailable, match="ticket other is unknown or closed"):
         ledger.begin("other", 0, 1, False, now=0.0)
 
 
@@ -168,7 +168,7 @@ def test_a_lease_ends_unless_its_router_renews_it() -> None:
 
 
 def test_an_expired_lease_admits_nothing_even_before_it_is_swept(ledger: Ledger) -> None:
-    with pytest.raises(FailedPrecondition, match="lease of ticket t has expired"):
+    with pytest.raises(Unavailable, match="lease of ticket t has expired"):
         ledger.begin("t", 0, 3, True, now=10.0)
 
 
@@ -224,7 +224,7 @@ class _Machine(RuleBasedStateMachine):
         before = self.ledger.state(ticket)
         try:
             admission = self.ledger.begin(ticket, first, count, last, self.now)
-        except (FailedPrecondition, InvalidArgument):
+        except (Unavailable, InvalidArgument):
             assert self.ledger.state(ticket) == before
             return ticket
         if isinstance(admission, Write):

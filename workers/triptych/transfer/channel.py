@@ -6,9 +6,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from triptych.core.errors import Cancelled, Internal, TriptychError, Unavailable
+from triptych.core.errors import Cancelled, DataLoss, Internal, TriptychError, Unavailable
 from triptych.transfer.backend import Timeouts
-from triptych.transfer.frames import Hello
+from triptych.transfer.frames import Hello, Refusal
 from triptych.transfer.link import Job, Link
 from triptych.transfer.pages import Pages
 from triptych.transfer.stats import TransferCounts, TransferStats
@@ -127,7 +127,7 @@ class Channel:
 
     def _deliver(self, link: Link, job: Job) -> None:
         try:
-            result = link.transfer(job)
+            outcome = link.transfer(job)
         except Unavailable as error:
             self._unlink()
             _fail(self._lost(job), Cancelled(error.message) if job.cancelled else error)
@@ -141,7 +141,10 @@ class Channel:
             _fail([job, *self._behind(job)], Internal(f"sending a KV chunk failed: {error}"))
         else:
             self._land()
-            job.future.set_result(result)
+            if isinstance(outcome, Refusal):
+                _fail([job, *self._behind(job)], _refused(outcome))
+            else:
+                job.future.set_result(outcome)
 
     def _lost(self, job: Job) -> list[Job]:
         """The jobs that fail because the connection was lost under `job`; the others wait for a new one."""
@@ -192,3 +195,9 @@ def _fail(jobs: Iterable[Job], error: TriptychError) -> None:
     # Each its own copy: whoever gets one may write a request id into it.
     for job in jobs:
         job.future.set_exception(copy.copy(error))
+
+
+def _refused(refusal: Refusal) -> TriptychError:
+    """Whatever a receiver has against a chunk, it has nothing against the request: with another ticket it may go."""
+    kind = DataLoss if refusal.code == DataLoss.code else Unavailable
+    return kind(refusal.message)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
-from triptych.core.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, TriptychError
+from triptych.core.errors import InvalidArgument, ResourceExhausted, TriptychError, Unavailable
 from triptych.transfer.backend import TransferBackend, agree
 from triptych.transfer.connection import Connection
 from triptych.transfer.frames import Fetch, Found, Frame, Refusal
@@ -99,7 +99,7 @@ class EmbeddingStore:
         """What is known of an entry.
 
         Raises:
-            NotFound: There is no such entry.
+            Unavailable: There is no such entry.
         """
         return self._find(self.incarnation, content_hash).embedding
 
@@ -115,8 +115,7 @@ class EmbeddingStore:
         """The stored bytes, read-only uint8 [size].
 
         Raises:
-            FailedPrecondition: `incarnation` is another store's.
-            NotFound: There is no such entry.
+            Unavailable: `incarnation` is another store's, or there is no such entry.
         """
         return self._find(incarnation, content_hash).array
 
@@ -154,13 +153,13 @@ class EmbeddingStore:
 
     def _find(self, incarnation: str, content_hash: str) -> _Stored:
         if incarnation != self.incarnation:
-            raise FailedPrecondition(
+            raise Unavailable(
                 f"the embedding was made by worker incarnation {incarnation}; this is {self.incarnation}",
                 field="incarnation",
             )
         stored = self._stored.get(content_hash)
         if stored is None:
-            raise NotFound(f"no embedding of {content_hash} is stored", field="content_hash")
+            raise Unavailable(f"no embedding of {content_hash} is stored", field="content_hash")
         return stored
 
     def _copy(self, content_hash: str, data: Bytes) -> _Stored:

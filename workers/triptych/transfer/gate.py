@@ -57,7 +57,7 @@ class Gate:
         """Blocks that the caller now must write, then `leave`; none when the chunk is here already.
 
         Raises:
-            FailedPrecondition, InvalidArgument: As `Ledger.begin`.
+            Unavailable, InvalidArgument: As `Ledger.begin`.
         """
         count = block_count(chunk.runs)
         with self._changed:

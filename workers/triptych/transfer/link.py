@@ -9,7 +9,7 @@ from triptych.core.errors import Cancelled, DataLoss, Unavailable, error_class
 from triptych.core.leases import MAX_MISMATCHES
 from triptych.transfer.backend import Timeouts, TransferBackend
 from triptych.transfer.connection import Connection
-from triptych.transfer.frames import Ack, Chunk, Frame, Hello, Nak, Refusal, Welcome
+from triptych.transfer.frames import Ack, Chunk, Hello, Nak, Refusal, Welcome
 from triptych.transfer.pages import Pages
 from triptych.transfer.runs import Run, block_count
 from triptych.transfer.stats import TransferCounts, TransferStats
@@ -74,13 +74,12 @@ class Link:
             case answer:
                 raise Unavailable(f"the transfer server answered Hello with {type(answer).__name__}")
 
-    def transfer(self, job: Job) -> SendResult:
-        """Sends a chunk until it is acknowledged.
+    def transfer(self, job: Job) -> SendResult | Refusal:
+        """Sends a chunk until it is acknowledged, or refused by the receiver.
 
         Raises:
             DataLoss: It kept arriving with a wrong checksum.
             Cancelled: The job was cancelled between two tries.
-            TriptychError: The receiver's refusal.
         """
         started = time.monotonic()
         if job.checksum is None:
@@ -90,13 +89,22 @@ class Link:
             if job.cancelled:
                 raise Cancelled(f"the transfer of ticket {job.ticket_id} was cancelled")
             self._send(chunk)
-            if _acknowledged(self._connection.receive().frame, chunk):
-                blocks = block_count(job.runs)
-                size = blocks * self._pages.geometry.block_bytes
-                self._stats.add(TransferCounts(chunks=1, bytes=size))
-                return SendResult(job.ticket_id, blocks, size, time.monotonic() - started, self._backend)
-            self._stats.add(TransferCounts(mismatches=1))
+            match self._connection.receive().frame:
+                case Ack(ticket_id, first) if (ticket_id, first) == (chunk.ticket_id, chunk.first):
+                    return self._arrived(job, time.monotonic() - started)
+                case Nak(ticket_id, first) if (ticket_id, first) == (chunk.ticket_id, chunk.first):
+                    self._stats.add(TransferCounts(mismatches=1))
+                case Refusal() as refusal:
+                    return refusal
+                case answer:
+                    raise Unavailable(f"the transfer server answered a chunk with {type(answer).__name__}")
         raise DataLoss(f"blocks from {job.first} on of ticket {job.ticket_id} kept arriving with a wrong checksum")
+
+    def _arrived(self, job: Job, seconds: float) -> SendResult:
+        blocks = block_count(job.runs)
+        size = blocks * self._pages.geometry.block_bytes
+        self._stats.add(TransferCounts(chunks=1, bytes=size))
+        return SendResult(job.ticket_id, blocks, size, seconds, self._backend)
 
     def _send(self, chunk: Chunk) -> None:
         if self._backend is TransferBackend.TCP:
@@ -104,16 +112,3 @@ class Link:
             self._stats.add(TransferCounts(messages=calls))
         else:
             self._connection.send(chunk)
-
-
-def _acknowledged(answer: Frame, chunk: Chunk) -> bool:
-    """Whether the chunk arrived whole; False asks for another try."""
-    match answer:
-        case Ack(ticket_id, first) if (ticket_id, first) == (chunk.ticket_id, chunk.first):
-            return True
-        case Nak(ticket_id, first) if (ticket_id, first) == (chunk.ticket_id, chunk.first):
-            return False
-        case Refusal(code, message):
-            raise error_class(code)(message)
-        case _:
-            raise Unavailable(f"the transfer server answered a chunk with {type(answer).__name__}")

@@ -55,9 +55,8 @@ def pull(
         timeouts: Patience.
 
     Raises:
-        Unavailable: The worker cannot be reached.
-        FailedPrecondition: Another incarnation answers, or no backend suits both.
-        NotFound: The embedding is gone.
+        Unavailable: The worker cannot be reached, another incarnation answers, or the embedding is gone.
+        FailedPrecondition: No backend suits both.
         DataLoss: The copy stayed wrong, or the store now has other bytes under that hash.
     """
     if local is not None and local.incarnation == handle.incarnation:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from triptych.core.errors import DataLoss, FailedPrecondition, InvalidArgument, TriptychError, Unavailable
+from triptych.core.errors import DataLoss, InvalidArgument, TriptychError, Unavailable
 from triptych.core.leases import Closed, Complete, Lost, Open, Outcome, Reservation, State
 from triptych.transfer.backend import Timeouts, TransferBackend
 from triptych.transfer.connection import Connection, Message
@@ -177,7 +177,7 @@ class KvReceiver:
                 self._fail(chunk.ticket_id, error)
                 return Refusal.of(error)
             case Closed():
-                return Refusal(FailedPrecondition.code, f"ticket {chunk.ticket_id} was closed during the transfer")
+                return Refusal(Unavailable.code, f"ticket {chunk.ticket_id} was closed during the transfer")
 
     def _fail(self, ticket_id: str, error: TriptychError) -> None:
         self._tell(lambda: self._on_failed(ticket_id, error))

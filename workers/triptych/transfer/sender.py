@@ -4,7 +4,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from triptych.core.errors import FailedPrecondition, InvalidArgument, TriptychError
+from triptych.core.errors import FailedPrecondition, InvalidArgument, TriptychError, Unavailable
 from triptych.transfer.backend import Timeouts, TransferBackend
 from triptych.transfer.channel import Channel
 from triptych.transfer.frames import Hello
@@ -66,8 +66,9 @@ class KvSender:
 
         Returns:
             A future of the receiver's acknowledgement. It raises Unavailable (the connection was lost twice or cannot
-            be opened), DataLoss (the checksum stayed wrong), FailedPrecondition (unknown or closed ticket, chunk out
-            of order, no common backend), InvalidArgument or Cancelled. Its callbacks must not call `shutdown`.
+            be opened, or the receiver refuses the chunk: another ticket helps), DataLoss (the checksum stayed wrong),
+            FailedPrecondition (no common backend), InvalidArgument (pages of another shape, no such block) or
+            Cancelled. Its callbacks must not call `shutdown`.
         """
         job = Job(ticket_id, first_block_index, runs_of(block_ids), last)
         # A future that runs cannot be cancelled behind our back; `cancel` is the way.
@@ -79,7 +80,7 @@ class KvSender:
             return job.future
         with self._lock:
             if self._stopped:
-                job.future.set_exception(FailedPrecondition("the KV sender was shut down"))
+                job.future.set_exception(Unavailable("the KV sender was shut down"))
                 return job.future
             channel = self._channels.get(endpoint.address)
             if channel is None or not channel.put(job):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from triptych.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, TriptychError
+from triptych.core.errors import FailedPrecondition, InvalidArgument, TriptychError, Unavailable
 from triptych.transfer.backend import Timeouts
 from triptych.transfer.connection import Connection
 from triptych.transfer.frames import Frame, Refusal
@@ -126,7 +126,7 @@ class TransferServer:
                 thread.start()
                 self._serving[connection] = thread
                 return
-        self._refuse(connection, ResourceExhausted(f"all {self._max_connections} transfer connections are taken"))
+        self._refuse(connection, Unavailable(f"all {self._max_connections} transfer connections are taken"))
         connection.close()
 
     def _serve(self, connection: Connection) -> None:
@@ -134,7 +134,7 @@ class TransferServer:
             first = connection.receive().frame
             service = self._services.get(type(first))
             if service is None:
-                raise FailedPrecondition(f"this worker does not serve {type(first).__name__}")
+                raise Unavailable(f"this worker does not serve {type(first).__name__}")
             service.serve(connection, first)
         except TriptychError as error:
             _log.info("transfer connection ended: %s", error)

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from triptych.core.errors import AlreadyExists, FailedPrecondition, Internal
+from triptych.core.errors import AlreadyExists, FailedPrecondition, Internal, Unavailable
 from triptych.core.generation import OperationKey
 from triptych.core.leases.reservation import (
     Closed,
@@ -107,7 +107,7 @@ class Ledger:
         """A chunk of `count` blocks wants to be written from position `first` on.
 
         Raises:
-            FailedPrecondition: The ticket is unknown, closed or expired, or the chunk is out of order.
+            Unavailable: The ticket is unknown, closed or expired, or the chunk is out of order; another ticket helps.
             InvalidArgument: The chunk does not fit the reservation.
         """
         match self._states.get(ticket_id):
@@ -115,7 +115,7 @@ class Ledger:
                 check_fit(self._arrived[ticket_id], first, count, last)
                 return Duplicate()
             case None | Closing():
-                raise FailedPrecondition(f"ticket {ticket_id} is unknown or closed", field="ticket_id")
+                raise Unavailable(f"ticket {ticket_id} is unknown or closed", field="ticket_id")
             case Receiving():
                 return Busy()
             case Complete(reservation):
@@ -123,12 +123,12 @@ class Ledger:
                 return Duplicate()
             case Open(reservation, expires_at, received) as state:
                 if expires_at <= now:
-                    raise FailedPrecondition(f"the lease of ticket {ticket_id} has expired", field="ticket_id")
+                    raise Unavailable(f"the lease of ticket {ticket_id} has expired", field="ticket_id")
                 check_fit(reservation, first, count, last)
                 if first + count <= received:
                     return Duplicate()
                 if first != received:
-                    raise FailedPrecondition(
+                    raise Unavailable(
                         f"ticket {ticket_id} expects block {received} next, got block {first}", field="first"
                     )
                 self._states[ticket_id] = Receiving(state, first + count)
