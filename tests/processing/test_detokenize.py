@@ -82,6 +82,30 @@ def test_the_text_ends_before_the_stop_text_that_is_complete_first(
     assert run(any_tokenizer, ids, stop, data) == cut(whole, stop)
 
 
+@many
+@given(data=st.data())
+def test_primed_with_any_beginning_it_goes_on_as_if_it_had_said_it(
+    any_tokenizer: Tokenizer, data: st.DataObject
+) -> None:
+    """The text of the first n tokens as they came, and then of the rest, is the text: for every n."""
+    words = st.sampled_from(["你好", "🙂", "👩‍👩‍👧", " the", "  ", "\n", "é", "dog", "<|im_end|>", "�"])
+    text = "".join(data.draw(st.lists(words | st.text(max_size=3), max_size=8)))
+    loose = data.draw(st.lists(st.integers(0, any_tokenizer.get_vocab_size() + 3), max_size=12))
+    ids = any_tokenizer.encode(text).ids + loose
+    whole = any_tokenizer.decode(ids, skip_special_tokens=True)
+    places = st.tuples(st.integers(0, max(0, len(whole) - 1)), st.integers(2, 6))
+    inside = places.map(lambda place: whole[place[0] : place[0] + place[1]]).filter(bool)
+    stop = tuple(data.draw(st.lists(inside, max_size=2))) if whole else ()
+    undisturbed = IncrementalDetokenizer(Opener(any_tokenizer), stop)
+    pieces = [undisturbed.push([token_id]) for token_id in ids]
+    rest = undisturbed.finish()
+    for count in range(len(ids) + 1):
+        resumed = IncrementalDetokenizer(Opener(any_tokenizer), stop)
+        resumed.prime(ids[:count])
+        assert [resumed.push([token_id]) for token_id in ids[count:]] == pieces[count:]
+        assert (resumed.finish(), resumed.stopped, resumed.tokens) == (rest, undisturbed.stopped, undisturbed.tokens)
+
+
 def test_a_character_waits_for_its_last_byte(byte_level: Tokenizer) -> None:
     ids = ids_of(byte_level, "ðŁĻĤ")  # the four bytes of 🙂 in the byte alphabet
     detokenizer = IncrementalDetokenizer(Opener(byte_level))
