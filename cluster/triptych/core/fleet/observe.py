@@ -75,6 +75,8 @@ def observe(worker: Worker, event: Observation, now: float, limits: HealthLimits
             return worker if now - worker.heard < GRAIN else _judged(replace(worker, heard=now), now, limits)
         case Reported(report):
             return _judged(_reporting(worker, report, now), now, limits)
+        case Aged() if now - worker.heard >= limits.dead or now - worker.progressed >= limits.stalled:
+            return _with_health(worker, Health.DEAD)  # here and nowhere else: whoever lets time pass acts on it
         case Aged():
             return _judged(worker, now, limits)
         case DrainBegun():
@@ -119,18 +121,21 @@ def _reporting(worker: Worker, report: Report, now: float) -> Worker:
 
 
 def _judged(worker: Worker, now: float, limits: HealthLimits) -> Worker:
-    health = _health(worker, now - worker.heard, now - worker.progressed, limits)
-    return worker if health is worker.health else replace(worker, health=health)
+    return _with_health(worker, _health(worker, now - worker.heard, now - worker.progressed, limits))
 
 
 def _health(worker: Worker, silent: float, still: float, limits: HealthLimits) -> Health:
-    if worker.health is Health.DEAD or silent >= limits.dead or still >= limits.stalled:
+    if worker.health is Health.DEAD:
         return Health.DEAD
     if worker.health is Health.DRAINING or worker.report.draining:
         return Health.DRAINING
     if silent >= limits.suspect or still >= limits.stalled / 2:
         return Health.SUSPECT
     return Health.HEALTHY
+
+
+def _with_health(worker: Worker, health: Health) -> Worker:
+    return worker if health is worker.health else replace(worker, health=health)
 
 
 def _with_breaker(worker: Worker, state: breaker.Breaker) -> Worker:
