@@ -194,6 +194,19 @@ def test_a_batch_is_bounded_by_its_pictures(
     assert load().queued_images == 0
 
 
+def test_a_tower_that_stands_still_can_be_told_from_one_that_rests(
+    encode: Callable[..., pb.OperationKey], router: Router, tower: Tower, load: Callable[[], pb.LoadReport]
+) -> None:
+    assert (load().runnable_requests, load().steps) == (0, 0)
+    tower.open.clear()
+    encode(1)
+    tower.entered.get(timeout=10)
+    assert (load().runnable_requests, load().steps) == (1, 0)
+    tower.open.set()
+    router.done()
+    assert (load().runnable_requests, load().steps) == (0, 1)
+
+
 def test_pictures_nobody_waits_for_are_not_even_decoded(
     encode: Callable[..., pb.OperationKey], router: Router, tower: Tower
 ) -> None:

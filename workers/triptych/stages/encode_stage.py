@@ -44,6 +44,7 @@ class EncodeStage:
         self._control: EncodeControl[EncodeJob] = EncodeControl(identity.worker_id, limits)
         self._changed = threading.Condition()
         self._closed = False
+        self._batches = 0
         self._thread = VitalThread("encode", self._run)
 
     @property
@@ -88,6 +89,8 @@ class EncodeStage:
         """Adds this part to the worker's report."""
         with self._changed:
             report.running_requests += self._control.open
+            report.runnable_requests += self._control.batch is not None
+            report.steps += self._batches
             report.queued_images = self._control.queued_images
             report.held_embeddings = self._control.holdings.held_count
             report.held_embedding_bytes = self._control.holdings.held_bytes
@@ -103,6 +106,7 @@ class EncodeStage:
             self._finish(self._compute(batch))
 
     def _finish(self, encoded: Encoded) -> None:
+        self._batches += 1
         self._do(lambda now: self._control.encoded(encoded.data, encoded.failed, now), encoded)
 
     def _next(self) -> Batch[EncodeJob] | None:

@@ -19,6 +19,11 @@ class Inbox:
     def __init__(self) -> None:
         self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
 
+    @property
+    def waiting(self) -> int:
+        """Messages that nobody has taken yet."""
+        return self._messages.qsize()
+
     def post(self, message: Message) -> None:
         """Leaves a message; from any thread."""
         self._messages.put(message)

@@ -140,6 +140,8 @@ class WorkerPanel:
         report = pb.LoadReport()
         if self.decoding:
             report.CopyFrom(self.decoding.thread.load)
+            # A thread that hangs takes no message and says nothing new: what lies before it gives it away.
+            report.runnable_requests += self.decoding.inbox.waiting
         report.resident_bytes = self._process.memory_info().rss >> 20 << 20  # less than a MiB more or less is no news
         report.draining = self._draining
         if self.encoding:

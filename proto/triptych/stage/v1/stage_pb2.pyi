@@ -893,7 +893,7 @@ class LoadReport(_message.Message):
     held_embeddings: _builtins.int
     held_embedding_bytes: _builtins.int
     steps: _builtins.int
-    """Since the worker started."""
+    """Since the worker started. Batches of images are steps too."""
     step_messages: _builtins.int
     generated_tokens: _builtins.int
     prefilled_tokens: _builtins.int
@@ -903,7 +903,9 @@ class LoadReport(_message.Message):
     """Prompt tokens that were looked up in the prefix cache, and how many of them were found, since the worker started."""
     prefix_hit_tokens: _builtins.int
     runnable_requests: _builtins.int
-    """Requests that a step could be computed for now: where there are some and `steps` stands still, the worker hangs."""
+    """Requests that a step could be computed for now, messages that wait for the computing thread, and a batch of images
+    under way: where there are some and `steps` stands still, the worker hangs.
+    """
     open_leases: _builtins.int
     """Reservations whose lease runs."""
     draining: _builtins.bool
