@@ -132,6 +132,7 @@ async def test_another_controller_takes_over_what_runs_and_starts_what_is_missin
     runtime.placed[2].die()
     await front.wait_for(lambda known: known["decode-1"].restarts and known["decode-1"].address)
     await crash(first)
+    await first.stop()
     runtime.placed[0].die()
     ready: list[str] = []
     async with started(Controller(runtime, make_blueprint("1P2D"), front, TERMS, ready.append)):

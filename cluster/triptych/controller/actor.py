@@ -12,6 +12,8 @@ from triptych.models.resolve import resolve
 from triptych.stages.host import StageHost
 from triptych.stages.settings import StageSettings
 
+LEAVE_SECONDS = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -94,6 +96,7 @@ class StageActor:
     async def _leave(self) -> None:
         await self.wait()
         await self.stop()
+        await asyncio.sleep(LEAVE_SECONDS)  # a controller that is there ends the actor itself
         os._exit(0)  # nothing less ends an actor from outside of its methods
 
 

@@ -89,6 +89,7 @@ class Crew:
                 member.life.cancel()
         for ending in self._endings:
             ending.cancel()
+        self._members.clear()
 
     async def _live(self, worker: DesiredWorker, attempt: int, member: Member) -> None:
         worker_id = worker.settings.worker_id

@@ -106,4 +106,5 @@ async def crash(controller: Controller) -> None:
     """Ends a controller as the death of its process would: its workers go on, and nobody watches them."""
     if controller._task:
         controller._task.cancel()
+        await asyncio.gather(controller._task, return_exceptions=True)
     controller._crew.leave()
