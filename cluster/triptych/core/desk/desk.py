@@ -19,7 +19,8 @@ from triptych.core.fleet.worker import Introduction, Report
 from triptych.core.generation import OperationKey
 from triptych.core.plan import RoutingPolicy
 from triptych.core.request import events as ev
-from triptych.core.request.record import ATTEMPT_BITS, wakeup
+from triptych.core.request.record import ATTEMPT_BITS, Record, wakeup
+from triptych.core.request.states import Prefilling
 from triptych.core.request.step import needed
 
 
@@ -99,7 +100,7 @@ class Desk:
         orders: Orders = []
         if not self.fleet.current(worker_id, incarnation):
             return orders
-        if verdict := _verdict(event):
+        if verdict := _verdict(event, entry.record):
             self.fleet.observe(worker_id, verdict, now)
         self._requests.apply(entry, event, now, orders)
         if isinstance(event, ev.HolderFreed):
@@ -179,7 +180,7 @@ class Desk:
         orders.append(TellDrain(worker_id))
 
 
-def _verdict(event: ev.FromWorker) -> seen.WorkDone | seen.WorkFailed | None:
+def _verdict(event: ev.FromWorker, record: Record) -> seen.WorkDone | seen.WorkFailed | None:
     """What a worker's answer says of the worker."""
     match event:
         case ev.StageFailed(_, _, error):
@@ -187,7 +188,8 @@ def _verdict(event: ev.FromWorker) -> seen.WorkDone | seen.WorkFailed | None:
         case ev.ImagesEncoded() | ev.KvArrived():
             return seen.WorkDone()
         case ev.TokensArrived():
-            return seen.WorkDone() if event.first == 0 or event.finish_reason is not None else None
+            first = isinstance(record.state, Prefilling) and event.epoch == record.key.epoch
+            return seen.WorkDone() if first or event.finish_reason is not None else None
         case ev.BlocksReserved() | ev.HolderFreed():
             return None
         case _:
