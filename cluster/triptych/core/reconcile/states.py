@@ -1,15 +1,19 @@
 """What can be true of one worker. Times are seconds of the controller's clock.
 
-Absent ──start──▶ Starting ──started──▶ Serving ◀──────heard──────╮
-  ▲                  │                  │  │  ╰──given up──▶ Silent
-  │                  │ failed      died │  │ drain            │  │ for too long: kill
-  │                  ▼                  ▼  │                  │  │
-  │                 Dead ◀── died ──────┼──┼──────────────────╯  │
-  │                  │ stop             │  ▼                     │
-  │                  │                  │ Draining ──▶ Drained   │
-  │                  ▼                  │ (died: Dead)   │ stop  │
-  ╰── Backoff ◀── Stopping ◀────────────┴────────────────┴───────╯
-      (wanted)       ╰── gone (not wanted)
+           start            started             given up
+Absent ──────────▶ Starting ───────▶ Serving ◀───────────▶ Silent
+   ▲                  │ failed        │   │      heard      │  │
+   │ wait is over     ▼          died │   │ drain      died │  │ too long
+Backoff              Dead ◀───────────┴───┼─────────────────╯  │
+   ▲                  │                   ▼                    │
+   │                  │ stop          Draining                 │
+   │                  │                   │ empty, died,       │ kill
+   │                  │                   │ or out of time     │
+   │ wanted           ▼       stop        ▼                    │
+   ╰────────────── Stopping ◀───────── Drained                 │
+                     │   ▲                                     │
+         not wanted  ▼   ╰─────────────────────────────────────╯
+                    gone
 """
 
 from dataclasses import dataclass
