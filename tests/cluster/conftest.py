@@ -137,11 +137,12 @@ def oracle(rng: np.random.Generator) -> Oracle:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running cluster whose workers live in this process."""
+    """A running cluster whose workers live in this process; `restart_router` ends its router as a crash would."""
 
     address: str
     client: Client
     runtime: InProcessRuntime
+    restart_router: Callable[[], None]
 
     def host(self, worker_id: str) -> StageHost:
         host = self.runtime.actors[worker_id].host
@@ -190,11 +191,9 @@ def _eventually() -> Callable[..., None]:
 def running(model: Path, layout: str, **settings: Any) -> Iterator[Cluster]:
     """A cluster with settings whose dots are written as "__"; at the end it must be idle and hold nothing."""
     runtime = InProcessRuntime()
-    with (
-        LocalCluster(_spec(model, layout, settings), make_runtime=lambda *_: runtime) as local,
-        Client(local.address, timeout=60) as client,
-    ):
-        cluster = Cluster(local.address, client, runtime)
+    local = LocalCluster(_spec(model, layout, settings), make_runtime=lambda *_: runtime)
+    with local as serving, Client(serving.address, timeout=60) as client:
+        cluster = Cluster(serving.address, client, runtime, local.restart_router)
         yield cluster
         cluster.require_idle()
 

@@ -13,7 +13,7 @@ from grpc import aio
 
 from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
 from triptych.client.cluster import ClusterStatus, cluster_from_proto
-from triptych.client.line import AsyncLine, Call, Lines, now
+from triptych.client.line import FAREWELL_SECONDS, AsyncLine, Call, Lines, now
 from triptych.client.operations import Scaling, drain_request, scale_request, scaling_from_proto
 from triptych.client.prompts import ImageSource, MessageLike, PromptLike
 from triptych.client.pursuit import Pursuit
@@ -52,7 +52,7 @@ class AsyncClient:
     ) -> None:
         self._settings: Final = Settings.read(address, timeout, reconnect)
         self._lines: Final = Lines()
-        self._farewells: Final[set[object]] = set()
+        self._farewells: Final[set[asyncio.Future[admin_pb2.CancelGenerationResponse]]] = set()
         self._closed = False
 
     @property
@@ -140,6 +140,7 @@ class AsyncClient:
         """Ends every call and the connection."""
         self._closed = True
         self._lines.cut()
+        await asyncio.gather(*self._farewells, return_exceptions=True)
         if "_channel" in self.__dict__:
             await self._channel.close()
 
@@ -195,12 +196,13 @@ class AsyncClient:
         self._lines.add(line)
         return line
 
-    def _forsake(self, request_id: str) -> None:
-        """As `Client._forsake`; a call that nobody holds would be cancelled."""
-        if not self._closed:
-            call = self._admin.CancelGeneration(admin_pb2.CancelGenerationRequest(request_id=request_id))
-            self._farewells.add(call)
-            call.add_done_callback(self._farewells.discard)
+    def _forsake(self, request_id: str, call: Call) -> None:
+        """As `Client._forsake`."""
+        request = admin_pb2.CancelGenerationRequest(request_id=request_id)
+        farewell = asyncio.ensure_future(self._admin.CancelGeneration(request, timeout=FAREWELL_SECONDS))
+        self._farewells.add(farewell)
+        farewell.add_done_callback(lambda _: call.cancel())
+        farewell.add_done_callback(self._farewells.discard)
 
     def _check_open(self) -> None:
         if self._closed:

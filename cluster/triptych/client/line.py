@@ -13,6 +13,7 @@ import grpc
 
 from triptych.client.pursuit import Pursuit
 
+FAREWELL_SECONDS: Final = 1.0
 now = time.monotonic
 
 
@@ -32,17 +33,22 @@ class Line(Generic[C]):
     Args:
         pursuit: Decides.
         dial: Begins a call that may take so many seconds.
-        forsake: Tells the server that the request's end is wanted, where the end of a call does not say so.
+        forsake: For a request that outlives its calls: tells the server to end it, and then ends the call.
     """
 
     def __init__(
-        self, pursuit: Pursuit, dial: Callable[[float | None], C], forsake: Callable[[], None] | None = None
+        self, pursuit: Pursuit, dial: Callable[[float | None], C], forsake: Callable[[Call], None] | None = None
     ) -> None:
         self.pursuit: Final = pursuit
         self._dial: Final = dial
         self._forsake: Final = forsake
         self._cut: Final = threading.Event()
         self.call = dial(pursuit.timeout(now()))
+
+    def require_wanted(self) -> None:
+        """Raises `Cancelled` once the line was cut, unless the request was over by then."""
+        if self._cut.is_set() and not self.pursuit.over:
+            raise self.pursuit.cancelled()
 
     def redial(self, error: grpc.RpcError, received: Sequence[int]) -> None:
         """Waits and calls again after `error`, for what follows the `received` tokens.
@@ -60,22 +66,31 @@ class Line(Generic[C]):
 
     def cut(self) -> None:
         """Ends the request, whether it is being answered or waits for its server."""
+        if self._cut.is_set():
+            return
         self._cut.set()
-        if (self.call.cancel() or self.pursuit.lost) and self._forsake:
-            self._forsake()
+        if self._forsake and not self.pursuit.over:
+            self._forsake(self.call)
+        else:
+            self.call.cancel()
 
 
 class AsyncLine(Generic[C]):
     """`Line` for asyncio."""
 
     def __init__(
-        self, pursuit: Pursuit, dial: Callable[[float | None], C], forsake: Callable[[], None] | None = None
+        self, pursuit: Pursuit, dial: Callable[[float | None], C], forsake: Callable[[Call], None] | None = None
     ) -> None:
         self.pursuit: Final = pursuit
         self._dial: Final = dial
         self._forsake: Final = forsake
         self._cut: Final = asyncio.Event()
         self.call = dial(pursuit.timeout(now()))
+
+    def require_wanted(self) -> None:
+        """As `Line.require_wanted`."""
+        if self._cut.is_set() and not self.pursuit.over:
+            raise self.pursuit.cancelled()
 
     async def redial(self, error: grpc.RpcError, received: Sequence[int]) -> None:
         """As `Line.redial`."""
@@ -89,9 +104,13 @@ class AsyncLine(Generic[C]):
 
     def cut(self) -> None:
         """As `Line.cut`; belongs to the event loop."""
+        if self._cut.is_set():
+            return
         self._cut.set()
-        if (self.call.cancel() or self.pursuit.lost) and self._forsake:
-            self._forsake()
+        if self._forsake and not self.pursuit.over:
+            self._forsake(self.call)
+        else:
+            self.call.cancel()
 
 
 class Cuttable(Protocol):

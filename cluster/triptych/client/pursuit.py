@@ -39,6 +39,9 @@ class Pursuit:
         address: The server's, for error messages.
         terms: How long.
         now: When it begins, in seconds.
+
+    Attributes:
+        over: The answer is whole, or the request has failed for good.
     """
 
     def __init__(self, body: pb.GenerationInput, address: str, terms: Terms, now: float) -> None:
@@ -47,11 +50,7 @@ class Pursuit:
         self._patience: Final = terms.patience
         self._deadline: Final = None if terms.timeout is None else now + terms.timeout
         self._state: State = New()
-
-    @property
-    def lost(self) -> bool:
-        """Whether the request waits for its server to come back."""
-        return isinstance(self._state, Lost)
+        self.over = False
 
     def timeout(self, now: float) -> float | None:
         """Seconds that the next call may take.
@@ -69,9 +68,13 @@ class Pursuit:
 
     def heard(self) -> None:
         """A message has arrived."""
-        if self.lost:
+        if isinstance(self._state, Lost):
             logger.info("%s answers again", self._address)
         self._state = Known()
+
+    def done(self) -> None:
+        """The answer is whole."""
+        self.over = True
 
     def failed(self, error: grpc.RpcError, received: Sequence[int], now: float, chance: float) -> float:
         """Seconds to wait before the request is sent again, asking for what follows the `received` tokens.
@@ -82,8 +85,9 @@ class Pursuit:
         failure = self._failure(error)
         decision = after(self._state, failure, self._patience, now, chance)
         if not isinstance(decision, Again):
+            self.over = True
             raise decision from error
-        if not self.lost:
+        if not isinstance(self._state, Lost):
             logger.warning("%s; trying again for %g s", failure.error.message, self._patience)
         self._state = decision.state
         self.body.resume.CopyFrom(pb.Resume(received_token_ids=received))

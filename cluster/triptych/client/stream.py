@@ -9,6 +9,7 @@ import grpc
 from grpc import aio
 
 from triptych.client.line import AsyncLine, Call, Line
+from triptych.client.pursuit import Pursuit
 from triptych.client.results import Assembly, Generation, TextChunk
 from triptych.core.errors import TriptychError
 from triptych.inference.v1 import inference_pb2 as pb
@@ -43,8 +44,9 @@ class TextStream:
         return self
 
     def __next__(self) -> TextChunk:
+        self._line.require_wanted()
         try:
-            return self._assembly.add(self._message())
+            return _received(self._message(), self._assembly, self._line.pursuit)
         except (StopIteration, TriptychError):
             raise
         except BaseException:
@@ -72,14 +74,11 @@ class TextStream:
     def _message(self) -> pb.GenerateStreamResponse:
         while True:
             try:
-                message = next(self._line.call)
+                return next(self._line.call)
             except grpc.RpcError as error:
                 if self._assembly.complete:
                     raise StopIteration from error
                 self._line.redial(error, self._assembly.token_ids)
-            else:
-                self._line.pursuit.heard()
-                return message
 
 
 class AsyncTextStream:
@@ -104,7 +103,8 @@ class AsyncTextStream:
         if self._failure:
             raise self._failure
         try:
-            return self._assembly.add(await self._message())
+            self._line.require_wanted()
+            return _received(await self._message(), self._assembly, self._line.pursuit)
         except TriptychError as error:
             self._failure = error
             raise
@@ -136,15 +136,20 @@ class AsyncTextStream:
     async def _message(self) -> pb.GenerateStreamResponse:
         while True:
             try:
-                message = await anext(self._messages)
+                return await anext(self._messages)
             except grpc.RpcError as error:
                 if self._assembly.complete:
                     raise StopAsyncIteration from error
                 await self._line.redial(error, self._assembly.token_ids)
                 self._messages = aiter(self._line.call)
-            else:
-                self._line.pursuit.heard()
-                return message
+
+
+def _received(message: pb.GenerateStreamResponse, assembly: Assembly, pursuit: Pursuit) -> TextChunk:
+    chunk = assembly.add(message)
+    pursuit.heard()
+    if chunk.finish_reason:
+        pursuit.done()
+    return chunk
 
 
 def own_task_is_cancelled() -> bool:

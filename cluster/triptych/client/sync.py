@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
 from triptych.client.cluster import ClusterStatus, cluster_from_proto
-from triptych.client.line import Call, Line, Lines, now
+from triptych.client.line import FAREWELL_SECONDS, Call, Line, Lines, now
 from triptych.client.operations import Scaling, drain_request, scale_request, scaling_from_proto
 from triptych.client.prompts import ImageSource, MessageLike, PromptLike
 from triptych.client.pursuit import Pursuit
@@ -56,6 +56,7 @@ class Client:
         self._inference: Final = inference_pb2_grpc.InferenceServiceStub(self._channel)
         self._admin: Final = admin_pb2_grpc.AdminServiceStub(self._channel)
         self._lines: Final = Lines()
+        self._farewells: Final[set[grpc.Future[admin_pb2.CancelGenerationResponse]]] = set()
         self._closed = False
 
     @property
@@ -142,6 +143,8 @@ class Client:
         """Ends every call and the connection."""
         self._closed = True
         self._lines.cut()
+        for farewell in list(self._farewells):
+            farewell.exception()
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -183,10 +186,17 @@ class Client:
         self._lines.add(line)
         return line
 
-    def _forsake(self, request_id: str) -> None:
-        """A request that would linger is told that nobody comes back; nobody waits for the answer."""
-        if not self._closed:
-            self._admin.CancelGeneration.future(admin_pb2.CancelGenerationRequest(request_id=request_id))
+    def _forsake(self, request_id: str, call: Call) -> None:
+        """Ends a request that would outlive its call, and then the call."""
+        request = admin_pb2.CancelGenerationRequest(request_id=request_id)
+        farewell = self._admin.CancelGeneration.future(request, timeout=FAREWELL_SECONDS)
+        self._farewells.add(farewell)
+
+        def told(farewell: "grpc.Future[admin_pb2.CancelGenerationResponse]") -> None:
+            call.cancel()
+            self._farewells.discard(farewell)
+
+        farewell.add_done_callback(told)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -34,6 +34,7 @@ def answer(line: Line[Answer]) -> pb.GenerateResponse:
                 line.redial(error, ())
             else:
                 line.pursuit.heard()
+                line.pursuit.done()
                 return response
     except grpc.FutureCancelledError:
         raise line.pursuit.cancelled() from None
@@ -52,6 +53,7 @@ async def answer_async(line: "AsyncLine[AsyncAnswer]") -> pb.GenerateResponse:
                 await line.redial(error, ())
             else:
                 line.pursuit.heard()
+                line.pursuit.done()
                 return response
     except asyncio.CancelledError:
         line.cut()

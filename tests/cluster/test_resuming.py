@@ -1,0 +1,299 @@
+"""A client never loses an answer: connections break, the router is restarted, every answer is what it was to be."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import numpy as np
+import pytest
+
+from triptych.client import AlreadyExists, Client, Generation, TextStream, TriptychError
+from triptych.client.requests import GenerateOptions, generation_request
+from triptych.core.generation import PositionLogprobs
+from triptych.inference.v1 import inference_pb2 as pb
+from triptych.inference.v1 import inference_pb2_grpc
+from triptych.wire.status import error_from_rpc
+
+ROOMY = {"kv_cache__memory": "16MiB"}
+CLOSE = 1e-3
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something to ask twice under the same id, which determines the random numbers."""
+
+    prompt: Any
+    options: GenerateOptions
+    undisturbed: list[Generation] = field(default_factory=list)
+
+    def require(self, answer: Generation) -> None:
+        """The answer is the undisturbed one: text, tokens, log-probabilities, counts and end."""
+        [expected] = self.undisturbed
+        assert (answer.token_ids, answer.text) == (expected.token_ids, expected.text)
+        assert (answer.request_id, answer.finish_reason) == (expected.request_id, expected.finish_reason)
+        assert len(answer.logprobs) == len(expected.logprobs) == len(answer.token_ids)
+        for ours, theirs in zip(answer.logprobs, expected.logprobs, strict=True):
+            assert close(ours, theirs)
+        for name in ("prompt_tokens", "completion_tokens", "image_tokens"):
+            assert getattr(answer.usage, name) == getattr(expected.usage, name)
+
+
+def ask_undisturbed(client: Client, asked: list[Question]) -> None:
+    """What the answers are when nothing happens."""
+    streams = [client.stream(question.prompt, **question.options) for question in asked]
+    for question, stream in zip(asked, streams, strict=True):
+        question.undisturbed.append(stream.result())
+
+
+def close(ours: PositionLogprobs, theirs: PositionLogprobs) -> bool:
+    """Equal but for the order of sums."""
+    return abs(ours.logprob - theirs.logprob) < CLOSE
+
+
+@pytest.fixture
+def questions(ask: Callable[..., Any], oracle: Any, rng: np.random.Generator) -> Callable[..., list[Question]]:
+    """Questions of two kinds: greedy ones without ties, and sampled ones that were given no seed."""
+
+    def make(model: Path, count: int, max_tokens: int) -> list[Question]:
+        greedy = oracle.questions(model, lambda: ask(6), count // 2, max_tokens)
+        prompts = [prompt for prompt, _ in greedy] + [ask(6) for _ in range(count - len(greedy))]
+        base: GenerateOptions = {"max_tokens": max_tokens, "ignore_eos": True, "logprobs": 1}
+        return [
+            Question(
+                prompt,
+                {**base, "request_id": f"q{rng.integers(2**60)}", "temperature": 0.0 if n < len(greedy) else 0.8},
+            )
+            for n, prompt in enumerate(prompts)
+        ]
+
+    return make
+
+
+def read(stream: TextStream, tokens: int) -> None:
+    """Reads until so many tokens have come."""
+    while tokens > 0 and (chunk := next(stream, None)):
+        tokens -= len(chunk.token_ids)
+
+
+@pytest.mark.parametrize("layout", ["1D", "1P1D"])
+def test_eight_streams_outlive_two_restarts_of_the_router(
+    layout: str, start: Any, tiny_llama: Path, questions: Any, rng: np.random.Generator
+) -> None:
+    cluster = start(tiny_llama, layout, **ROOMY)
+    asked = questions(tiny_llama, 8, 100)
+    ask_undisturbed(cluster.client, asked)
+    streams = [cluster.client.stream(q.prompt, **q.options) for q in asked]
+    for _ in range(2):
+        for stream in streams:
+            read(stream, int(rng.integers(1, 20)))
+        cluster.restart_router()
+    for question, stream in zip(asked, streams, strict=True):
+        question.require(stream.result())
+    assert cluster.client.status().router.resumed_requests
+    cluster.require_idle()
+
+
+def test_whole_answers_outlive_a_restart_too(start: Any, tiny_llama: Path, questions: Any, eventually: Any) -> None:
+    cluster = start(tiny_llama, "1P1D", **ROOMY)
+    asked = questions(tiny_llama, 4, 100)
+    ask_undisturbed(cluster.client, asked)
+    with ThreadPoolExecutor(len(asked)) as threads:
+        answers = [threads.submit(cluster.client.generate, q.prompt, **q.options) for q in asked]
+        eventually(lambda: cluster.client.status().router.running_requests == len(asked))
+        cluster.restart_router()
+        for question, answer in zip(asked, answers, strict=True):
+            question.require(answer.result())
+    cluster.require_idle()
+
+
+def test_an_answer_about_pictures_outlives_a_restart(
+    start: Any, tiny_llava: Path, ask: Any, oracle: Any, rng: np.random.Generator
+) -> None:
+    cluster = start(tiny_llava, "1E1P1D", **ROOMY)
+    [(prompt, tokens)] = oracle.questions(tiny_llava, lambda: ask(4, images=2), 1, 60)
+    question = Question(prompt, {"max_tokens": 60, "ignore_eos": True, "logprobs": 1, "temperature": 0.0})
+    stream = cluster.client.stream(question.prompt, **question.options)
+    read(stream, int(rng.integers(1, 10)))
+    cluster.restart_router()
+    assert stream.result().token_ids == tokens
+    cluster.require_idle()
+
+
+class CutWire:
+    """Stands between a client and `target`, "host:port", and drops every connection when it is cut."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Drops every connection; new ones are forwarded again."""
+        while self._open:
+            end = self._open.pop()
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(self._target)
+                self._open += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=_forward, args=(source, sink), daemon=True).start()
+
+
+def _forward(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("linger", [0.0, 30.0])
+def test_streams_whose_wire_is_cut_go_on_over_another(
+    linger: float, start: Any, tiny_llama: Path, questions: Any, rng: np.random.Generator
+) -> None:
+    cluster = start(tiny_llama, "1P1D", **ROOMY)
+    asked = questions(tiny_llama, 6, 80)
+    ask_undisturbed(cluster.client, asked)
+    with CutWire(cluster.address) as wire, Client(wire.address, timeout=60) as client:
+        streams = [client.stream(q.prompt, linger=linger, **q.options) for q in asked]
+        for _ in range(3):
+            for stream in streams:
+                read(stream, int(rng.integers(1, 8)))
+            wire.cut()
+        for question, stream in zip(asked, streams, strict=True):
+            question.require(stream.result())
+    cluster.require_idle()
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A client that does nothing by itself."""
+
+    stub: Any
+    body: pb.GenerationInput
+
+    def begin(self, tokens: int) -> tuple[Any, list[int], str]:
+        """Reads at least so many tokens; the call, the tokens and their text."""
+        call = self.stub.GenerateStream(pb.GenerateStreamRequest(input=self.body))
+        ids: list[int] = []
+        text = ""
+        while len(ids) < tokens:
+            message = next(call)
+            ids += message.token_ids
+            text += message.text
+        return call, ids, text
+
+    def come_back(self, received: list[int]) -> tuple[list[int], str]:
+        """The rest of the answer."""
+        body = pb.GenerationInput()
+        body.CopyFrom(self.body)
+        body.resume.CopyFrom(pb.Resume(received_token_ids=received))
+        messages = list(self.stub.GenerateStream(pb.GenerateStreamRequest(input=body)))
+        return [i for message in messages for i in message.token_ids], "".join(m.text for m in messages)
+
+
+@pytest.fixture
+def raw(start: Any, tiny_llama: Path, questions: Any) -> Any:
+    """A cluster, a client of it that lingers for 30 seconds, and what it is to hear."""
+    channels = []
+
+    def make(**changes: Any) -> tuple[Any, Raw, Generation]:
+        cluster = start(tiny_llama, "1P1D", **ROOMY)
+        [_, question] = questions(tiny_llama, 2, 80)
+        ask_undisturbed(cluster.client, [question])
+        channels.append(grpc.insecure_channel(cluster.address))
+        body = generation_request(question.prompt, {**question.options, "linger": 30.0, **changes})
+        stub = inference_pb2_grpc.InferenceServiceStub(channels[-1])  # type: ignore[no-untyped-call]
+        return cluster, Raw(stub, body), question.undisturbed[0]
+
+    yield make
+    for channel in channels:
+        channel.close()
+
+
+def prefilled(cluster: Any) -> int:
+    return sum(worker.load.prefilled_tokens for worker in cluster.client.status().workers)
+
+
+def test_a_client_that_is_away_finds_its_answer_finished(raw: Any, eventually: Any) -> None:
+    cluster, client, expected = raw()
+    call, ids, text = client.begin(5)
+    call.cancel()
+    eventually(lambda: cluster.client.status().router.finished_requests == 2)
+    before = prefilled(cluster)
+    more_ids, more_text = client.come_back(ids)
+    assert tuple(ids + more_ids) == expected.token_ids
+    assert text + more_text == expected.text
+    assert prefilled(cluster) == before, "nothing was computed again"
+    assert cluster.client.status().router.resumed_requests == 1
+    ids_again, text_again = client.come_back([])  # it has left with its answer: a new request of the same id
+    assert (tuple(ids_again), text_again) == (expected.token_ids, expected.text)
+
+
+def test_a_client_may_come_back_while_its_old_connection_looks_alive(raw: Any) -> None:
+    cluster, client, expected = raw()
+    call, ids, text = client.begin(5)
+    more_ids, more_text = client.come_back(ids)
+    assert (tuple(ids + more_ids), text + more_text) == (expected.token_ids, expected.text)
+    with pytest.raises(grpc.RpcError) as caught:
+        for _ in call:
+            pass
+    assert "by another connection" in str(caught.value)
+    assert cluster.client.status().router.cancelled_requests == 0
+
+
+def test_leaving_a_stream_that_lingers_ends_it_all_the_same(start: Any, tiny_llama: Path, ask: Any) -> None:
+    cluster = start(tiny_llama, "1P1D", **ROOMY)
+    with cluster.client.stream(ask(4), linger=30, max_tokens=2000, ignore_eos=True) as stream:
+        next(stream)
+    with Client(cluster.address) as client:
+        next(client.stream(ask(4), linger=30, max_tokens=2000, ignore_eos=True))
+    cluster.require_idle()
+
+
+def test_without_its_router_a_client_is_told_the_end_of_what_it_has(raw: Any) -> None:
+    cluster, client, expected = raw()
+    cluster.restart_router()
+    for received in (expected.token_ids, expected.token_ids[:-1]):
+        ids, _ = client.come_back(list(received))
+        assert (*received, *ids) == expected.token_ids
+
+
+def test_another_prompt_under_the_same_id_is_refused(raw: Any, ask: Any) -> None:
+    cluster, client, _ = raw()
+    call, ids, _ = client.begin(5)
+    call.cancel()
+    other = Raw(client.stub, pb.GenerationInput())
+    other.body.CopyFrom(client.body)
+    other.body.text = ask(7)
+    with pytest.raises(grpc.RpcError) as caught:
+        other.come_back(ids)
+    error: TriptychError = error_from_rpc(caught.value, address=cluster.address)
+    assert isinstance(error, AlreadyExists)
+    cluster.client.cancel(client.body.request_id)
+    with pytest.raises(grpc.RpcError, match="cancelled by an operator"):
+        client.come_back(ids)
