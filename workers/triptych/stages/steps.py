@@ -6,7 +6,7 @@ from triptych.core.generation import GeneratedToken, OperationKey
 from triptych.core.jobs.events import Computed, Sampled, Stepped
 from triptych.engine.loop import StepOutcome
 from triptych.engine.scheduler import Emitted
-from triptych.engine.sequence import Sequence
+from triptych.engine.sequence import Goal, Sequence
 from triptych.stages.operations import Payload
 
 
@@ -17,7 +17,11 @@ def stepped(outcome: StepOutcome, started: float, payloads: Mapping[OperationKey
         payload = payloads.get(sequence.key)
         return payload is not None and payload.sequence is sequence
 
-    prompts = [Computed(c.sequence.key, c.start + c.length) for c in outcome.plan.prompts if wanted(c.sequence)]
+    plan = outcome.plan
+    prompts = [Computed(c.sequence.key, c.start + c.length) for c in plan.prompts if wanted(c.sequence)]
+    # A last piece of one token is planned like an answer's.
+    ends = (s for s in plan.decodes if s.goal is Goal.FIRST_TOKEN and wanted(s))
+    prompts += (Computed(s.key, s.computed) for s in ends)
     tokens = [_sampled(emitted) for emitted in outcome.emitted if wanted(emitted.sequence)]
     return Stepped(started, tuple(prompts), tuple(tokens))
 
