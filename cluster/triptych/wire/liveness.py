@@ -28,6 +28,6 @@ CLIENT_KEEPALIVE: Final[tuple[tuple[str, int], ...]] = (
 KEEPALIVE_SERVER: Final[tuple[tuple[str, int], ...]] = (
     *KEEPALIVE,
     ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
-    ("grpc.http2.max_ping_strikes", 0),  # none is one too many: the transport's own bandwidth probes are pings as well
+    ("grpc.http2.max_ping_strikes", 0),  # the transport's own bandwidth probes are pings, too
 )
 """The same for the servers of workers and router, which would otherwise take such pings for an attack and hang up."""
