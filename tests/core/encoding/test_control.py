@@ -74,6 +74,21 @@ def test_a_batch_is_bounded_by_its_new_pictures() -> None:
     assert len(compute.batch.pictures) == MAX_PICTURES
 
 
+def test_a_job_that_is_too_many_for_a_batch_is_not_overtaken() -> None:
+    worker = control(room=100, waiting=100)
+    worker.submit(job("a", ["x"]), 0.0)
+    sizes = {"b": 7, "c": MAX_PICTURES - 6, "d": 1}
+    b, c, d = (job(name, [f"{name}{i}" for i in range(size)]) for name, size in sizes.items())
+    for each in (b, c, d):
+        worker.submit(each, 0.0)
+    [_, compute] = worker.encoded("x", {}, 0.0)
+    assert isinstance(compute, Compute)
+    assert compute.batch.jobs == (b,)
+    [_, compute] = worker.encoded(compute.batch.pictures, {}, 0.0)
+    assert isinstance(compute, Compute)
+    assert compute.batch.jobs == (c, d)
+
+
 def test_a_job_with_more_pictures_than_a_batch_goes_alone() -> None:
     worker = control(room=100, waiting=100)
     worker.submit(job("a", ["x"]), 0.0)
@@ -230,7 +245,7 @@ def test_waiting_ends_with_the_deadline() -> None:
     worker = control()
     worker.submit(job("a", "x"), 0.0)
     assert worker.next_deadline is None
-    for name, deadline in (("b", 9.0), ("c", 5.0), ("d", None)):
+    for name, deadline in (("b", 9.0), ("c", 5.0), ("d", None), ("f", 11.0)):
         worker.submit(job(name, "y", deadline=deadline), 0.0)
     assert worker.next_deadline == 5.0
     assert worker.tick(4.9) == []

@@ -1,4 +1,4 @@
-"""One pass of the vision tower over the new pictures of several requests."""
+"""The new pictures of several requests pass the vision tower."""
 
 import time
 from collections.abc import Collection
@@ -8,7 +8,6 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from triptych.core.encoding.batching import MAX_PICTURES
 from triptych.core.encoding.job import Batch, Job
 from triptych.core.errors import TriptychError
 from triptych.core.generation import OperationKey
@@ -70,6 +69,9 @@ class BatchEncoder:
         columns: Width of one token's embedding.
         dtype: Its element type.
         threads: Threads of the vision tower.
+
+    Attributes:
+        passes: Pictures that have passed the vision tower, whatever came of their batch.
     """
 
     def __init__(self, eyes: Eyes, rows: int, columns: int, dtype: torch.dtype, threads: int) -> None:
@@ -78,6 +80,7 @@ class BatchEncoder:
         self._eyes = eyes
         self._dtype = dtype
         self._threads = threads
+        self.passes = 0
 
     def encode(self, batch: Batch[EncodeJob]) -> Encoded:
         """Encodes each new picture once; a bad one fails the requests that sent it, no other."""
@@ -85,7 +88,7 @@ class BatchEncoder:
         failed = {job.key: error for job in batch.jobs if (error := self._prepare(job, batch.pictures, pixels))}
         prepared = time.monotonic()
         with torch_threads(self._threads):
-            data = self._see(pixels)
+            data = {picture: self._see(tensor) for picture, tensor in pixels.items()}
         return Encoded(data, failed, prepared, time.monotonic())
 
     def _prepare(self, job: EncodeJob, new: Collection[str], pixels: dict[str, Tensor]) -> TriptychError | None:
@@ -101,11 +104,8 @@ class BatchEncoder:
         return None
 
     @torch.inference_mode()
-    def _see(self, pixels: dict[str, Tensor]) -> dict[str, Bytes]:
-        seen: dict[str, Bytes] = {}
-        keys = list(pixels)
-        for part in (keys[i : i + MAX_PICTURES] for i in range(0, len(keys), MAX_PICTURES)):
-            embeddings = self._eyes.encoder.encode(torch.stack([pixels[key] for key in part])).to(self._dtype)
-            rows = embeddings.contiguous().view(len(part), -1).view(torch.uint8).numpy()
-            seen |= zip(part, rows, strict=True)
-        return seen
+    def _see(self, pixels: Tensor) -> Bytes:
+        """One picture at a time: its rows keep a CPU busy, and it gets the same bytes in any company."""
+        embedding = self._eyes.encoder.encode(pixels[None]).to(self._dtype)
+        self.passes += 1
+        return embedding.contiguous().view(-1).view(torch.uint8).numpy()

@@ -44,7 +44,6 @@ class EncodeStage:
         self._control: EncodeControl[EncodeJob] = EncodeControl(identity.worker_id, limits)
         self._changed = threading.Condition()
         self._closed = False
-        self._batches = 0
         self._thread = VitalThread("encode", self._run)
 
     @property
@@ -89,8 +88,8 @@ class EncodeStage:
         """Adds this part to the worker's report."""
         with self._changed:
             report.running_requests += self._control.open
-            report.runnable_requests += self._control.batch is not None
-            report.steps += self._batches
+            report.runnable_requests += len(self._control.batch.jobs) if self._control.batch else 0
+            report.steps += self._encoder.passes
             report.queued_images = self._control.queued_images
             report.held_embeddings = self._control.holdings.held_count
             report.held_embedding_bytes = self._control.holdings.held_bytes
@@ -106,7 +105,6 @@ class EncodeStage:
             self._finish(self._compute(batch))
 
     def _finish(self, encoded: Encoded) -> None:
-        self._batches += 1
         self._do(lambda now: self._control.encoded(encoded.data, encoded.failed, now), encoded)
 
     def _next(self) -> Batch[EncodeJob] | None:

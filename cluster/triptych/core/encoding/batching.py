@@ -8,7 +8,7 @@ from triptych.core.encoding.holdings import Holdings
 from triptych.core.encoding.job import JobT
 
 MAX_PICTURES = 16
-"""New pictures of several jobs that pass the vision tower together; a job that has more goes alone."""
+"""New pictures of several jobs in one batch; a job that has more goes alone."""
 
 
 @dataclass(frozen=True, slots=True)
