@@ -9,9 +9,6 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
-from transformers import PreTrainedTokenizerFast
 
 from triptych.client import AsyncClient
 from triptych.core.desk import Entry
@@ -22,14 +19,14 @@ from triptych.core.prompt import ImageSpan, Prompt
 from triptych.core.sampling import SamplingParams
 from triptych.core.stream import Fresh, Numbering, Ordering
 from triptych.models.detokenize import IncrementalDetokenizer
-from triptych.models.spec import DecoderSpec, ModelSpec
-from triptych.models.text import TextProcessor
 from triptych.router.call import Admitted, Call, CheckedImage
 from triptych.router.dispatch import Dispatcher
 from triptych.router.fleet import WorkerAddress, introduction
-from triptych.router.intake import InputLimits, Intake
+from triptych.router.intake import Intake
 from triptych.router.limits import RouterLimits
 from triptych.router.server import Router
+from triptych.router.testing import byte_intake
+from triptych.router.testing.model import VOCABULARY
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stage.v1 import stage_pb2_grpc
 from triptych.wire.generation import finish_reason_to_proto
@@ -282,9 +279,6 @@ async def fake_worker() -> AsyncIterator[Callable[..., Any]]:
         yield begin
 
 
-VOCABULARY = ["<|end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-
-
 def _tokens(text: str, reason: FinishReason | None) -> pb.TokenDelta:
     ids = [VOCABULARY.index(letter) for letter in text]
     return pb.TokenDelta(token_ids=ids, finish_reason=finish_reason_to_proto(reason))
@@ -292,15 +286,7 @@ def _tokens(text: str, reason: FinishReason | None) -> pb.TokenDelta:
 
 def make_intake(context_length: int = 64) -> Intake:
     """A text model whose tokens are bytes."""
-    bytewise = Tokenizer(BPE({token: place for place, token in enumerate(VOCABULARY)}, []))
-    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytewise.decoder = decoders.ByteLevel()
-    bytewise.add_special_tokens(VOCABULARY[:1])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytewise)  # type: ignore[no-untyped-call]
-    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
-    decoder = DecoderSpec(len(VOCABULARY), 8, (), 1e-5, True)
-    spec = ModelSpec("LlamaForCausalLM", decoder, None, None, (0,), context_length)
-    return Intake(MODEL, spec, TextProcessor(tokenizer, template, spec), InputLimits(context_length, 2, 1000, 1000))
+    return byte_intake(MODEL, context_length)
 
 
 @pytest.fixture(name="make_intake")
