@@ -344,3 +344,24 @@ def test_an_answer_ends_where_the_context_does(bench: Bench) -> None:
     sequence = b.add(6, max_tokens=100)
     *_, last = b.drain()
     assert (len(sequence.token_ids), last.finish_reason) == (8, FinishReason.LENGTH)
+
+
+def test_what_could_be_computed_now_is_counted(bench: Bench) -> None:
+    b = bench(blocks=3)
+    assert b.scheduler.runnable == 0
+    b.add(4, max_tokens=1)
+    b.add(4, max_tokens=1)
+    assert b.scheduler.runnable == 1, "the first of those that wait"
+    reserved = b.sequence(12)
+    assert b.scheduler.reserve(reserved)
+    assert (b.scheduler.waiting, b.scheduler.runnable) == (2, 0), "there are no blocks for it"
+    b.scheduler.release(reserved.key)
+    b.step()
+    assert (b.scheduler.waiting, b.scheduler.runnable) == (0, 0), "both have ended"
+
+
+def test_tokens_have_their_place_in_the_answer_and_what_was_answered_before_counts(bench: Bench) -> None:
+    b = bench()
+    sequence = b.add(5, max_tokens=3)
+    sequence.prompt_length = 4
+    assert [[e.position for e in b.step()[1]] for _ in range(3)] == [[1], [2], [3]]

@@ -154,8 +154,10 @@ class Hands:
         """One message for all; a token that cannot be told is left out."""
         deltas: list[pb.TokenDelta] = []
         for token in tokens:
-            with _noting(token.key, faults):
+            try:
                 deltas.append(events.token_delta(token, events.key_to_proto(token.key)))
+            except Exception as error:
+                _note(token.key, error, faults)
         if (session := self.sessions.find(number)) and deltas:
             self.step_messages += 1
             session.send(events.step_tokens(deltas))
@@ -166,5 +168,9 @@ def _noting(key: OperationKey, faults: dict[OperationKey, Faulted]) -> Iterator[
     try:
         yield
     except Exception as error:
-        logger.exception("operation %s/%d: an action failed", key.request_id, key.epoch)
-        faults[key] = Faulted(key, Internal(f"the worker failed to carry a result out: {error}"))
+        _note(key, error, faults)
+
+
+def _note(key: OperationKey, error: Exception, faults: dict[OperationKey, Faulted]) -> None:
+    logger.error("operation %s/%d: an action failed", key.request_id, key.epoch, exc_info=error)
+    faults[key] = Faulted(key, Internal(f"the worker failed to carry a result out: {error}"))
