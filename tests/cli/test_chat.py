@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from triptych.client import ChatMessage, InvalidArgument, SamplingParams, TextPart
-from triptych.client.testing import Fail, FakeServer, Say
+from triptych.client.testing import Break, Fail, FakeServer, Say
 from triptych.core.inputs import ChatInput
 
 Run = Callable[..., tuple[int, str, str]]
@@ -126,3 +126,12 @@ def test_a_cluster_that_is_not_there_is_named_with_a_hint(run: Run) -> None:
     first, hint = err.splitlines()
     assert first.startswith(f"error: {address} cannot be reached")
     assert "triptych serve" in hint
+
+
+def test_a_lost_connection_is_a_note_and_the_answer_goes_on(run: Run) -> None:
+    with FakeServer(Say("Hel"), Break(refusals=1), Say("lo")) as server:
+        status, out, err = run("chat", "--address", server.address, "Hi")
+    assert (status, out) == (0, "Hello\n")
+    [note] = err.splitlines()
+    assert note.startswith(f"note: {server.address} cannot be reached or went away")
+    assert note.endswith("trying again for 60 s")

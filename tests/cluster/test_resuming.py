@@ -221,13 +221,14 @@ def raw(start: Any, tiny_llama: Path, questions: Any) -> Any:
     """A cluster, a client of it that lingers for 30 seconds, and what it is to hear."""
     channels = []
 
-    def make(**changes: Any) -> tuple[Any, Raw, Generation]:
+    def make() -> tuple[Any, Raw, Generation]:
         cluster = start(tiny_llama, "1P1D", **ROOMY)
         [_, question] = questions(tiny_llama, 2, 80)
         ask_undisturbed(cluster.client, [question])
         channels.append(grpc.insecure_channel(cluster.address))
-        body = generation_request(question.prompt, {**question.options, "linger": 30.0, **changes})
-        stub = inference_pb2_grpc.InferenceServiceStub(channels[-1])  # type: ignore[no-untyped-call]
+        options: GenerateOptions = {**question.options, "linger": 30.0}  # type: ignore[typeddict-item]
+        body = generation_request(question.prompt, options)
+        stub = inference_pb2_grpc.InferenceServiceStub(channels[-1])
         return cluster, Raw(stub, body), question.undisturbed[0]
 
     yield make

@@ -28,12 +28,13 @@ def chat(
 
     from triptych.cli.answer import Answerer
     from triptych.cli.conversation import Conversation, converse, read_line
+    from triptych.cli.notes import client_notes
     from triptych.client import Client, SamplingParams
 
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     conversation = Conversation.begin(system).attach(*(image or ()))
     console = Console(highlight=False)
-    with Client(address) as client:
+    with client_notes(), Client(address) as client:
         answerer = Answerer(client, console, sampling, model, timeline)
         if prompt is None:
             converse(conversation, answerer, console, read_line)

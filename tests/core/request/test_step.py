@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from triptych.core.errors import Cancelled, Internal, InvalidArgument, Unavailable
+from triptych.core.errors import Cancelled, DeadlineExceeded, Internal, InvalidArgument, Unavailable
 from triptych.core.fleet import Load
 from triptych.core.generation import FinishReason, GeneratedToken, OperationKey
 from triptych.core.plan import Demand, Plan
@@ -206,6 +206,12 @@ def test_a_client_that_lost_its_connection_is_waited_for_only_if_that_was_agreed
     assert (waited_for.client, wakeup(waited_for)) == (Away(NOW), NOW + 10.0)
     gone, (end, *_) = step(replace(RECORDS["decoding"], terms=Terms(linger=0.0)), LEFT, NOW)
     assert (gone.client, end) == (Gone(), do.End(LEFT.error or FinishReason.STOP))
+
+
+def test_a_client_whose_time_is_up_is_not_waited_for() -> None:
+    late = ev.ClientLeft(DeadlineExceeded("the deadline passed"))
+    gone, (end, *_) = step(RECORDS["decoding"], late, NOW)
+    assert (gone.client, end) == (Gone(), do.End(late.error or FinishReason.STOP))
 
 
 def test_repeated_tokens_alone_are_not_the_first_token_of_an_attempt() -> None:

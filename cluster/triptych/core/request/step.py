@@ -124,8 +124,8 @@ def _of_client(record: Record, event: ev.ClientLeft | ev.ClientReturned, now: fl
 
 
 def _leave(record: Record, error: TriptychError | None, now: float) -> Step:
-    """Who has the end of the answer does not come back; who lost the connection may, for as long as was agreed."""
-    if error is not None and record.terms.linger > 0:
+    """Who lost the connection may come back, as long as was agreed; who has the end, or no time left, does not."""
+    if error is not None and not isinstance(error, DeadlineExceeded) and record.terms.linger > 0:
         return replace(record, client=Away(now)), ()
     record = replace(record, client=Gone())
     if isinstance(record.state, Ended):
