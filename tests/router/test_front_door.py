@@ -83,6 +83,18 @@ async def test_health_follows_the_workers(open_door: Any, fake_worker: Any) -> N
         watch.cancel()
 
 
+async def test_workers_that_are_added_or_cannot_start_do_not_close_the_door(open_door: Any, fake_worker: Any) -> None:
+    door = await open_door("decode-0")
+    decode = WorkerAddress("decode-0", Stage.DECODE, door.workers["decode-0"].address)
+    async with grpc.aio.insecure_channel(door.router.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for restarts in (0, 2):
+            await door.router.place((decode, WorkerAddress("prefill-0", Stage.PREFILL, "", restarts=restarts)))
+            assert (await health.Check(health_pb2.HealthCheckRequest())).status == SERVING
+            assert not (await door.client.status()).ready
+        await asyncio.wait_for(door.router.wait_ready(), 10)
+
+
 async def test_reflection_lists_the_services_and_describes_them(open_door: Any) -> None:
     door = await open_door()
     request = reflection_pb2.ServerReflectionRequest(list_services="")

@@ -7,7 +7,7 @@ from triptych.core.errors import FailedPrecondition
 from triptych.core.fleet import Stage
 from triptych.core.fleet.worker import Introduction
 from triptych.stage.v1 import stage_pb2 as pb
-from triptych.wire.stage import stage_from_proto
+from triptych.wire.stage import stage_from_proto, stage_to_proto
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,15 @@ class FleetDirectory:
         """Whether every worker that the controller has placed is connected."""
         return bool(self.addresses) and self.addresses.keys() <= self.welcomes.keys()
 
+    def begun(self) -> bool:
+        """Whether every worker is connected, those aside that have failed and are tried again where others do."""
+        first = {a.worker_id for a in self.addresses.values() if a.address or not a.restarts}
+        return self.able() and first <= self.welcomes.keys()
+
     def able(self) -> bool:
-        """Whether each stage of the layout has a worker: one that is being added takes nothing away."""
-        roles = {address.role for address in self.addresses.values()}
-        there = {address.role for address in self.addresses.values() if address.worker_id in self.welcomes}
-        return bool(roles) and roles == there
+        """Whether somebody can do the work of each stage: one that is being added takes nothing away."""
+        stages = {stage for welcome in self.welcomes.values() for stage in welcome.stages}
+        return bool(stages) and all(stage_to_proto(address.role) in stages for address in self.addresses.values())
 
     def layout(self) -> str:
         """The roles of all placed workers, such as "1E1P1D"."""

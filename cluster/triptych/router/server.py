@@ -89,7 +89,7 @@ class Router:
         reflection.enable_server_reflection(names, self._server)
 
     async def start(self) -> None:
-        """Listens; health says NOT_SERVING until every placed worker is connected, and whenever a stage has none.
+        """Listens; health says NOT_SERVING until every placed worker is connected, and whenever a stage has nobody.
 
         Raises:
             FailedPrecondition: the address cannot be listened on.
@@ -178,12 +178,12 @@ class Router:
 
     async def _report_health(self) -> None:
         """grpc.health.v1: the whole server ("") and each service."""
-        complete = self.fleet.complete()
-        if complete:
+        begun = self.fleet.begun()
+        if begun:
             self._ready.set()
         else:
             self._ready.clear()
-        self._opened = self._opened or complete
+        self._opened = self._opened or begun
         serving = self._opened and self.fleet.able()
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *SERVICES):

@@ -185,6 +185,23 @@ def test_one_that_comes_back_in_time_is_trusted_again_but_not_on_suspicion(make_
     assert isinstance(state(world, "decode-0"), Serving)
 
 
+def test_one_that_an_earlier_controller_has_drained_is_replaced(make_world: Make) -> None:
+    world = make_world(decode=1)
+    assert world.turn(Heard({"decode-0": Health.DRAINING}, {"decode-0": 1})) == ()
+    assert world.turn(Heard({"decode-0": Health.DRAINING}, {})) == (Stop("decode-0"),)
+    world.finish()
+    assert isinstance(state(world, "decode-0"), Serving)
+    assert world.roster.workers["decode-0"].history.total == 1
+
+
+def test_hearing_nothing_new_changes_nothing(make_world: Make) -> None:
+    world = make_world(decode=2)
+    world.hear()
+    before = world.roster
+    world.hear()
+    assert world.roster is before
+
+
 def test_a_hung_worker_that_dies_is_simply_dead(make_world: Make) -> None:
     world = make_world(decode=1)
     world.dead = {"decode-0"}

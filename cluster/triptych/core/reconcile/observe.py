@@ -26,7 +26,7 @@ def observe(roster: Roster, event: Event, now: float, policy: Policy) -> Roster:
     """The roster as it is known after the event. What belongs to another attempt changes nothing."""
     match event:
         case Heard():
-            return _heard(roster, event, now)
+            return _heard(roster, event, now, policy)
         case Started(worker_id, attempt):
             worker = _current(roster, worker_id, attempt)
             return roster.with_state(worker_id, Serving(now)) if worker and _is_starting(worker) else roster
@@ -65,25 +65,25 @@ def _is_starting(worker: Worker) -> bool:
     return isinstance(worker.state, Starting)
 
 
-def _heard(roster: Roster, said: Heard, now: float) -> Roster:
-    workers = {
-        worker_id: replace(
-            worker,
-            state=_judged(worker.state, said.health.get(worker_id), said.requests.get(worker_id, 0), now),
-            requests=said.requests.get(worker_id, 0),
-        )
-        for worker_id, worker in roster.workers.items()
-    }
-    return replace(roster, workers=workers)
+def _heard(roster: Roster, said: Heard, now: float, policy: Policy) -> Roster:
+    changed = {}
+    for worker_id, worker in roster.workers.items():
+        requests = said.requests.get(worker_id, 0)
+        state = _judged(worker.state, said.health.get(worker_id), requests, now, policy)
+        if state is not worker.state or requests != worker.requests:
+            changed[worker_id] = replace(worker, state=state, requests=requests)
+    return replace(roster, workers={**roster.workers, **changed}) if changed else roster
 
 
-def _judged(state: State, health: Health | None, requests: int, now: float) -> State:
+def _judged(state: State, health: Health | None, requests: int, now: float, policy: Policy) -> State:
     """A suspect is neither trusted nor given up: it stays what it was."""
     match state, health:
         case Serving(since), Health.DEAD | None:
             return Silent(since, now)
-        case Silent(since), Health.HEALTHY | Health.DRAINING:
+        case Silent(since), Health.HEALTHY:
             return Serving(since)
+        case Serving() | Silent(), Health.DRAINING:  # by somebody of whom this controller knows nothing
+            return Draining(0.0, now + policy.drain_grace)
         case Draining(), _ if not requests:
             return Drained()
         case _:

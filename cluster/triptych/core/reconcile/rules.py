@@ -37,7 +37,7 @@ Rule = Callable[[Roster, float, Policy], Step]
 
 
 def end_drained(roster: Roster, now: float, policy: Policy) -> Step:
-    """Rule 1."""
+    """Rule 1. One that is wanted all the same was drained before this controller came; it does not serve again."""
     actions: list[Action] = []
     for worker_id, worker in roster.workers.items():
         match worker.state:
@@ -47,7 +47,8 @@ def end_drained(roster: Roster, now: float, policy: Policy) -> Step:
                 pass
             case _:
                 continue
-        roster = roster.with_state(worker_id, Stopping(0.0))
+        history = replace(worker.history, total=worker.history.total + 1)
+        roster = roster.with_worker(worker_id, replace(worker, state=Stopping(0.0), history=history, requests=0))
         actions.append(Stop(worker_id))
     return roster, actions
 
