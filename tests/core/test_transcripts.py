@@ -42,7 +42,7 @@ def test_the_tour_leads_past_every_transcript_once() -> None:
 def replay(text: str) -> str:
     """The transcript with its answers computed anew; comments and events are taken over."""
     record = accepted(OperationKey("r"), Terms(), 0.0)
-    now, lines = 0.0, []
+    now, lines, actions = 0.0, list[str](), tuple[do.Action, ...]()
     for line in text.splitlines():
         if line.startswith(">"):
             timed = re.fullmatch(r"> (?:at ([\d.]+) s: )?(.+)", line)

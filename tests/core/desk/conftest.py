@@ -148,7 +148,11 @@ class Scene:
                     self.ends[entry.request_id].append(outcome)
                 case Perform(entry, do.Place()):
                     self.sent.append("place")
-                case Perform(entry, command):
+                case Perform(
+                    entry, do.SendEncode() | do.SendReserve() | do.SendPrefill() | do.SendDecode() as command
+                ):
+                    self._send(entry, command)
+                case Perform(entry, do.SendFree() as command):
                     self._send(entry, command)
 
     def _send(self, entry: Entry, command: Command) -> None:
