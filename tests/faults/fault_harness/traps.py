@@ -1,0 +1,90 @@
+"""Traps in a worker's process: at the n-th time that it comes to a point, something happens to it."""
+
+import os
+import signal
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Point(StrEnum):
+    """Where a worker can be when something happens to it."""
+
+    ENCODE = "encode"
+    """Pictures pass the vision tower."""
+    FETCH = "fetch"
+    """An encode worker is asked for embeddings."""
+    PULL = "pull"
+    """Embeddings have been copied out of another worker's memory."""
+    CHUNK = "chunk"
+    """A part of a prompt has been computed, and there is more of it."""
+    SEND = "send"
+    """A prefill worker sends a chunk of KV."""
+    COPY = "copy"
+    """A decode worker copies a chunk of KV."""
+    DECODE = "decode"
+    """A step has brought answers a token further, and nobody has been told."""
+
+
+class Deed(StrEnum):
+    """What happens there."""
+
+    KILL = "kill"
+    STOP = "stop"
+    DAMAGE = "damage"
+    """One byte arrives with one bit changed."""
+    TRUNCATE = "truncate"
+    """The second half does not arrive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trap:
+    """Lets `after` visits of the point pass, then does its deed at `times` visits."""
+
+    point: Point
+    deed: Deed
+    after: int = 0
+    times: int = 1
+
+
+class Traps:
+    """The traps of one process; any thread may step into them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._armed: dict[Point, Trap] = {}
+        self._visits: Counter[Point] = Counter()
+        self.sprung: Counter[Point] = Counter()
+
+    def arm(self, trap: Trap) -> None:
+        """Sets a trap; visits count from now."""
+        with self._lock:
+            self._armed[trap.point] = trap
+            self._visits.clear()
+            self.sprung.clear()
+
+    def disarm(self) -> None:
+        """Takes all traps away."""
+        with self._lock:
+            self._armed.clear()
+
+    def visit(self, point: Point) -> Deed | None:
+        """What is to happen at this visit."""
+        with self._lock:
+            trap = self._armed.get(point)
+            if trap is None:
+                return None
+            self._visits[point] += 1
+            if not trap.after < self._visits[point] <= trap.after + trap.times:
+                return None
+            self.sprung[point] += 1
+            return trap.deed
+
+
+def end_or_halt(deed: Deed | None) -> None:
+    """Carries out the deeds that concern the whole process."""
+    if deed is Deed.KILL:
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif deed is Deed.STOP:
+        os.kill(os.getpid(), signal.SIGSTOP)

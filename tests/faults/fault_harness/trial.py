@@ -1,0 +1,188 @@
+"""One cluster under one fault after another: every time the same questions, and every time the same answers."""
+
+import os
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from fault_harness.cluster import FaultyCluster, eventually, wait_ready
+from fault_harness.recovery import Recovery
+from fault_harness.traps import Deed, Point
+from fault_harness.workload import Question, Told, ask_all
+
+POLL_SECONDS = 0.005
+
+
+@dataclass
+class Moment:
+    """When something was seen; None until then."""
+
+    at: float | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A cluster and what it answers when nobody disturbs it.
+
+    Attributes:
+        note: Takes what was measured.
+    """
+
+    cluster: FaultyCluster
+    questions: list[Question]
+    undisturbed: list[Told]
+    note: Callable[[Recovery], None]
+
+    @classmethod
+    def begin(cls, cluster: FaultyCluster, questions: list[Question], note: Callable[[Recovery], None]) -> "Trial":
+        """Asks once in peace."""
+        undisturbed = ask_all(cluster.client, questions)
+        for told in undisturbed:
+            assert told.error is None, told
+            assert told.usage is not None
+            counts = (told.usage.completion_tokens, len(told.tokens), told.question.options["max_tokens"])
+            assert len(set(counts)) == 1, counts
+        cluster.require_idle()
+        return cls(cluster, questions, undisturbed, note)
+
+    def under(self, name: str, worker_id: str, point: Point, deed: Deed, *, after: int = 0) -> None:
+        """All questions, while a worker dies at a point of its work; answers as ever, and nothing is left behind."""
+        before = self.cluster.worker(worker_id)
+        pid = self.cluster.arm(worker_id, point, deed, after=after)
+        with watch(lambda: not _runs(pid)) as died:
+            told = self.ask_again()
+        assert died.at is not None, f"{worker_id} never came to {point}"
+        self.finish(name, told, died.at)
+        now = self.cluster.worker(worker_id)
+        assert now.pid != pid
+        assert now.incarnation != before.incarnation
+        assert now.restarts == before.restarts + 1
+
+    def while_stopped(
+        self, name: str, worker_id: str, point: Point, wake: Callable[[], object], *, after: int
+    ) -> int:
+        """All questions, while a worker stands still from a point of its work until `wake` returns; its process."""
+        pid = self.cluster.arm(worker_id, point, Deed.STOP, after=after)
+
+        def hold() -> bool:
+            if psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+                return False
+            stopped.at = time.monotonic()
+            wake()
+            os.kill(pid, signal.SIGCONT)
+            return True
+
+        stopped = Moment()
+        with watch(hold):
+            told = self.ask_again()
+        assert stopped.at is not None, f"{worker_id} never came to {point}"
+        self.finish(name, told, stopped.at)
+        return pid
+
+    def with_transfers(self, worker_id: str, point: Point, deed: Deed, *, times: int) -> int:
+        """All questions, while transfers through a worker go wrong; how many attempts were begun anew."""
+        before = self.cluster.client.status().router.replays
+        pid = self.cluster.arm(worker_id, point, deed, times=times)
+        told = self.ask_again()
+        assert self.cluster.disarm(pid) == {point: times}, [t.workers for t in told]
+        self.cluster.require_idle()
+        assert self.cluster.worker(worker_id).pid == pid, "a damaged transfer has cost a worker"
+        return self.cluster.client.status().router.replays - before
+
+    def ask_again(self) -> list[Told]:
+        """All questions at once; every answer is the one of the undisturbed run."""
+        told = ask_all(self.cluster.client, self.questions)
+        require_same(self.undisturbed, told)
+        return told
+
+    def finish(self, name: str, told: list[Told], moment: float, hit: list[Told] | None = None) -> None:
+        """Waits until every worker is there and nothing is held; notes what the clients have seen of it.
+
+        Args:
+            name: The fault.
+            told: What all clients have been told.
+            moment: Of the fault.
+            hit: Whom it concerned; those whose requests were begun anew where nothing is given.
+        """
+        wait_ready(self.cluster.client)
+        ready = time.monotonic() - moment
+        self.cluster.require_idle()
+        hit = hit or [t for t in told if t.usage and t.usage.replays]
+        self.note(recovery_of(name, self.undisturbed, told, hit, moment, ready))
+
+
+def recovery_of(
+    name: str, undisturbed: list[Told], told: list[Told], hit: list[Told], moment: float, ready: float
+) -> Recovery:
+    """What clients have seen of a fault at `moment`; arguments as in `Trial.finish` and `Recovery`."""
+    assert hit, "nobody was disturbed"
+    waits = [wait for t in hit if (wait := t.next_after(moment)) is not None]
+    return Recovery(
+        name,
+        len(told),
+        sum(t.usage.replays for t in told if t.usage),
+        statistics.median(waits),
+        max(waits),
+        max(t.pause for t in told),
+        max(t.pause for t in undisturbed),
+        ready,
+    )
+
+
+def require_same(undisturbed: list[Told], told: list[Told]) -> None:
+    """Every answer token by token, its text and its end."""
+    wrong = [
+        f"question {index}: {now.error!r} after {len(now.tokens)} tokens; {_first_difference(then, now)}"
+        for index, (then, now) in enumerate(zip(undisturbed, told, strict=True))
+        if now.error or now.answer != then.answer
+    ]
+    assert not wrong, "\n".join(wrong)
+    for now in told:
+        assert now.usage is not None
+        assert now.usage.completion_tokens == len(now.tokens)
+
+
+def _first_difference(then: Told, now: Told) -> str:
+    for place, (old, new) in enumerate(zip(then.tokens, now.tokens, strict=False)):
+        if old != new:
+            return f"token {place} of {len(then.tokens)} is {new} and was {old}"
+    return f"{len(now.tokens)} tokens of {len(then.tokens)}, all the same"
+
+
+@contextmanager
+def watch(seen: Callable[[], bool]) -> Iterator[Moment]:
+    """Looks for something beside the block; its moment."""
+    moment, ended = Moment(), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(POLL_SECONDS):
+            if seen():
+                moment.at = time.monotonic()
+                return
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield moment
+    finally:
+        ended.set()
+        thread.join()
+
+
+def wait_until(condition: Callable[[], object], within: float) -> Callable[[], None]:
+    """Something to wait for, as `while_stopped` takes it."""
+    return lambda: eventually(condition, within)
+
+
+def _runs(pid: int) -> bool:
+    """Whether the process lives; one that its parent has not fetched yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,138 @@
+"""builtin:smollm2-digits on 2E2P2D in float32, transfers in shared memory: each kind of worker has a second one."""
+
+import random
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fault_harness.cluster import running
+from fault_harness.proxy import proxy_to
+from fault_harness.traps import Deed, Point
+from fault_harness.trial import Trial, require_same, wait_until
+from fault_harness.workload import Countdown, ask_all, make_questions
+
+from triptych.cli.demo.digits import held_out_digits
+from triptych.client import Client
+
+SETTINGS = """
+model: builtin:smollm2-digits
+layout: 2E2P2D
+dtype: float32
+context_length: 1024
+kv_cache: {memory: 128MiB}
+scheduler: {max_batch_tokens: 64, max_running: 16}
+router: {grpc: "127.0.0.1:0"}
+"""
+
+pytestmark = pytest.mark.timeout(600)  # Ray starts, and models load, within the first test
+
+
+@pytest.fixture(scope="module")
+def trial(rng: random.Random, note: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    with running(SETTINGS, tmp_path_factory.mktemp("six")) as cluster:
+        yield Trial.begin(cluster, make_questions(rng, held_out_digits()), note)
+
+
+@pytest.mark.parametrize(
+    ("worker_id", "point", "after"),
+    [
+        ("encode-0", Point.ENCODE, 0),
+        ("prefill-0", Point.CHUNK, 1),
+        ("decode-0", Point.COPY, 1),
+        ("decode-1", Point.DECODE, 12),
+        pytest.param("encode-1", Point.FETCH, 1, marks=pytest.mark.soak),
+        pytest.param("prefill-1", Point.PULL, 1, marks=pytest.mark.soak),
+        pytest.param("prefill-0", Point.SEND, 2, marks=pytest.mark.soak),
+        pytest.param("decode-0", Point.CHUNK, 0, marks=pytest.mark.soak),
+        pytest.param("decode-1", Point.PULL, 0, marks=pytest.mark.soak),
+    ],
+)
+def test_a_worker_killed_at_work_costs_no_answer(trial: Trial, worker_id: str, point: Point, after: int) -> None:
+    trial.under(f"kill -9 of {worker_id} at {point}", worker_id, point, Deed.KILL, after=after)
+
+
+def test_a_decode_worker_that_stood_still_for_20_seconds_is_fenced(trial: Trial) -> None:
+    """Its requests have long been answered by the other one when it wakes up, in the middle of their old attempts."""
+    pause = threading.Event()
+    pid = trial.while_stopped(
+        "decode worker stopped for 20 s", "decode-1", Point.DECODE, lambda: pause.wait(20.0), after=12
+    )
+    assert trial.cluster.worker("decode-1").pid == pid
+
+
+@pytest.mark.parametrize(
+    ("worker_id", "point", "after"),
+    [
+        ("prefill-0", Point.SEND, 2),
+        pytest.param("decode-0", Point.DECODE, 12, marks=pytest.mark.soak),
+        pytest.param("decode-0", Point.COPY, 2, marks=pytest.mark.soak),
+        pytest.param("encode-0", Point.ENCODE, 0, marks=pytest.mark.soak),
+    ],
+)
+def test_a_worker_that_wakes_up_while_others_do_its_work_changes_nothing(
+    trial: Trial, worker_id: str, point: Point, after: int
+) -> None:
+    client, before = trial.cluster.client, trial.cluster.client.status().router.replays
+    taken_over = wait_until(lambda: client.status().router.replays > before, 60.0)
+    name = f"{worker_id} stopped at {point} until its requests were begun anew"
+    trial.while_stopped(name, worker_id, point, taken_over, after=after)
+
+
+@pytest.mark.soak
+def test_a_prefill_worker_that_stood_still_for_20_seconds_is_fenced(trial: Trial) -> None:
+    pause = threading.Event()
+    name = "prefill worker stopped for 20 s"
+    trial.while_stopped(name, "prefill-1", Point.CHUNK, lambda: pause.wait(20.0), after=1)
+
+
+@pytest.mark.parametrize(
+    ("worker_id", "point", "deed"),
+    [
+        ("decode-0", Point.COPY, Deed.DAMAGE),
+        ("decode-1", Point.COPY, Deed.TRUNCATE),
+        ("prefill-0", Point.PULL, Deed.DAMAGE),
+        pytest.param("prefill-1", Point.PULL, Deed.TRUNCATE, marks=pytest.mark.soak),
+    ],
+)
+def test_a_damaged_transfer_is_made_again(trial: Trial, worker_id: str, point: Point, deed: Deed) -> None:
+    assert trial.with_transfers(worker_id, point, deed, times=1) == 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("worker_id", "point"), [("decode-0", Point.COPY), ("prefill-0", Point.PULL)])
+def test_a_transfer_that_stays_damaged_costs_an_attempt_and_no_answer(
+    trial: Trial, worker_id: str, point: Point
+) -> None:
+    """Twelve in a row: whichever chunks are hit, one of them three times."""
+    assert trial.with_transfers(worker_id, point, Deed.DAMAGE, times=12) > 0
+
+
+def test_clients_that_leave_do_not_disturb_the_others(trial: Trial, rng: random.Random) -> None:
+    """A third of them goes: at once, at the first token, or in the middle."""
+    leaving = {index: rng.choice([0, 1, 8, 20]) for index in rng.sample(range(len(trial.questions)), 5)}
+    before = trial.cluster.client.status().router
+    told = ask_all(trial.cluster.client, trial.questions, leaving=leaving)
+    staying = [index for index in range(len(told)) if index not in leaving]
+    require_same([trial.undisturbed[i] for i in staying], [told[i] for i in staying])
+    for index, tokens in leaving.items():
+        assert told[index].error is None
+        assert told[index].tokens == trial.undisturbed[index].tokens[: len(told[index].tokens)]
+        assert len(told[index].tokens) >= tokens
+    trial.cluster.require_idle()
+    after = trial.cluster.client.status().router
+    assert after.finished_requests == before.finished_requests + len(staying)
+    begun = sum(tokens > 0 for tokens in leaving.values())
+    assert begun <= after.cancelled_requests - before.cancelled_requests <= len(leaving)
+
+
+@pytest.mark.parametrize("linger", [0.0, 20.0])
+def test_clients_whose_connection_breaks_come_back_to_their_answers(trial: Trial, linger: float) -> None:
+    with proxy_to(trial.cluster.client.address) as proxy, Client(proxy.address, timeout=240) as client:
+        cut = Countdown(200, proxy.cut)
+        questions = [question.with_options(linger=linger) for question in trial.questions]
+        told = ask_all(client, questions, on_token=cut)
+    assert cut.reached is not None
+    require_same(trial.undisturbed, told)
+    trial.finish(f"the connection of 16 clients cut, linger {linger:g} s", told, cut.reached, told)
+    assert trial.cluster.client.status().router.resumed_requests > 0
