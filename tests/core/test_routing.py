@@ -212,7 +212,7 @@ def test_avoiding_workers_never_makes_a_plan_impossible(demand: Demand, fleet: F
     names = [w.worker_id for w in fleet.workers]
     avoid = data.draw(st.frozensets(st.sampled_from(names))) if names else frozenset()
     free, careful = choose(demand, fleet, POLICY), choose(demand, fleet, POLICY, avoid)
-    assert isinstance(careful, Plan) is isinstance(free, Plan)
+    assert isinstance(careful, Plan) or not isinstance(free, Plan)
     if isinstance(choose(demand, fleet.without(avoid), POLICY), Plan):
         assert isinstance(careful, Plan)
         assert not avoid & {*careful.encode, careful.prefill, careful.decode}

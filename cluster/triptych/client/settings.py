@@ -6,23 +6,21 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from triptych.client.pursuit import Terms
-from triptych.client.recovery import FIRST_WAIT, LONGEST_WAIT
 from triptych.core.errors import InvalidArgument
 from triptych.wire.limits import MESSAGE_LIMITS
-from triptych.wire.liveness import CLIENT_KEEPALIVE
+from triptych.wire.liveness import CLIENT_KEEPALIVE, RECONNECT
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
 DEFAULT_RECONNECT: Final = 60.0
 CHANNEL_OPTIONS: Final = (
     *MESSAGE_LIMITS,
     *CLIENT_KEEPALIVE,
+    *RECONNECT,
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
-    ("grpc.initial_reconnect_backoff_ms", round(FIRST_WAIT * 1000)),
-    ("grpc.max_reconnect_backoff_ms", round(LONGEST_WAIT * 1000)),
 )
 """A cluster is reached directly; an HTTP proxy of the environment is for the web. Requests are sent again by the SDK,
-so the transport does not, and it looks for a lost server as often as the SDK asks for it."""
+not by the transport, which only has to look for a lost server about as often as the SDK asks for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ KEEPALIVE: Final[tuple[tuple[str, int], ...]] = (
 """Options of the channels between router and workers: the transport pings, and closes when nobody answers."""
 
 CLIENT_KEEPALIVE: Final[tuple[tuple[str, int], ...]] = (
-    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-    ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_time_ms", 2 * _KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", 2 * _KEEPALIVE_MS),
     ("grpc.http2.max_pings_without_data", 0),
 )
 """The same for the channel of a client, while a call of it runs."""
@@ -31,3 +31,10 @@ KEEPALIVE_SERVER: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.http2.max_ping_strikes", 0),  # the transport's own bandwidth probes are pings, too
 )
 """The same for the servers of workers and router, which would otherwise take such pings for an attack and hang up."""
+
+RECONNECT: Final[tuple[tuple[str, int], ...]] = (
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # how long one attempt may take
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+"""Options of a channel to somebody who is expected back: by default the pauses between attempts grow to two minutes."""
