@@ -124,12 +124,14 @@ def test_a_process_that_comes_back_or_was_replaced_is_not_confused_with_the_one_
 
 
 def test_tokens_of_an_attempt_that_is_over_are_not_delivered(scene: Any) -> None:
-    scene.connect("D1", "D2")
+    scene.connect("D1")
     entry = scene.submit("r")
     scene.run(st.Decoding, entry=entry)
     old = entry.record.key.epoch
     scene.say("D1", entry, ev.StageFailed("D1", old, Internal("a defect")))
-    scene.say("D1", entry, ev.TokensArrived("D1", old, 1, (GeneratedToken(9),), FinishReason.LENGTH))
+    for tokens in ((GeneratedToken(9),), (GeneratedToken(8),)):
+        assert isinstance(entry.record.state, st.Prefilling)
+        scene.say("D1", entry, ev.TokensArrived("D1", old, 1, tokens, FinishReason.LENGTH))
     scene.run()
     assert scene.heard["r"] == [100, 101, 102, 103, 104]
     assert scene.desk.find(entry.record.key) is None
