@@ -37,4 +37,4 @@ RECONNECT: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.min_reconnect_backoff_ms", 5000),  # how long one attempt may take
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
-"""Options of a channel to somebody who is expected back: by default the pauses between attempts grow to two minutes."""
+"""Options of a channel to somebody who is expected back: by default pauses between attempts grow to two minutes."""
