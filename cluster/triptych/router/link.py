@@ -11,7 +11,7 @@ from triptych.router.stage_stream import StageStream
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stage.v1 import stage_pb2_grpc
 from triptych.wire.limits import STAGE_MESSAGE_LIMITS
-from triptych.wire.liveness import KEEPALIVE
+from triptych.wire.liveness import KEEPALIVE, RECONNECT
 
 RECONNECT_SECONDS = 0.2
 
@@ -73,7 +73,7 @@ class WorkerLink:
             await asyncio.wait([self._task], timeout=RECONNECT_SECONDS)
 
     async def _run(self) -> None:
-        options = (*STAGE_MESSAGE_LIMITS, *KEEPALIVE, ("grpc.use_local_subchannel_pool", 1))
+        options = (*STAGE_MESSAGE_LIMITS, *KEEPALIVE, *RECONNECT, ("grpc.use_local_subchannel_pool", 1))
         async with grpc.aio.insecure_channel(self.address, options=options) as channel:
             stub = stage_pb2_grpc.StageServiceStub(channel)
             while True:
