@@ -1,6 +1,7 @@
-"""Workers that die and transfers that are damaged: a typed error, a restart, and never a wrong token."""
+"""Workers that die and transfers that are damaged: the same answers, later; at worst a typed error."""
 
 import importlib
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from triptych.core.errors import DataLoss, Internal, Unavailable
+from triptych.core.errors import DataLoss, Internal
 from triptych.core.fleet import Stage
+from triptych.core.plan import Placement
 from triptych.engine.loop import Pending
 from triptych.engine.plan import StepPlan
 from triptych.engine.runner import ModelRunner
@@ -23,6 +25,7 @@ from triptych.transfer.stats import TransferCounts
 pytestmark = pytest.mark.parametrize("block_size", [4, 16])
 
 TOKENS = 10
+GREEDY = {"temperature": 0.0, "ignore_eos": True}
 LONG = {"max_tokens": 3500, "temperature": 0.0, "ignore_eos": True}
 
 
@@ -33,10 +36,12 @@ def restarted(cluster: Any, worker_id: str) -> bool:
 
 
 @pytest.mark.parametrize("worker_id", ["prefill-0", "decode-0"])
-def test_a_worker_killed_at_work_ends_its_requests_and_comes_back(
-    worker_id: str, start: Any, tiny_llava: Path, oracle: Any, ask: Any, answers: Any, eventually: Any
+def test_a_worker_killed_at_work_costs_its_requests_nothing(
+    worker_id: str, start: Any, tiny_llava: Path, oracle: Any, ask: Any, eventually: Any
 ) -> None:
-    cluster = start(tiny_llava, "1E1P1D", kv_cache__memory="64MiB", scheduler__max_batch_tokens=16)
+    words = 60 if worker_id == "prefill-0" else 4  # prefill: 16 of 300 tokens a step
+    questions = oracle.questions(tiny_llava, lambda: ask(words, images=1), 2, 3 * TOKENS)
+    cluster = start(tiny_llava, "1E1P1D", scheduler__max_batch_tokens=16, kv_cache__prefix_caching=False)
     killed = cluster.host(worker_id)
     core, held = killed.panel.decoding.stage.core, threading.Event()
     real = core.step
@@ -48,30 +53,32 @@ def test_a_worker_killed_at_work_ends_its_requests_and_comes_back(
 
     core.step = step
     with ThreadPoolExecutor(3) as threads:
-        # Prefill: 16 of 3500 tokens a step. Decode: 3500 steps.
-        prompt = ask(700, images=1) if worker_id == "prefill-0" else ask(4, images=1)
-        options = {"max_tokens": 5} if worker_id == "prefill-0" else LONG
-        running = [threads.submit(cluster.client.generate, prompt, **options) for _ in range(2)]
+        options = {"temperature": 0.0, "ignore_eos": True, "max_tokens": 3 * TOKENS}
+        running = [threads.submit(cluster.client.generate, prompt, **options) for prompt, _ in questions]
         eventually(lambda: core.steps > 5)
         incarnation = killed.panel.welcome().incarnation
         killing = threads.submit(cluster.runtime.actors[worker_id].crash)
-        for future in running:
-            error = future.exception()
-            assert isinstance(error, Unavailable)
-            assert f"worker {worker_id} was lost" in error.message
-            assert error.request_id
-            assert error.retry_after
+        eventually(lambda: cluster.client.status().router.replays == 2)
         held.set()
         killing.result()
+        answers = [future.result() for future in running]
+    assert [answer.token_ids for answer in answers] == [tokens for _, tokens in questions]
+    assert [answer.usage.replays for answer in answers] == [1, 1]
+    survivor = {"prefill-0": "decode-0", "decode-0": "prefill-0"}[worker_id]  # each can do the other's work
+    assert [span.worker for span in answers[0].timeline if span.name == "replay"] == [survivor]
     eventually(lambda: restarted(cluster, worker_id))
     assert cluster.host(worker_id).panel.welcome().incarnation != incarnation
-    questions = oracle.questions(tiny_llava, lambda: ask(4, images=2), 2, TOKENS)
-    assert answers(cluster, [prompt for prompt, _ in questions], TOKENS) == [tokens for _, tokens in questions]
 
 
-def test_an_encode_worker_killed_at_work_ends_its_requests_and_no_others(
-    start: Any, tiny_llava: Path, ask: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+def test_an_encode_worker_killed_at_work_costs_nothing_and_others_do_not_notice(
+    start: Any,
+    tiny_llava: Path,
+    oracle: Any,
+    ask: Any,
+    eventually: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    [(prompt, expected)] = oracle.questions(tiny_llava, lambda: ask(4, images=1), 1, TOKENS)
     cluster = start(tiny_llava, "1E1P1D", kv_cache__memory="64MiB")
     seeing, blind = threading.Event(), threading.Event()
 
@@ -84,17 +91,20 @@ def test_an_encode_worker_killed_at_work_ends_its_requests_and_no_others(
     monkeypatch.setattr(BatchEncoder, "encode", encode)
     with ThreadPoolExecutor(2) as threads, cluster.client.stream(ask(4), **LONG) as other:
         next(other)
-        running = threads.submit(cluster.client.generate, ask(4, images=1), max_tokens=3)
+        running = threads.submit(answers_of, cluster, prompt)
         assert seeing.wait(10)
         killing = threads.submit(cluster.runtime.actors["encode-0"].crash)
-        error = running.exception()
-        assert isinstance(error, Unavailable)
-        assert "worker encode-0 was lost" in error.message
+        eventually(lambda: cluster.client.status().router.replays == 1)
         blind.set()
         killing.result()
+        assert running.result() == expected
         assert next(other).token_ids
     eventually(lambda: restarted(cluster, "encode-0"))
-    assert cluster.client.generate(ask(4, images=1), max_tokens=3, ignore_eos=True).usage.completion_tokens == 3
+
+
+def answers_of(cluster: Any, prompt: Any) -> tuple[int, ...]:
+    tokens: tuple[int, ...] = cluster.client.generate(prompt, max_tokens=TOKENS, **GREEDY).token_ids
+    return tokens
 
 
 def damaging(source: type, times: int, done: list[int]) -> Callable[..., TransferCounts]:
@@ -111,9 +121,9 @@ def damaging(source: type, times: int, done: list[int]) -> Callable[..., Transfe
     return write_into
 
 
-@pytest.mark.parametrize("times", [2, 10**9])
+@pytest.mark.parametrize("times", [2, 4, 10**9])
 @pytest.mark.parametrize(("backend", "source"), [("shared_memory", SharedSource), ("tcp", StreamSource)])
-def test_damaged_kv_is_sent_again_or_refused(
+def test_damaged_kv_is_sent_again_then_computed_again_and_refused_at_last(
     backend: str,
     source: type,
     times: int,
@@ -125,23 +135,37 @@ def test_damaged_kv_is_sent_again_or_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     questions = oracle.questions(tiny_llama, lambda: ask(8), 2, TOKENS)
-    cluster = start(tiny_llama, "1P1D", transfer__backend=backend)
+    cluster = start(tiny_llama, "1P1D", transfer__backend=backend, router__max_retries=1)
     done: list[int] = []
     with monkeypatch.context() as damage:
         damage.setattr(source, "write_into", damaging(source, times, done))
-        if times == 2:
-            assert answers(cluster, [questions[0][0]], TOKENS) == [questions[0][1]]
+        apart = {"placement": Placement.DISAGGREGATED}  # else the next attempt would do without a transfer
+        if times < 6:  # three times in one attempt, and as often in the next
+            assert answers(cluster, [questions[0][0]], TOKENS, **apart) == [questions[0][1]]
         else:
             with pytest.raises(DataLoss, match="wrong checksum"):
-                answers(cluster, [questions[0][0]], TOKENS)
+                answers(cluster, [questions[0][0]], TOKENS, **apart)
         cluster.require_idle()
-    assert len(done) == (2 if times == 2 else 3)
+    assert len(done) == min(times, 6)
+    assert cluster.client.status().router.replays == (times > 2)
     assert cluster.host("decode-0").panel.decoding.movers.receiver.counts.mismatches == len(done)
     assert answers(cluster, [prompt for prompt, _ in questions], TOKENS) == [tokens for _, tokens in questions]
 
 
-@pytest.mark.parametrize("times", [2, 10**9])
-def test_damaged_embeddings_are_fetched_again_or_refused(
+def test_a_way_that_always_damages_kv_is_avoided(
+    start: Any, tiny_llama: Path, oracle: Any, ask: Any, answers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = oracle.questions(tiny_llama, lambda: ask(8), 1, TOKENS)
+    cluster = start(tiny_llama, "1P1D", transfer__backend="shared_memory")
+    done: list[int] = []
+    monkeypatch.setattr(SharedSource, "write_into", damaging(SharedSource, 10**9, done))
+    assert answers(cluster, [questions[0][0]], TOKENS) == [questions[0][1]]
+    assert (len(done), cluster.client.status().router.replays) == (3, 1)
+    cluster.require_idle()
+
+
+@pytest.mark.parametrize("times", [2, 4, 10**9])
+def test_damaged_embeddings_are_fetched_again_then_encoded_again_and_refused_at_last(
     times: int,
     start: Any,
     tiny_llava: Path,
@@ -151,7 +175,7 @@ def test_damaged_embeddings_are_fetched_again_or_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     [(prompt, expected)] = oracle.questions(tiny_llava, lambda: ask(4, images=1), 1, TOKENS)
-    cluster = start(tiny_llava, "1E1P1D")
+    cluster = start(tiny_llava, "1E1P1D", router__max_retries=1)
     fetches: list[int] = []
     module = importlib.import_module("triptych.transfer.pull")
     real = module._fetch
@@ -164,45 +188,56 @@ def test_damaged_embeddings_are_fetched_again_or_refused(
 
     with monkeypatch.context() as damage:
         damage.setattr(module, "_fetch", fetch)
-        if times == 2:
+        if times < 6:
             assert answers(cluster, [prompt], TOKENS) == [expected]
         else:
             with pytest.raises(DataLoss, match="wrong checksum"):
                 answers(cluster, [prompt], TOKENS)
         cluster.require_idle()
-    assert len(fetches) == 3
+    assert len(fetches) == min(times + 1, 6)
     assert answers(cluster, [prompt], TOKENS) == [expected]
 
 
+@pytest.mark.parametrize("times", [1, 10**9])
 @pytest.mark.parametrize("layout", ["1D", "1P1D"])
-def test_a_step_that_fails_costs_its_requests_and_not_the_worker(
-    layout: str, start: Any, tiny_llama: Path, oracle: Any, ask: Any, answers: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_step_that_fails_is_tried_again_and_costs_at_most_its_requests(
+    layout: str,
+    times: int,
+    start: Any,
+    tiny_llama: Path,
+    oracle: Any,
+    ask: Any,
+    answers: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     [(prompt, expected)] = oracle.questions(tiny_llama, lambda: ask(4), 1, TOKENS)
-    cluster = start(tiny_llama, layout)
+    cluster = start(tiny_llama, layout, router__max_retries=1)
     decoder = cluster.host("decode-0").panel.decoding.stage.core.runner
-    real = ModelRunner.launch
+    real, failures = ModelRunner.launch, itertools.count(1)
 
     def launch(self: ModelRunner, plan: StepPlan) -> Pending:
-        if self is decoder:
+        if self is decoder and next(failures) <= times:
             raise RuntimeError("out of luck")
         return real(self, plan)
 
     with monkeypatch.context() as damage:
         damage.setattr(ModelRunner, "launch", launch)
-        with pytest.raises(Internal, match="failed to compute: out of luck") as caught:
-            answers(cluster, [prompt], TOKENS)
-        assert "Traceback" not in caught.value.message
+        if times == 1 or layout == "1P1D":  # where the prefill worker can decode as well
+            assert answers(cluster, [prompt], TOKENS) == [expected]
+        else:
+            with pytest.raises(Internal, match="failed to compute: out of luck") as caught:
+                answers(cluster, [prompt], TOKENS)
+            assert "Traceback" not in caught.value.message
         cluster.require_idle()
     assert answers(cluster, [prompt], TOKENS) == [expected]
     assert [w.restarts for w in cluster.client.status().workers if w.role is Stage.DECODE] == [0]
 
 
 @pytest.mark.parametrize("worker_id", ["encode-0", "prefill-0", "decode-0"])
-def test_a_worker_that_cannot_go_on_ends_and_is_started_again(
+def test_a_worker_that_cannot_go_on_ends_and_its_requests_wait_for_the_next(
     worker_id: str, start: Any, tiny_llava: Path, oracle: Any, ask: Any, answers: Any, eventually: Any
 ) -> None:
-    """A defect in the loop itself: whoever waited hears of it, and half a worker does not linger."""
+    """A defect in the loop itself: half a worker does not linger."""
     [(prompt, expected)] = oracle.questions(tiny_llava, lambda: ask(4, images=1), 1, TOKENS)
     cluster = start(tiny_llava, "1E1P1D")
     panel = cluster.host(worker_id).panel
@@ -211,10 +246,8 @@ def test_a_worker_that_cannot_go_on_ends_and_is_started_again(
         raise AssertionError("two blocks have one holder")
 
     if panel.encoding:
-        panel.encoding._finish = fail
+        panel.encoding._compute = fail
     else:
         panel.decoding.stage.core.scheduler.schedule = fail
-    with pytest.raises(Unavailable, match=f"worker {worker_id} was lost"):
-        answers(cluster, [prompt], TOKENS)
-    eventually(lambda: restarted(cluster, worker_id))
     assert answers(cluster, [prompt], TOKENS) == [expected]
+    eventually(lambda: restarted(cluster, worker_id))
