@@ -4,7 +4,12 @@ import enum
 import heapq
 from collections.abc import Callable
 
+from triptych.core.errors import Internal
+
 Action = Callable[[], None]
+
+MAX_MOMENT = 20_000
+"""Things that may happen at one moment."""
 
 
 class Motion(enum.Enum):
@@ -45,6 +50,7 @@ class Agenda:
         self.events = 0
         self._heap: list[tuple[float, int, Lane, Action]] = []
         self._planned = 0
+        self._moment = 0
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -62,8 +68,12 @@ class Agenda:
         """Does the next thing; False when there is none."""
         if not self._heap:
             return False
-        self.now, _, lane, action = heapq.heappop(self._heap)
+        time, _, lane, action = heapq.heappop(self._heap)
         self.events += 1
+        self._moment = self._moment + 1 if time == self.now else 0
+        if self._moment > MAX_MOMENT:
+            raise Internal(f"time stands still at {time:.4f}: {MAX_MOMENT} things happened without an end")
+        self.now = time
         match lane.motion:
             case Motion.MOVING:
                 action()

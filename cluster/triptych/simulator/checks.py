@@ -9,6 +9,7 @@ from triptych.core.desk import Entry
 from triptych.core.errors import Cancelled, DeadlineExceeded, Internal, ResourceExhausted, TriptychError
 from triptych.core.fleet.worker import Health
 from triptych.core.generation import FinishReason, OperationKey
+from triptych.core.request.record import MAX_ATTEMPTS
 from triptych.simulator.words import name
 
 if TYPE_CHECKING:
@@ -101,11 +102,13 @@ class Checks:
         self._dispatched.add(message.key)
         worker = router.desk.fleet.workers.get(worker_id)
         health = worker.health if worker else Health.DEAD
+        if worker_id in router.drained:
+            health = Health.DRAINING
         detail = f"{name(message.key)} is given to {worker_id}, which is {health}"
         self.require("work for the healthy", health is Health.HEALTHY, detail)
-        past = entry.record.past
-        budget = entry.record.terms.max_failures
-        self.require("retry budget", past.failures <= budget, f"{name(message.key)} has failed {past.failures} times")
+        attempts, budget = message.key.epoch % MAX_ATTEMPTS, entry.record.terms.max_failures
+        moved = self._world.injected["drain"] + self._world.injected["scale"]  # which costs nothing of it
+        self.require("retry budget", attempts <= budget + moved, f"{name(message.key)} is one attempt too many")
 
     def told(self, worker: Worker, message: msg.ToRouter) -> None:
         """A worker answers."""

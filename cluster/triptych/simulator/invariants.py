@@ -75,9 +75,9 @@ def _queues(world: World) -> Problems:
     if world.router:
         if world.router.desk.running > cluster.max_running_requests + world.resumed:
             yield f"the router runs {world.router.desk.running} requests"
-        for worker_id, load in world.router.desk.fleet.loads().items():
-            if load.requests > cluster.max_requests_per_worker:
-                yield f"{worker_id} was sent {load.requests} requests"
+        for worker_id, requests in world.router.holders().items():
+            if requests > cluster.max_requests_per_worker:
+                yield f"{worker_id} was sent {requests} requests"
     for worker, decoder in _decoders(world):
         if decoder.engine.memory.held > cluster.kv_blocks:
             yield f"{worker.name} holds {decoder.engine.memory.held} blocks"

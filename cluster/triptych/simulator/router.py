@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
@@ -60,6 +61,7 @@ class Router(Machine):
         self.desk = Desk(policy, HealthLimits(stalled=cluster.stall_seconds), first_serial)
         self.links: dict[str, Link] = {}
         self.calls: dict[Entry, Call] = {}
+        self.drained: set[str] = set()
         self.every(TICK_SECONDS, self._tick, self.io)
 
     def place(self, workers: Mapping[str, Worker | None]) -> None:
@@ -71,16 +73,23 @@ class Router(Machine):
         for worker_id, worker in workers.items():
             if worker is not None and worker_id not in self.links:
                 self.links[worker_id] = Link(self, worker)
+        self.drained &= workers.keys()
         self.desk.retain(workers)
 
     def drain(self, worker_id: str, timeout: float) -> None:
         """A worker is to be taken out."""
+        self.drained.add(worker_id)
         self.carry_out(self.desk.drain(worker_id, timeout, self.now))
 
     def health(self) -> dict[str, Health]:
         """Of the placed workers; one without a stream is dead."""
         workers = self.desk.fleet.workers
         return {known: workers[known].health if known in workers else Health.DEAD for known in self.links}
+
+    def holders(self) -> Counter[str]:
+        """How many requests each worker holds something for, and is not being freed of."""
+        held = [entry.record.holders for entry in self.calls]
+        return Counter(worker_id for holdings in held for worker_id in {holding.worker_id for holding in holdings})
 
     def generate(self, ask: msg.Ask, line: Line) -> None:
         """A client asks, or comes back."""

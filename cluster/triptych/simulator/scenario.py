@@ -129,7 +129,7 @@ class ClusterSpec(Section):
     """As router.stall_seconds."""
     drain_seconds: Seconds = 5.0
     """As router.drain_seconds."""
-    lease_seconds: float = Field(default=10.0, ge=5, le=600)
+    lease_seconds: float = Field(default=10.0, ge=4, le=600)
     """As transfer.lease_seconds."""
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 
@@ -163,8 +164,6 @@ class World:
         except Violation:
             raise
         except Exception as error:
-            import traceback
-
             where = traceback.extract_tb(error.__traceback__)[-1]
             what = f"{type(error).__name__}: {error} ({where.name}, line {where.lineno} of {where.filename})"
             raise Violation("no defects", what, self.agenda.now) from error

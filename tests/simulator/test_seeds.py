@@ -1,0 +1,77 @@
+"""Many runs of every scenario: no invariant is ever violated, and the misfortunes were real."""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from triptych.simulator.faults import Kind
+from triptych.simulator.mischief import Damage
+from triptych.simulator.network import Mishap
+from triptych.simulator.outcome import Totals, simulate
+from triptych.simulator.reading import load_scenario, names
+
+SEEDS = 2_000
+SOAK_SEEDS = 20_000
+BLOCK = 25
+
+INJECTED = (
+    *Kind,
+    *Mishap,
+    Damage.CORRUPT,
+    Damage.TRUNCATED,
+    "clock skew",
+    "client disconnects",
+    "client cancels",
+)
+
+
+def block(scenario: str, first: int, count: int) -> Totals:
+    spec, sums = load_scenario(scenario), Totals()
+    for seed in range(first, first + count):
+        sums.add(simulate(spec, seed))
+    return sums
+
+
+def run(first: int, seeds: int) -> dict[str, Totals]:
+    """So many seeds, spread over the scenarios and two processes."""
+    each = seeds // len(names())
+    sums = {name: Totals() for name in names()}
+    with ProcessPoolExecutor(2) as pool:
+        parts = [
+            (name, pool.submit(block, name, at, min(BLOCK, first + each - at)))
+            for name in names()
+            for at in range(first, first + each, BLOCK)
+        ]
+        for name, part in parts:
+            sums[name].add(part.result())
+    return sums
+
+
+def check(sums: dict[str, Totals]) -> None:
+    everything = Totals()
+    for name, totals in sums.items():
+        assert totals.first is None, f"{name}: triptych simulate {name} --seed {totals.first[0]}: {totals.first[1:]}"
+        everything.add(totals)
+    assert {kind: everything.injected[str(kind)] for kind in INJECTED if not everything.injected[str(kind)]} == {}
+    requests = everything.requests
+    assert requests["finished"] > 0.85 * requests.total()
+    assert requests["failed"] < 0.01 * requests.total()
+    assert everything.replays > everything.runs / 3
+    assert everything.replayed_tokens > 10 * everything.replays
+    assert everything.resumes > everything.runs / 3
+    assert everything.preemptions > everything.runs / 3
+    # What the losses cost: a few per cent of everything that was computed.
+    assert everything.replayed_tokens < 0.2 * everything.computed_tokens
+
+
+def test_every_invariant_holds_over_two_thousand_seeds() -> None:
+    first = int(os.environ.get("TRIPTYCH_FIRST_SEED", "0"))
+    print(f"first seed {first}")
+    check(run(first, SEEDS))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_every_invariant_holds_over_twenty_thousand_seeds() -> None:
+    check(run(SEEDS, SOAK_SEEDS))
