@@ -12,7 +12,7 @@ from triptych.core.jobs import Jobs
 from triptych.core.jobs import actions as do
 from triptych.core.jobs import events as ev
 from triptych.core.jobs.commands import Decode, Drain, Free, Prefill, Reserve
-from triptych.core.jobs.states import Computing, Decoding
+from triptych.core.jobs.states import Computing, Decoding, Failed, Freeing
 
 BLOCK, POOL = 4, 12
 NAMES = [OperationKey(name, epoch) for name in "abc" for epoch in (1, 2)]
@@ -220,6 +220,11 @@ class Machine(RuleBasedStateMachine):
         assert self.jobs.operations == sum(self.begun.values()) - sum(self.worker.forgotten.values())
         assert self.jobs.waiting == self.jobs.audit().by_state.get("AwaitingBlocks", 0)
         assert self.jobs.open_leases == len(self.jobs.audit().leases)
+
+    @invariant()
+    def nothing_runs_for_nobody(self) -> None:
+        states = {key: self.jobs.find(key) for key in self.worker.running}
+        assert all(op and not isinstance(op.state, Failed | Freeing) for op in states.values())
 
     @invariant()
     def each_operation_fails_at_most_once(self) -> None:
