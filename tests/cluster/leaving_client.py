@@ -20,7 +20,7 @@ for text, image in json.loads(sys.stdin.readline()):
 
 def read(stream: TextStream) -> None:
     next(stream)
-    print("streaming", flush=True)
+    print("streaming\n", end="", flush=True)  # one write: threads share the pipe
     for _ in stream:
         pass
 
