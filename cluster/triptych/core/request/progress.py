@@ -7,7 +7,7 @@ from triptych.core.plan import Plan
 from triptych.core.request import actions as do
 from triptych.core.request import events as ev
 from triptych.core.request.attempt import again, end, free
-from triptych.core.request.record import Record, hold
+from triptych.core.request.record import Record, grown, hold
 from triptych.core.request.states import Decoding, Encoding, Prefilling, Queued, Reserving, Transferring
 
 Step = tuple[Record, tuple[do.Action, ...]]
@@ -73,7 +73,7 @@ def advance(record: Record, event: ev.TokensArrived, now: float) -> Step:
     tokens = event.tokens[record.emitted - event.first :]
     if not tokens and event.finish_reason is None:
         return record, ()
-    record = replace(record, emitted=record.emitted + len(tokens))
+    record = grown(record, len(tokens))
     actions: tuple[do.Action, ...] = (do.Deliver(tokens),) if tokens else ()
     if event.finish_reason is not None:
         record, following = end(record, event.finish_reason)

@@ -114,6 +114,12 @@ def accepted(key: OperationKey, terms: Terms, now: float, emitted: int = 0) -> R
     return Record(key, terms, Queued(now), emitted)
 
 
+def grown(record: Record, tokens: int) -> Record:
+    """The answer has so many tokens more. Happens for every token: `replace` would take twice as long."""
+    r = record
+    return Record(r.key, r.terms, r.state, r.emitted + tokens, r.holders, r.freeing, r.client, r.past)
+
+
 def wakeup(record: Record) -> float | None:
     """When `TimePassed` is due at the latest; None when time alone changes nothing."""
     moments = []
