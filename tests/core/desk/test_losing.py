@@ -158,7 +158,7 @@ def test_a_worker_that_keeps_failing_gets_a_pause_and_then_one_request_to_prove_
 
 def test_a_new_attempt_proves_its_prefill_worker_as_well_as_a_first_one(scene: Any) -> None:
     scene.connect("P1", "D1", "D2")
-    entry = scene.submit("r")
+    entry = scene.submit("r", length=99)
     scene.run(st.Decoding, entry=entry)
     for name in "abc":
         failing = scene.submit(name, max_failures=0)
@@ -168,4 +168,5 @@ def test_a_new_attempt_proves_its_prefill_worker_as_well_as_a_first_one(scene: A
     scene.lose(entry.record.state.plan.decode)
     assert isinstance(scene.desk.fleet.workers["P1"].breaker, Probing)
     scene.run(st.Decoding, entry=entry)
+    assert entry.running
     assert scene.desk.fleet.workers["P1"].breaker == TRUSTED
