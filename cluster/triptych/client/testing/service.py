@@ -12,10 +12,9 @@ import grpc
 from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
 from triptych.client.testing.fleet import FakeFleet
 from triptych.client.testing.memory import Memory, Run
+from triptych.client.testing.messages import last, piece, tokens_of
 from triptych.client.testing.script import (
     MODEL,
-    TIMELINE,
-    TOKENS_PER_IMAGE,
     Break,
     Fail,
     Hold,
@@ -24,13 +23,9 @@ from triptych.client.testing.script import (
     Step,
 )
 from triptych.core.errors import Cancelled, InvalidArgument, NotFound, TriptychError
-from triptych.core.generation import FinishReason, PositionLogprobs, TokenLogprob
-from triptych.core.inputs import ChatInput, GenerationInput, PromptInput, TextInput, TokenInput
-from triptych.core.prompt import ImagePart, TextPart
-from triptych.core.usage import Usage
+from triptych.core.inputs import GenerationInput
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.inference.v1 import inference_pb2_grpc
-from triptych.wire.generation import finish_reason_to_proto, logprobs_to_proto, timeline_to_proto, usage_to_proto
 from triptych.wire.prompt import prompt_from_proto
 from triptych.wire.request import generation_from_proto
 from triptych.wire.stage import stage_from_proto
@@ -63,16 +58,16 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
 
     def Generate(self, request: pb.GenerateRequest, context: grpc.ServicerContext) -> pb.GenerateResponse:
         chunks = list(self._answer(request.input, context))
-        last = chunks[-1]
+        end = chunks[-1]
         return pb.GenerateResponse(
-            request_id=last.request_id,
+            request_id=end.request_id,
             model=MODEL,
             text="".join(chunk.text for chunk in chunks),
             token_ids=[token_id for chunk in chunks for token_id in chunk.token_ids],
-            finish_reason=last.finish_reason,
+            finish_reason=end.finish_reason,
             logprobs=[position for chunk in chunks for position in chunk.logprobs],
-            usage=last.usage,
-            timeline=last.timeline,
+            usage=end.usage,
+            timeline=end.timeline,
         )
 
     def GenerateStream(
@@ -82,7 +77,7 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
 
     def Tokenize(self, request: pb.TokenizeRequest, context: grpc.ServicerContext) -> pb.TokenizeResponse:
         with _aborting(context):
-            return pb.TokenizeResponse(token_ids=_tokens(prompt_from_proto(request)))
+            return pb.TokenizeResponse(token_ids=tokens_of(prompt_from_proto(request)))
 
     def Detokenize(self, request: pb.DetokenizeRequest, context: grpc.ServicerContext) -> pb.DetokenizeResponse:
         with _aborting(context):
@@ -149,7 +144,7 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
             for place, step in self._behind(tokens):
                 match step:
                     case Say(text):
-                        yield _piece(request, request_id, tokens, text)
+                        yield piece(request, request_id, tokens, text)
                         tokens += 1
                     case Break(refusals) | Restart(refusals) if self.memory.lose(request_id, place, refusals):
                         run.settled = kept = True
@@ -169,7 +164,7 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
                     case unknown:
                         assert_never(unknown)
             run.settled = True
-            yield _last(request_id, request.prompt, tokens)
+            yield last(request_id, request.prompt, tokens)
         finally:
             if not kept:
                 self.memory.finish(request_id, run)
@@ -194,45 +189,3 @@ def _aborting(context: grpc.ServicerContext) -> Iterator[None]:
         yield
     except TriptychError as error:
         context.abort_with_status(status_from_error(error))
-
-
-def _piece(request: GenerationInput, request_id: str, token_id: int, text: str) -> pb.GenerateStreamResponse:
-    first = token_id == len(request.resume or ())
-    logprobs = [PositionLogprobs(-0.5, (TokenLogprob(token_id, -0.5),))]
-    return pb.GenerateStreamResponse(
-        request_id=request_id,
-        model=MODEL if first else "",
-        text=text,
-        token_ids=[token_id],
-        logprobs=logprobs_to_proto(logprobs if request.sampling.logprobs is not None else ()),
-    )
-
-
-def _last(request_id: str, prompt: PromptInput, tokens: int) -> pb.GenerateStreamResponse:
-    usage = Usage(len(_tokens(prompt)), tokens, len(_images(prompt)) * TOKENS_PER_IMAGE)
-    return pb.GenerateStreamResponse(
-        request_id=request_id,
-        model=MODEL,
-        finish_reason=finish_reason_to_proto(FinishReason.STOP),
-        usage=usage_to_proto(usage),
-        timeline=timeline_to_proto(TIMELINE),
-    )
-
-
-def _tokens(prompt: PromptInput) -> list[int]:
-    match prompt:
-        case TextInput(text):
-            return list(text.encode())
-        case TokenInput(token_ids):
-            return list(token_ids)
-        case ChatInput(messages):
-            texts = [part.text for message in messages for part in message.parts if isinstance(part, TextPart)]
-            return [0] * (len(_images(prompt)) * TOKENS_PER_IMAGE) + list("".join(texts).encode())
-        case unknown:
-            assert_never(unknown)
-
-
-def _images(prompt: PromptInput) -> list[ImagePart]:
-    if not isinstance(prompt, ChatInput):
-        return []
-    return [part for message in prompt.messages for part in message.parts if isinstance(part, ImagePart)]
