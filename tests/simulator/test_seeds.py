@@ -65,6 +65,7 @@ def check(sums: dict[str, Totals]) -> None:
     assert everything.replayed_tokens < 0.2 * everything.computed_tokens
 
 
+@pytest.mark.timeout(900)
 def test_every_invariant_holds_over_two_thousand_seeds() -> None:
     first = int(os.environ.get("TRIPTYCH_FIRST_SEED", "0"))
     print(f"first seed {first}")
