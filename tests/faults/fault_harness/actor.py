@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fault_harness.traps import Deed, Point, Trap, Traps
+from fault_harness.traps import Deed, Point, Trap, TrapDoor
 from fault_harness.wrappers import install
 
 from triptych.controller.actor import StageActor
@@ -27,8 +27,8 @@ class FaultyActor(StageActor):
 
     def __init__(self, settings: StageSettings, **options: Any) -> None:
         super().__init__(settings, **options)
-        self._traps = Traps()
-        install(self._traps)
+        self._trap_door = TrapDoor()
+        install(self._trap_door)
         actor = self
 
         class Handler(socketserver.StreamRequestHandler):
@@ -46,11 +46,11 @@ class FaultyActor(StageActor):
         match command.pop("do"):
             case "arm":
                 point, deed = Point(command.pop("point")), Deed(command.pop("deed"))
-                self._traps.arm(Trap(point, deed, **command))
+                self._trap_door.arm(Trap(point, deed, **command))
                 return {}
             case "disarm":
-                self._traps.disarm()
-                return {"sprung": dict(self._traps.sprung)}
+                self._trap_door.disarm()
+                return {"sprung": self._trap_door.sprung}
             case "audit":
                 return self._audit()
             case unknown:

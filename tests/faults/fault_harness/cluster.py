@@ -66,9 +66,9 @@ class FaultyCluster:
         self.tell(pid, do="arm", point=point, deed=deed, after=after, times=times)
         return pid
 
-    def disarm(self, pid: int) -> dict[str, int]:
-        """Takes the traps out of a process that still lives; how often each has sprung."""
-        sprung: dict[str, int] = self.tell(pid, do="disarm")["sprung"]
+    def disarm(self, pid: int) -> int:
+        """Takes the trap out of a process that still lives; how often it has sprung."""
+        sprung: int = self.tell(pid, do="disarm")["sprung"]
         return sprung
 
     def held(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def running(settings: str, folder: Path) -> Iterator[FaultyCluster]:
     with (folder / "log").open("w") as log:
         process = _start(folder, log)
         try:
-            with Client(_address(process, folder), timeout=240) as client:
+            with Client(_address(process, folder), timeout=150) as client:
                 yield FaultyCluster(process, client, folder)
         finally:
             end(process)

@@ -1,9 +1,8 @@
-"""Traps in a worker's process: at the n-th time that it comes to a point, something happens to it."""
+"""A trap in a worker's process: at the n-th time that it comes to a point, something happens to it."""
 
 import os
 import signal
 import threading
-from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -48,37 +47,36 @@ class Trap:
     times: int = 1
 
 
-class Traps:
-    """The traps of one process; any thread may step into them."""
+class TrapDoor:
+    """The trap of one process; any thread may step into it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._armed: dict[Point, Trap] = {}
-        self._visits: Counter[Point] = Counter()
-        self.sprung: Counter[Point] = Counter()
+        self._armed: Trap | None = None
+        self._visits = 0
+        self.sprung = 0
 
     def arm(self, trap: Trap) -> None:
-        """Sets a trap; visits count from now."""
+        """Sets a trap in place of the one before; visits count from now."""
         with self._lock:
-            self._armed[trap.point] = trap
-            self._visits.clear()
-            self.sprung.clear()
+            self._armed = trap
+            self._visits = self.sprung = 0
 
     def disarm(self) -> None:
-        """Takes all traps away."""
+        """Takes the trap away."""
         with self._lock:
-            self._armed.clear()
+            self._armed = None
 
     def visit(self, point: Point) -> Deed | None:
         """What is to happen at this visit."""
         with self._lock:
-            trap = self._armed.get(point)
-            if trap is None:
+            trap = self._armed
+            if trap is None or trap.point is not point:
                 return None
-            self._visits[point] += 1
-            if not trap.after < self._visits[point] <= trap.after + trap.times:
+            self._visits += 1
+            if not trap.after < self._visits <= trap.after + trap.times:
                 return None
-            self.sprung[point] += 1
+            self.sprung += 1
             return trap.deed
 
 

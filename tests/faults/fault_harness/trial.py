@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 from fault_harness.cluster import FaultyCluster, eventually, wait_ready
@@ -17,6 +18,7 @@ from fault_harness.traps import Deed, Point
 from fault_harness.workload import Question, Told, ask_all
 
 POLL_SECONDS = 0.005
+STUCK_SECONDS = 75.0
 
 
 @dataclass
@@ -82,6 +84,7 @@ class Trial:
         with watch(hold):
             told = self.ask_again()
         assert stopped.at is not None, f"{worker_id} never came to {point}"
+        self.cluster.disarm(pid)
         self.finish(name, told, stopped.at)
         return pid
 
@@ -90,15 +93,19 @@ class Trial:
         before = self.cluster.client.status().router.replays
         pid = self.cluster.arm(worker_id, point, deed, times=times)
         told = self.ask_again()
-        assert self.cluster.disarm(pid) == {point: times}, [t.workers for t in told]
+        assert self.cluster.disarm(pid) == times, [t.workers for t in told]
         self.cluster.require_idle()
         assert self.cluster.worker(worker_id).pid == pid, "a damaged transfer has cost a worker"
         return self.cluster.client.status().router.replays - before
 
     def ask_again(self) -> list[Told]:
         """All questions at once; every answer is the one of the undisturbed run."""
+        stuck: list[dict[str, Any]] = []
+        overdue = threading.Timer(STUCK_SECONDS, lambda: stuck.append(self.cluster.held()))
+        overdue.start()
         told = ask_all(self.cluster.client, self.questions)
-        require_same(self.undisturbed, told)
+        overdue.cancel()
+        require_same(self.undisturbed, told, f"held after {STUCK_SECONDS:g} s: {stuck}")
         return told
 
     def finish(self, name: str, told: list[Told], moment: float, hit: list[Told] | None = None) -> None:
@@ -135,14 +142,14 @@ def recovery_of(
     )
 
 
-def require_same(undisturbed: list[Told], told: list[Told]) -> None:
-    """Every answer token by token, its text and its end."""
+def require_same(undisturbed: list[Told], told: list[Told], more: str = "") -> None:
+    """Every answer token by token, its text and its end; `more` is said where one is wrong."""
     wrong = [
         f"question {index}: {now.error!r} after {len(now.tokens)} tokens; {_first_difference(then, now)}"
         for index, (then, now) in enumerate(zip(undisturbed, told, strict=True))
         if now.error or now.answer != then.answer
     ]
-    assert not wrong, "\n".join(wrong)
+    assert not wrong, "\n".join([*wrong, more])
     for now in told:
         assert now.usage is not None
         assert now.usage.completion_tokens == len(now.tokens)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from fault_harness.traps import Deed, Point, Traps, end_or_halt
+from fault_harness.traps import Deed, Point, TrapDoor, end_or_halt
 
 from triptych.engine.core import EngineCore
 from triptych.models.vision import VisionEncoder
@@ -17,58 +17,58 @@ from triptych.transfer.runs import Run, block_count, runs_of
 from triptych.transfer.source import SharedSource, StreamSource
 
 
-def install(traps: Traps) -> None:
-    """From now on the process steps into `traps`."""
-    _wrap(VisionEncoder, "encode", lambda original: _encode(original, traps))
-    _wrap(EngineCore, "step", lambda original: _step(original, traps))
-    _wrap(Connection, "send", lambda original: _send(original, traps))
-    _wrap(EmbeddingStore, "_answer", lambda original: _serve(original, traps))
+def install(door: TrapDoor) -> None:
+    """From now on the process steps into the trap of `door`."""
+    _wrap(VisionEncoder, "encode", lambda original: _encode(original, door))
+    _wrap(EngineCore, "step", lambda original: _step(original, door))
+    _wrap(Connection, "send", lambda original: _send(original, door))
+    _wrap(EmbeddingStore, "_answer", lambda original: _serve(original, door))
     for source in (SharedSource, StreamSource):
-        _wrap(source, "write_into", lambda original: _copy(original, traps))
+        _wrap(source, "write_into", lambda original: _copy(original, door))
     # `triptych.transfer.pull` is also the name of a function of the package.
-    _wrap(import_module("triptych.transfer.pull"), "_copy_shared", lambda original: _copy_shared(original, traps))
+    _wrap(import_module("triptych.transfer.pull"), "_copy_shared", lambda original: _copy_shared(original, door))
 
 
 def _wrap(owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
     setattr(owner, name, wrapper(getattr(owner, name)))
 
 
-def _encode(original: Any, traps: Traps) -> Any:
+def _encode(original: Any, door: TrapDoor) -> Any:
     def wrapped(self: VisionEncoder, pixels: Any) -> Any:
         found = original(self, pixels)
-        end_or_halt(traps.visit(Point.ENCODE))
+        end_or_halt(door.visit(Point.ENCODE))
         return found
 
     return wrapped
 
 
-def _step(original: Any, traps: Traps) -> Any:
+def _step(original: Any, door: TrapDoor) -> Any:
     def wrapped(self: EngineCore, *arguments: Any) -> Any:
         outcome = original(self, *arguments)
         if outcome and any(c.sequence.computed < c.sequence.prompt_length for c in outcome.plan.prompts):
-            end_or_halt(traps.visit(Point.CHUNK))
+            end_or_halt(door.visit(Point.CHUNK))
         if outcome and outcome.plan.decodes:
-            end_or_halt(traps.visit(Point.DECODE))
+            end_or_halt(door.visit(Point.DECODE))
         return outcome
 
     return wrapped
 
 
-def _serve(original: Any, traps: Traps) -> Any:
+def _serve(original: Any, door: TrapDoor) -> Any:
     def wrapped(self: EmbeddingStore, *arguments: Any) -> Any:
-        if traps.visit(Point.FETCH) is Deed.KILL:
+        if door.visit(Point.FETCH) is Deed.KILL:
             end_or_halt(Deed.KILL)
         return original(self, *arguments)
 
     return wrapped
 
 
-def _send(original: Any, traps: Traps) -> Any:
+def _send(original: Any, door: TrapDoor) -> Any:
     """A frame with payload goes out damaged or by half; one without (shared memory) goes out before the deed."""
 
     def wrapped(self: Connection, frame: Frame, payload: Sequence[memoryview] = ()) -> int:
         point = Point.SEND if isinstance(frame, Chunk) else Point.FETCH if isinstance(frame, Found) else None
-        deed = traps.visit(point) if point else None
+        deed = door.visit(point) if point else None
         if deed is None:
             return int(original(self, frame, payload))
         if not payload:
@@ -90,11 +90,11 @@ def _send(original: Any, traps: Traps) -> Any:
     return wrapped
 
 
-def _copy(original: Any, traps: Traps) -> Any:
+def _copy(original: Any, door: TrapDoor) -> Any:
     """The first half of a chunk's blocks is copied; then comes the deed, then the rest."""
 
     def wrapped(self: Any, target: Pages, source: Sequence[Run], runs: Sequence[Run]) -> Any:
-        deed = traps.visit(Point.COPY)
+        deed = door.visit(Point.COPY)
         if deed in (Deed.KILL, Deed.STOP, Deed.TRUNCATE) and isinstance(self, SharedSource):
             done = original(self, target, _half(source), _half(runs))
             end_or_halt(deed)
@@ -114,10 +114,10 @@ def _half(runs: Sequence[Run]) -> tuple[Run, ...]:
     return runs_of(blocks[: block_count(runs) // 2])
 
 
-def _copy_shared(original: Any, traps: Traps) -> Any:
+def _copy_shared(original: Any, door: TrapDoor) -> Any:
     def wrapped(*arguments: Any) -> Any:
         array = original(*arguments)
-        deed = traps.visit(Point.PULL)
+        deed = door.visit(Point.PULL)
         end_or_halt(deed)
         if deed is Deed.DAMAGE:
             array[len(array) // 2] ^= 1
