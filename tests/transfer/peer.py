@@ -12,6 +12,7 @@ import mmap
 import os
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -107,5 +108,11 @@ def store(size: int, seed: int, backend: str) -> None:
 
 
 if __name__ == "__main__":
-    roles = {"own": own, "attach": attach, "send": send, "stall": stall, "store": store}
+    roles: dict[str, Callable[..., None]] = {
+        "own": own,
+        "attach": attach,
+        "send": send,
+        "stall": stall,
+        "store": store,
+    }
     roles[sys.argv[1]](**json.loads(sys.argv[2]))
