@@ -12,6 +12,7 @@ from triptych.simulator.dice import Dice
 from triptych.simulator.scenario import FaultSpec
 
 if TYPE_CHECKING:
+    from triptych.simulator.machine import Machine
     from triptych.simulator.worker import Worker
     from triptych.simulator.world import World
 
@@ -64,7 +65,9 @@ def plan(spec: FaultSpec, dice: Dice, start: float, end: float) -> tuple[Fault, 
 def strike(world: World, fault: Fault) -> None:
     """Carries one out."""
     match fault.kind:
-        case Kind.CRASH | Kind.HANG | Kind.SLOW | Kind.ZOMBIE:
+        case Kind.ZOMBIE:
+            _suspend(world, fault)
+        case Kind.CRASH | Kind.HANG | Kind.SLOW:
             if worker := _chosen(world, fault.pick):
                 _strike_worker(world, worker, fault)
         case Kind.PARTITION:
@@ -88,9 +91,18 @@ def _strike_worker(world: World, worker: Worker, fault: Fault) -> None:
         case Kind.SLOW:
             worker.slowness *= spec.slow_factor
             world.agenda.after(spec.slow_seconds, lambda: _recover(worker, spec.slow_factor))
-        case Kind.ZOMBIE:
-            worker.stop()
-            world.agenda.after(spec.zombie_seconds, worker.resume)
+
+
+def _suspend(world: World, fault: Fault) -> None:
+    """Any process: a worker's mostly, but the router's or the controller's too."""
+    there: list[Machine] = [*world.runtime.living]
+    there += [process for process in (world.router, world.controller) if process]
+    there = [process for process in there if process.io.motion is Motion.MOVING]
+    if there:
+        process = there[int(fault.pick * len(there))]
+        _count(world, process.name, fault.kind)
+        process.stop()
+        world.agenda.after(world.spec.faults.zombie_seconds, process.resume)
 
 
 def _restart(world: World, kind: Kind) -> None:

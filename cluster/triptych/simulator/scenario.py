@@ -199,7 +199,7 @@ class FaultSpec(Section):
     slow_seconds: Seconds = 5.0
     """See `slow`."""
     zombie: Rate = 0.0
-    """A worker's process is stopped for `zombie_seconds` and then goes on."""
+    """A process, also the router's or the controller's, is stopped for `zombie_seconds` and then goes on."""
     zombie_seconds: Seconds = 20.0
     """See `zombie`."""
     partition: Rate = 0.0
