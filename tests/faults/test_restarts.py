@@ -66,12 +66,18 @@ def test_a_new_router_and_controller_take_over_the_workers_of_the_old(
         try:
             serve.start()
             before = workers(serve)
-            restart_under_load("serve killed and started again, Ray lives on", serve, make_questions(rng, ()), note)
+            restart_under_load(
+                "kill -9 of `triptych serve`, started again; Ray and workers live on",
+                serve,
+                make_questions(rng, ()),
+                note,
+            )
             assert workers(serve) == before
         finally:
             serve.stop()
 
 
+@pytest.mark.soak
 def test_a_cluster_that_is_started_again_goes_on_with_the_answers(
     settings: Path, rng: random.Random, note: Note
 ) -> None:
@@ -80,7 +86,12 @@ def test_a_cluster_that_is_started_again_goes_on_with_the_answers(
     try:
         serve.start()
         before = workers(serve)
-        restart_under_load("serve and its own Ray killed and started again", serve, make_questions(rng, ()), note)
+        restart_under_load(
+            "kill -9 of `triptych serve`, started again; Ray and workers die with it",
+            serve,
+            make_questions(rng, ()),
+            note,
+        )
         assert not workers(serve) & before
     finally:
         serve.stop()

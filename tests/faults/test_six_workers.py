@@ -49,14 +49,14 @@ def trial(rng: random.Random, note: Any, tmp_path_factory: pytest.TempPathFactor
     ],
 )
 def test_a_worker_killed_at_work_costs_no_answer(trial: Trial, worker_id: str, point: Point, after: int) -> None:
-    trial.under(f"kill -9 of {worker_id} at {point}", worker_id, point, Deed.KILL, after=after)
+    trial.under(f"kill -9 of {worker_id} {point}", worker_id, point, Deed.KILL, after=after)
 
 
 def test_a_decode_worker_that_stood_still_for_20_seconds_is_fenced(trial: Trial) -> None:
     """Its requests have long been answered by the other one when it wakes up, in the middle of their old attempts."""
     pause = threading.Event()
     pid = trial.while_stopped(
-        "decode worker stopped for 20 s", "decode-1", Point.DECODE, lambda: pause.wait(20.0), after=12
+        f"decode-1 stopped for 20 s {Point.DECODE}", "decode-1", Point.DECODE, lambda: pause.wait(20.0), after=12
     )
     assert trial.cluster.worker("decode-1").pid == pid
 
@@ -75,14 +75,14 @@ def test_a_worker_that_wakes_up_while_others_do_its_work_changes_nothing(
 ) -> None:
     client, before = trial.cluster.client, trial.cluster.client.status().router.replays
     taken_over = wait_until(lambda: client.status().router.replays > before, 60.0)
-    name = f"{worker_id} stopped at {point} until its requests were begun anew"
+    name = f"{worker_id} stopped {point}, continued once its requests were begun anew"
     trial.while_stopped(name, worker_id, point, taken_over, after=after)
 
 
 @pytest.mark.soak
 def test_a_prefill_worker_that_stood_still_for_20_seconds_is_fenced(trial: Trial) -> None:
     pause = threading.Event()
-    name = "prefill worker stopped for 20 s"
+    name = f"prefill-1 stopped for 20 s {Point.CHUNK}"
     trial.while_stopped(name, "prefill-1", Point.CHUNK, lambda: pause.wait(20.0), after=1)
 
 

@@ -48,7 +48,8 @@ def trial(rng: random.Random, note: Any, tmp_path_factory: pytest.TempPathFactor
 def test_the_only_worker_of_its_kind_killed_at_work_costs_no_answer(
     trial: Trial, worker_id: str, point: Point, after: int
 ) -> None:
-    trial.under(f"kill -9 of the only {worker_id} at {point}", worker_id, point, Deed.KILL, after=after)
+    again = " for some time" if after > 20 else ""
+    trial.under(f"kill -9 of {worker_id}, the only one, {point}{again}", worker_id, point, Deed.KILL, after=after)
 
 
 @pytest.mark.parametrize("point", [Point.SEND, Point.FETCH])

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 HEADER = (
-    "| fault | attempts begun anew | fault to next token: median | worst | longest pause in any stream | "
-    "the same, undisturbed | worker back after |"
+    "| fault | attempts begun anew | fault to next token, median | longest | longest pause in a stream | "
+    "undisturbed | all workers back |"
 )
 BEGIN, END = "<!-- recovery times: begin -->", "<!-- recovery times: end -->"
 
