@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fault_harness.cluster import running
+from fault_harness.cluster import eventually, running
 from fault_harness.proxy import proxy_to
 from fault_harness.traps import Deed, Point
 from fault_harness.trial import Trial, require_same, wait_until
@@ -136,3 +136,16 @@ def test_clients_whose_connection_breaks_come_back_to_their_answers(trial: Trial
     require_same(trial.undisturbed, told)
     trial.finish(f"the connection of 16 clients cut, linger {linger:g} s", told, cut.reached, told)
     assert trial.cluster.client.status().router.resumed_requests > 0
+
+
+def test_a_drained_worker_hands_its_answers_over(trial: Trial) -> None:
+    """The last test: the worker that is drained is replaced by another of its name."""
+    client, before = trial.cluster.client, trial.cluster.worker("decode-1")
+    drain = Countdown(200, lambda: client.drain("decode-1", timeout=0.0))
+    told = ask_all(client, trial.questions, on_token=drain)
+    assert drain.reached is not None
+    require_same(trial.undisturbed, told)
+    eventually(lambda: len(client.status().workers) == 5, 30.0)
+    assert client.scale("decode", 2).started == ("decode-1",)
+    trial.finish("decode-1 drained with a timeout of 0, then another one added", told, drain.reached)
+    assert trial.cluster.worker("decode-1").incarnation != before.incarnation
