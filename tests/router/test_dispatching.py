@@ -79,10 +79,10 @@ def test_pictures_are_held_to_the_end_because_another_attempt_needs_them(desk: A
     d = desk()
     call = d.submit(images=2)
     assert d.last["encode"].encode.images[0].data == b"picture 1"
-    assert d.dispatcher.pictures.held == len(b"picture 0") + len(b"picture 1")
+    assert d.dispatcher.seats.pictures.held == len(b"picture 0") + len(b"picture 1")
     d.dispatcher.leave(call, Cancelled("gone"))
     d.freed(call, "encode-0", "encode-1")
-    assert d.dispatcher.pictures.held == 0
+    assert d.dispatcher.seats.pictures.held == 0
     with pytest.raises(ResourceExhausted, match=r"router\.picture_memory"), d.dispatcher.seat(2**31):
         pass
 

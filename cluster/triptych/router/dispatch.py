@@ -6,37 +6,23 @@ Everything here runs on the router's event loop, so that an event and its orders
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Protocol, assert_never
 
-from triptych.core.desk import Counters, Cut, Desk, Entry, Orders, Perform, Submission, TellDrain
+from triptych.core.desk import Counters, Desk, Entry, Orders, Seats, Submission
 from triptych.core.errors import Cancelled, Internal, NotFound, ResourceExhausted, TriptychError
 from triptych.core.fleet.worker import Introduction, Report, Worker
 from triptych.core.generation import FinishReason, OperationKey
 from triptych.core.pictures import PictureMemory
-from triptych.core.request import actions as do
 from triptych.core.request import events as ev
 from triptych.core.request.record import Terms
 from triptych.models.detokenize import IncrementalDetokenizer
-from triptych.router import commands
 from triptych.router.call import Admitted, Call
+from triptych.router.carrier import Carrier, Outbound
 from triptych.router.limits import RouterLimits
 from triptych.router.translate import core_event, keyed_messages
 from triptych.router.work import Work
 from triptych.stage.v1 import stage_pb2 as pb
 
-MAX_TIMEOUT_MS = 2**32 - 1  # what the wire can say: seven weeks
-
 logger = logging.getLogger(__name__)
-
-
-class Outbound(Protocol):
-    """The way to the workers."""
-
-    def send(self, worker_id: str, command: pb.ConnectRequest) -> None:
-        """Queues a command; one for a worker that is gone is dropped, its loss being an event of its own."""
-
-    def cut(self, worker_id: str, reason: str) -> None:
-        """Ends the stream to a worker that has been given up."""
 
 
 class Dispatcher:
@@ -54,12 +40,11 @@ class Dispatcher:
         self, outbound: Outbound, limits: RouterLimits, clock: Callable[[], float], first_serial: int
     ) -> None:
         self.limits = limits
-        self.pictures = PictureMemory(limits.picture_bytes)
+        self.seats = Seats(limits.max_running, PictureMemory(limits.picture_bytes), limits.routing.retry_after)
         self._desk = Desk(limits.routing, limits.health, first_serial)
-        self._outbound = outbound
+        self._carrier = Carrier(outbound, clock)
         self._clock = clock
         self._works: dict[Entry, Work] = {}
-        self._admitting = 0
 
     @property
     def counters(self) -> Counters:
@@ -108,19 +93,15 @@ class Dispatcher:
         if returning and self._desk.named(returning):
             yield
             return
-        if self._desk.running + self._admitting >= self.limits.max_running:
+        try:
+            self.seats.take(self._desk.running, picture_bytes)
+        except ResourceExhausted:
             self.counters.refused += 1
-            raise ResourceExhausted(
-                f"{self.limits.max_running} requests are running, which is the limit (router.max_running_requests)",
-                retry_after=self.limits.routing.retry_after,
-            )
-        self.pictures.reserve(picture_bytes, self.limits.routing.retry_after)
-        self._admitting += 1
+            raise
         try:
             yield
         finally:
-            self._admitting -= 1
-            self.pictures.release(picture_bytes)
+            self.seats.give_back(picture_bytes)
 
     def submit(self, request: Admitted, detokenizer: IncrementalDetokenizer, now: float) -> Call:
         """Starts a request that has a `seat`, or goes on with one whose client comes back.
@@ -140,7 +121,7 @@ class Dispatcher:
             self._take_over(work, call, received)
         else:
             self._works[entry] = work = Work(entry, request, call, now)
-            self.pictures.keep(request.picture_bytes)
+            self.seats.pictures.keep(request.picture_bytes)
             work.timeline.dispatched(self._clock())
         self._perform_all(orders, entry)
         return call
@@ -216,22 +197,10 @@ class Dispatcher:
         self._perform_all(self._desk.tell(entry, event, self._clock()), entry)
 
     def _perform_all(self, orders: Orders, entry: Entry | None = None) -> None:
-        """One order that cannot be carried out must not keep the others from it."""
-        failed: dict[Entry, None] = {}
-        for order in orders:
-            match order:
-                case Perform(of, action):
-                    if not self._performed(self._works[of], action):
-                        failed[of] = None
-                case Cut(worker_id):
-                    self._outbound.cut(worker_id, "the worker was silent, or stood still, for too long")
-                case TellDrain(worker_id):
-                    self._outbound.send(worker_id, pb.ConnectRequest(drain=pb.Drain()))
-                case unknown:
-                    assert_never(unknown)
-        for broken in failed:
-            self._works[broken].call.fail(_defect())  # not heard if the client has its end already
-            self._tell(broken, ev.Abandoned(_defect()))
+        """Carries orders out, then sees to the request whose event they come from."""
+        for work in self._carrier.carry_out(orders, self._works):
+            work.call.fail(_defect())  # not heard if the client has its end already
+            self._tell(work.entry, ev.Abandoned(_defect()))
         if entry is not None:
             self._look_after(entry)
 
@@ -249,44 +218,7 @@ class Dispatcher:
 
     def _let_go(self, work: Work) -> None:
         del self._works[work.entry]
-        self.pictures.release(work.request.picture_bytes)
-
-    def _performed(self, work: Work, action: do.Action) -> bool:
-        try:
-            self._perform(work, action)
-        except Exception:
-            logger.exception("%s cannot be carried out for %s", type(action).__name__, work.entry.record.key)
-            return False
-        return True
-
-    def _perform(self, work: Work, action: do.Action) -> None:
-        match action:
-            case do.SendEncode():
-                self._outbound.send(action.worker_id, commands.encode(work, action, self._timeout_ms(work)))
-            case do.SendReserve():
-                work.timeline.sent("reserve", self._clock())
-                self._outbound.send(action.worker_id, commands.reserve(work, action, self._timeout_ms(work)))
-            case do.SendPrefill():
-                work.settle()
-                self._outbound.send(action.worker_id, commands.prefill(work, action, self._timeout_ms(work)))
-            case do.SendDecode():
-                self._outbound.send(action.worker_id, commands.decode(work, action))
-            case do.SendFree():
-                self._outbound.send(action.worker_id, commands.free(work, action))
-            case do.Deliver(tokens):
-                work.call.deliver(tokens)
-            case do.Place():
-                work.begin_attempt(self._clock())
-            case do.End(outcome):
-                work.end(outcome, self._clock())
-            case unknown:
-                assert_never(unknown)
-
-    def _timeout_ms(self, work: Work) -> int:
-        if work.request.deadline is None:
-            return 0
-        left = round((work.request.deadline - self._clock()) * 1000)
-        return min(max(1, left), MAX_TIMEOUT_MS)
+        self.seats.pictures.release(work.request.picture_bytes)
 
 
 def _report(report: pb.LoadReport) -> Report:

@@ -4,5 +4,18 @@ from triptych.core.desk.audit import Audit
 from triptych.core.desk.desk import Desk
 from triptych.core.desk.entry import Counters, Entry, Submission
 from triptych.core.desk.orders import Cut, Order, Orders, Perform, TellDrain
+from triptych.core.desk.seats import Seats
 
-__all__ = ["Audit", "Counters", "Cut", "Desk", "Entry", "Order", "Orders", "Perform", "Submission", "TellDrain"]
+__all__ = [
+    "Audit",
+    "Counters",
+    "Cut",
+    "Desk",
+    "Entry",
+    "Order",
+    "Orders",
+    "Perform",
+    "Seats",
+    "Submission",
+    "TellDrain",
+]
