@@ -12,7 +12,6 @@ import psutil
 import pytest
 
 from triptych.cli.demo.digits import Digit, held_out_digits
-from triptych.core.errors import Unavailable
 from triptych.core.fleet import Stage
 from triptych.models.resolve import resolve
 
@@ -92,14 +91,14 @@ def test_prefill_and_decode_share_one_mapping_of_the_weights(served: Any, langua
         assert kinds["Private_Dirty"] == 0
 
 
-def test_a_killed_decode_worker_ends_its_requests_and_comes_back(served: Any, eventually: Any) -> None:
+def test_a_killed_decode_worker_comes_back_and_goes_on_with_the_answer(served: Any, eventually: Any) -> None:
     before, digit = served.worker(Stage.DECODE), held_out_digits()[0]
-    with served.client.stream("Once upon a time", max_tokens=2000, ignore_eos=True) as stream:
+    with served.client.stream("Once upon a time", max_tokens=100, ignore_eos=True) as stream:
         for _ in range(3):  # so that the decode worker has all KV, and nothing is in transfer
             next(stream)
         os.kill(before.pid, signal.SIGKILL)
-        with pytest.raises(Unavailable, match="worker decode-0 was lost"):
-            stream.result()
+        answer = stream.result()
+    assert (len(answer.token_ids), answer.usage.completion_tokens, answer.usage.replays) == (100, 100, 1)
     eventually(lambda: served.client.status().ready and served.worker(Stage.DECODE).restarts == 1, 60.0)
     after = served.worker(Stage.DECODE)
     assert after.pid != before.pid
