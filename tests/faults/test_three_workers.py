@@ -54,15 +54,23 @@ def test_the_only_worker_of_its_kind_killed_at_work_costs_no_answer(
 
 @pytest.mark.parametrize("point", [Point.SEND, Point.FETCH])
 @pytest.mark.parametrize("deed", [Deed.DAMAGE, Deed.TRUNCATE])
-def test_a_transfer_damaged_on_its_way_is_made_again(trial: Trial, point: Point, deed: Deed) -> None:
+def test_a_transfer_damaged_on_its_way_costs_no_answer(trial: Trial, point: Point, deed: Deed) -> None:
     worker_id = "prefill-0" if point is Point.SEND else "encode-0"
     trial.with_transfers(worker_id, point, deed, times=1)
 
 
-@pytest.mark.parametrize(("worker_id", "point"), [("prefill-0", Point.SEND), ("encode-0", Point.FETCH)])
-@pytest.mark.parametrize("deed", [Deed.DAMAGE, Deed.TRUNCATE])
+@pytest.mark.parametrize(
+    ("worker_id", "point", "deed", "times"),
+    [
+        # One after the other: the first chunk takes three of them.
+        ("prefill-0", Point.SEND, Deed.DAMAGE, 6),
+        ("prefill-0", Point.SEND, Deed.TRUNCATE, 6),
+        # Eight pictures at once: one of them takes three. A torn one is not fetched again by the same attempt.
+        ("encode-0", Point.FETCH, Deed.DAMAGE, 17),
+        ("encode-0", Point.FETCH, Deed.TRUNCATE, 6),
+    ],
+)
 def test_a_transfer_that_stays_damaged_costs_an_attempt_and_no_answer(
-    trial: Trial, worker_id: str, point: Point, deed: Deed
+    trial: Trial, worker_id: str, point: Point, deed: Deed, times: int
 ) -> None:
-    """Six in a row: one thing is damaged three times, and its request begins anew."""
-    assert trial.with_transfers(worker_id, point, deed, times=6) > 0
+    assert trial.with_transfers(worker_id, point, deed, times=times) > 0

@@ -10,7 +10,6 @@ from triptych.engine.core import EngineCore
 from triptych.models.vision import VisionEncoder
 from triptych.transfer.codec import encode
 from triptych.transfer.connection import Connection
-from triptych.transfer.embeddings import EmbeddingStore
 from triptych.transfer.frames import Chunk, Found, Frame
 from triptych.transfer.pages import Pages
 from triptych.transfer.runs import Run, block_count, runs_of
@@ -22,7 +21,6 @@ def install(door: TrapDoor) -> None:
     _wrap(VisionEncoder, "encode", lambda original: _encode(original, door))
     _wrap(EngineCore, "step", lambda original: _step(original, door))
     _wrap(Connection, "send", lambda original: _send(original, door))
-    _wrap(EmbeddingStore, "_answer", lambda original: _serve(original, door))
     for source in (SharedSource, StreamSource):
         _wrap(source, "write_into", lambda original: _copy(original, door))
     # `triptych.transfer.pull` is also the name of a function of the package.
@@ -50,15 +48,6 @@ def _step(original: Any, door: TrapDoor) -> Any:
         if outcome and outcome.plan.decodes:
             end_or_halt(door.visit(Point.DECODE))
         return outcome
-
-    return wrapped
-
-
-def _serve(original: Any, door: TrapDoor) -> Any:
-    def wrapped(self: EmbeddingStore, *arguments: Any) -> Any:
-        if door.visit(Point.FETCH) is Deed.KILL:
-            end_or_halt(Deed.KILL)
-        return original(self, *arguments)
 
     return wrapped
 
