@@ -55,8 +55,10 @@ def read(file: Path) -> list[Recovery]:
 
 
 def table(recoveries: list[Recovery]) -> str:
-    """Markdown."""
-    return "\n".join([HEADER, "| --- |" + " --- |" * 6, *(recovery.row for recovery in recoveries)])
+    """Markdown: workers that have a second one, workers that have none, then the whole `triptych serve`."""
+    ranks = {recovery: ("serve" in recovery.name, "only" in recovery.name) for recovery in recoveries}
+    rows = sorted(recoveries, key=lambda recovery: (*ranks[recovery], recovery.name))
+    return "\n".join([HEADER, "| --- |" + " --- |" * 6, *(recovery.row for recovery in rows)])
 
 
 def insert(text: str, block: str) -> str:
