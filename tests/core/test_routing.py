@@ -88,6 +88,7 @@ def test_the_caller_may_ask_for_two_workers() -> None:
         error = refused(split, *fleet)
         assert isinstance(error, Unavailable)
         assert error.field == "placement"
+        assert error.retry_after == 2.5  # the missing one may only be starting again
 
 
 def test_every_stage_takes_the_worker_with_the_least_of_its_own_work() -> None:

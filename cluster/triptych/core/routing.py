@@ -52,8 +52,10 @@ def _choose_prefill(
             return decode, "no prefill and decode worker to pair"
     elif not others:
         return Unavailable(
-            "a request on two workers needs a prefill and a decode worker; ask for another placement",
+            "a request on two workers needs a prefill and a decode worker, and they are not both ready; "
+            "a cluster that lacks one of them can only serve another placement",
             field="placement",
+            retry_after=policy.retry_after,  # the missing one may be on its way back
         )
     candidates = _with_room(others, policy)
     if isinstance(candidates, TriptychError):
