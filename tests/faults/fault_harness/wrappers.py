@@ -84,9 +84,8 @@ def _copy(original: Any, door: TrapDoor) -> Any:
 
     def wrapped(self: Any, target: Pages, source: Sequence[Run], runs: Sequence[Run]) -> Any:
         deed = door.visit(Point.COPY)
-        if deed in (Deed.KILL, Deed.STOP, Deed.TRUNCATE) and isinstance(self, SharedSource):
+        if deed is not None and isinstance(self, SharedSource):
             done = original(self, target, _half(source), _half(runs))
-            end_or_halt(deed)
             if deed is Deed.TRUNCATE:
                 return done
         end_or_halt(deed)
