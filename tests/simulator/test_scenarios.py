@@ -10,9 +10,18 @@ from triptych.simulator.scenario import Scenario
 
 
 def test_those_of_the_package_are_known_by_name() -> None:
-    assert {"quiet", "crashes", "network", "everything", "overload", "rolling", "1D", "1E1P1D", "2E2P3D"} <= set(
-        names()
-    )
+    assert {
+        "quiet",
+        "crashes",
+        "network",
+        "everything",
+        "overload",
+        "rolling",
+        "islands",
+        "1D",
+        "1E1P1D",
+        "2E2P3D",
+    } <= set(names())
     for name in names():
         assert load_scenario(name).summary
 

@@ -35,7 +35,7 @@ def block(scenario: str, first: int, count: int) -> Totals:
 
 def run(first: int, seeds: int) -> dict[str, Totals]:
     """So many seeds, spread over the scenarios and two processes."""
-    each = seeds // len(names())
+    each = -(-seeds // len(names()))
     sums = {name: Totals() for name in names()}
     with ProcessPoolExecutor(2) as pool:
         parts = [

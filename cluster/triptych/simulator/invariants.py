@@ -58,7 +58,7 @@ def _leases(world: World) -> Problems:
     """A lease is looked at every quarter of its life; a process that is stopped cannot look."""
     grace = world.spec.cluster.lease_seconds / 4 + 0.01
     for worker, decoder in _decoders(world):
-        if worker.movers.motion is Motion.MOVING and not worker.movers.backlog and worker.rested(grace):
+        if worker.movers.motion is Motion.MOVING and worker.resumed_before(grace):
             for state in decoder.receiver.ledger.audit(worker.now - grace).overdue:
                 yield f"{worker.name}: the lease of {state.reservation.ticket_id} has outlived itself"
 
@@ -81,6 +81,14 @@ def _queues(world: World) -> Problems:
     for worker, decoder in _decoders(world):
         if decoder.engine.memory.held > cluster.kv_blocks:
             yield f"{worker.name} holds {decoder.engine.memory.held} blocks"
+
+
+def _drains(world: World) -> Problems:
+    """A router that is stopped, or has just gone on, cannot have looked."""
+    router = world.router
+    if router and router.resumed_before(1.0):
+        for worker_id in router.overstayed():
+            yield f"{worker_id} was drained, and its time is over; requests are still on it"
 
 
 def _ended(world: World) -> Problems:
@@ -118,6 +126,7 @@ ALWAYS = (
     Invariant("embeddings balance", "Every held embedding has a holder, and the bytes add up.", _embeddings),
     Invariant("nothing outlives its lease", "A lease that is over is closed within a quarter of its life.", _leases),
     Invariant("load never drifts", "The booked load is the sum over the requests' states.", _load),
+    Invariant("drains end", "No request stays on a drained worker for longer than it was given.", _drains),
     Invariant("queues are bounded", "No queue is longer than its limit.", _queues),
 )
 """Looked at again and again during a run."""

@@ -40,6 +40,7 @@ class Machine:
         self.io, self.compute, self.movers = Lane(), Lane(), Lane()
         self.open: dict[Closable, None] = {}
         self._watchers: list[tuple[Lane, Action]] = []
+        self._resumed = 0.0
 
     @property
     def now(self) -> float:
@@ -82,8 +83,14 @@ class Machine:
         for lane in (self.io, self.compute, self.movers):
             self.world.agenda.stop(lane)
 
+    def resumed_before(self, seconds: float) -> bool:
+        """Whether the process was not stopped within the last so many seconds."""
+        stopped = self.io.motion is not Motion.MOVING
+        return not stopped and self.world.agenda.now >= self._resumed + seconds * 1.5
+
     def resume(self) -> None:
         """SIGCONT."""
+        self._resumed = self.world.agenda.now
         for lane in (self.io, self.compute, self.movers):
             self.world.agenda.resume(lane)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
@@ -20,6 +20,7 @@ from triptych.core.request import events as ev
 from triptych.core.request.record import Terms
 from triptych.core.request.states import Failed as RequestFailed
 from triptych.core.request.states import Finished
+from triptych.core.request.step import needed
 from triptych.simulator import messages as msg
 from triptych.simulator.link import Link
 from triptych.simulator.machine import Machine
@@ -61,7 +62,7 @@ class Router(Machine):
         self.desk = Desk(policy, HealthLimits(stalled=cluster.stall_seconds), first_serial)
         self.links: dict[str, Link] = {}
         self.calls: dict[Entry, Call] = {}
-        self.drained: set[str] = set()
+        self.drained: dict[str, float] = {}
         self.every(TICK_SECONDS, self._tick, self.io)
 
     def place(self, workers: Mapping[str, Worker | None]) -> None:
@@ -73,12 +74,12 @@ class Router(Machine):
         for worker_id, worker in workers.items():
             if worker is not None and worker_id not in self.links:
                 self.links[worker_id] = Link(self, worker)
-        self.drained &= workers.keys()
+        self.drained = {known: end for known, end in self.drained.items() if known in workers}
         self.desk.retain(workers)
 
     def drain(self, worker_id: str, timeout: float) -> None:
         """A worker is to be taken out."""
-        self.drained.add(worker_id)
+        self.drained[worker_id] = self.now + timeout
         self.carry_out(self.desk.drain(worker_id, timeout, self.now))
 
     def health(self) -> dict[str, Health]:
@@ -90,6 +91,12 @@ class Router(Machine):
         """How many requests each worker holds something for, and is not being freed of."""
         held = [entry.record.holders for entry in self.calls]
         return Counter(worker_id for holdings in held for worker_id in {holding.worker_id for holding in holdings})
+
+    def overstayed(self) -> Iterator[str]:
+        """Workers that were drained, whose time is over by two ticks, and that requests still need."""
+        over = {known for known, end in self.drained.items() if end + 2 * TICK_SECONDS < self.now}
+        if over:
+            yield from (known for entry in self.calls for known in needed(entry.record) if known in over)
 
     def generate(self, ask: msg.Ask, line: Line) -> None:
         """A client asks, or comes back."""

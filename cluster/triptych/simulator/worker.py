@@ -82,7 +82,6 @@ class Worker(Machine):
         )
         blocks = cluster.kv_blocks if self.decoder else 0
         self.introduction = Introduction(worker_id, incarnation, role, stages, blocks, cluster.block_size)
-        self._resumed = 0.0
         self._last_report: Report | None = None
         self._report_due = False
         self.every(HEARTBEAT_SECONDS, self._refresh, self.io)
@@ -134,15 +133,6 @@ class Worker(Machine):
             self.encoder.end_session(session)
         if self.decoder:
             self.decoder.end_session(session)
-
-    def rested(self, seconds: float) -> bool:
-        """Whether the process has moved for so long, in true time."""
-        return self.world.agenda.now >= self._resumed + seconds * 1.5
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        self._resumed = self.world.agenda.now
-        super().resume()
 
     def touch(self) -> None:
         """Something has changed that the next report tells."""
