@@ -30,7 +30,8 @@ async def raw(open_door: Any) -> AsyncIterator[Any]:
             sampling = sampling_pb2.SamplingParams(
                 max_tokens=fields.pop("max_tokens", 4), **fields.pop("sampling", {})
             )
-            body = pb.GenerationInput(text=text, request_id="r", sampling=sampling, **fields)
+            request_id = fields.pop("request_id", "r")
+            body = pb.GenerationInput(text=text, request_id=request_id, sampling=sampling, **fields)
             if received is not None:
                 body.resume.CopyFrom(pb.Resume(received_token_ids=received))
             return stub.GenerateStream(pb.GenerateStreamRequest(input=body))
@@ -159,6 +160,8 @@ async def test_another_question_under_the_same_id_is_refused(raw: Any) -> None:
         ([1] * 5, {}, "resume.received_token_ids", "at most 4 ids, which is sampling.max_tokens; got 5"),
         ([1] * 65, {"max_tokens": 60}, "resume.received_token_ids", "at most 64 ids, which is the context; got 65"),
         ([1, 257], {}, "resume.received_token_ids[1]", "must be in [0, 256], got 257"),
+        ([1], {"request_id": ""}, "request_id", "resume needs the request_id"),
+        ([], {"request_id": "", "sampling": {"seed": 5}}, "request_id", "resume needs the request_id"),
         (None, {"linger_ms": 60_001}, "linger_ms", "for at most 60 s (router.max_linger_seconds), got 60.001 s"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -26,11 +27,13 @@ from triptych.core.errors import (
 )
 from triptych.core.fleet import Stage
 from triptych.core.generation import FinishReason
-from triptych.core.inputs import TextInput, TokenInput
+from triptych.core.inputs import GenerationInput, TextInput, TokenInput
 from triptych.core.plan import Placement
 from triptych.core.prompt import ChatMessage, TextPart
+from triptych.core.sampling import SamplingParams
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.inference.v1 import inference_pb2_grpc
+from triptych.models.detokenize import IncrementalDetokenizer
 from triptych.router.fleet import WorkerAddress
 from triptych.router.intake import INLINE_LENGTH
 from triptych.router.server import Router
@@ -304,6 +307,27 @@ async def test_what_is_long_is_worked_on_aside_with_the_same_result(make_intake:
     assert len(ids) == len(text)
     assert (await intake.tokenize(TokenInput(ids))).token_ids == ids
     assert await intake.detokenize(ids, len(ids)) == text
+    intake.close()
+
+
+async def test_text_that_a_client_has_is_gone_over_aside(make_intake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+    prime = IncrementalDetokenizer.prime
+
+    def noted(self: IncrementalDetokenizer, token_ids: Any) -> None:
+        threads.append(threading.current_thread().name)
+        prime(self, token_ids)
+
+    monkeypatch.setattr(IncrementalDetokenizer, "prime", noted)
+    intake = make_intake(context_length=3 * INLINE_LENGTH)
+    [known] = (await intake.tokenize(TextInput("a"))).token_ids
+    for count in (INLINE_LENGTH, INLINE_LENGTH + 1):
+        sampling = SamplingParams(max_tokens=count + 1, stop=("ab",))
+        request = GenerationInput(TextInput("Hi"), sampling, request_id="r", resume=(known,) * count)
+        admitted, detokenizer = await intake.admit(request, 3 * INLINE_LENGTH, None)
+        assert (len(admitted.received), admitted.ended) == (count, None)
+        assert detokenizer.push([known]) == "a"  # the held back one; the new one may begin a stop text, too
+    assert [name.startswith("intake") for name in threads] == [False, True]
     intake.close()
 
 

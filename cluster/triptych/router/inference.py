@@ -125,7 +125,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             self._intake.require_room(len(request.token_ids.ids), limit)  # before they are copied
             _require_answer(len(request.resume.received_token_ids), self._intake.limits.context_length)
             admitted = await self._intake.admit(generation_from_proto(request), limit, deadline)
-            return self._dispatcher.submit(*self._intake.detokenizer(admitted), accepted)
+            return self._dispatcher.submit(*admitted, accepted)
 
 
 def _require_answer(tokens: int, context_length: int) -> None:

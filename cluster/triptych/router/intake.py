@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar, TypeVarTuple
 
 from triptych.core.errors import FailedPrecondition, InvalidArgument, NotFound, PromptTooLong
+from triptych.core.generation import FinishReason
 from triptych.core.inputs import ChatInput, GenerationInput, PromptInput, TextInput, TokenInput
 from triptych.core.plan import Demand
 from triptych.core.prompt import ImagePart, Prompt
@@ -87,8 +88,13 @@ class Intake:
                 f"the context holds {context_length} tokens; the prompt has {prompt_tokens}", field="prompt"
             )
 
-    async def admit(self, request: GenerationInput, context_length: int, deadline: float | None) -> Admitted:
+    async def admit(
+        self, request: GenerationInput, context_length: int, deadline: float | None
+    ) -> tuple[Admitted, IncrementalDetokenizer]:
         """Checks a request; `context_length` is what the workers have room for now.
+
+        Returns:
+            The request, and what makes text of its answer, behind the tokens that a client which comes back has.
 
         Raises:
             InvalidArgument: with the field, the limit and the value.
@@ -98,31 +104,27 @@ class Intake:
         self.require_model(request.model)
         self._require_linger(request.linger_seconds)
         if request.resume is not None:
+            _require_id(request.request_id)
             require_received(request.resume, self.spec.decoder.vocab_size, request.sampling.max_tokens)
         images = await self._images(request.prompt)
         prompt = await self.tokenize(request.prompt)
         request_id = request.request_id or uuid.uuid4().hex
         length = len(prompt.token_ids)
-        return Admitted(
+        sampling = self._sampling(request.sampling, request_id, length, context_length)
+        ended, detokenizer = await self._go_on(request.resume, sampling)
+        admitted = Admitted(
             request_id=request_id,
             prompt=prompt,
             images=images,
-            sampling=self._sampling(request.sampling, request_id, length, context_length),
+            sampling=sampling,
             demand=Demand(length, tuple(span.length for span in prompt.image_spans), request.placement),
             deadline=deadline,
             digest=input_digest(prompt, [image.content_hash for image in images], request.sampling),
             linger=request.linger_seconds,
             received=request.resume,
+            ended=ended,
         )
-
-    def detokenizer(self, admitted: Admitted) -> tuple[Admitted, IncrementalDetokenizer]:
-        """Goes on behind the text that the client has; `admitted.ended` is set when that is all of it."""
-        detokenizer = IncrementalDetokenizer(self.text, admitted.sampling.stop)
-        if admitted.received is None:
-            return admitted, detokenizer
-        detokenizer.prime(admitted.received)
-        ended = ending(admitted.received, admitted.sampling, self.spec.eos_token_ids, stopped=detokenizer.stopped)
-        return replace(admitted, ended=ended), detokenizer
+        return admitted, detokenizer
 
     async def tokenize(self, prompt: PromptInput) -> Prompt:
         """Token ids and image places of a prompt."""
@@ -146,6 +148,16 @@ class Intake:
                 field="token_ids",
             )
         return await self._sized(token_ids, self.text.decode)
+
+    async def _go_on(
+        self, received: tuple[int, ...] | None, sampling: SamplingParams
+    ) -> tuple[FinishReason | None, IncrementalDetokenizer]:
+        """Text behind these tokens, and how the answer ends when they are all of it."""
+        detokenizer = IncrementalDetokenizer(self.text, sampling.stop)
+        if received is None:
+            return None, detokenizer
+        await self._sized(received, detokenizer.prime)
+        return ending(received, sampling, self.spec.eos_token_ids, stopped=detokenizer.stopped), detokenizer
 
     async def _sized(self, value: S, work: Callable[[S], R]) -> R:
         return work(value) if len(value) <= INLINE_LENGTH else await self._aside(work, value)
@@ -203,3 +215,9 @@ class Intake:
     def _check(self, field: str, data: bytes) -> CheckedImage:
         check_image(data, max_pixels=self.limits.max_image_pixels, max_bytes=self.limits.max_image_bytes, field=field)
         return CheckedImage(data, content_hash(data), field)
+
+
+def _require_id(request_id: str) -> None:
+    """An answer goes on under its own id only: where the caller gives no seed, its tokens come from the id."""
+    if not request_id:
+        raise InvalidArgument("resume needs the request_id of the answer that it goes on with", field="request_id")
