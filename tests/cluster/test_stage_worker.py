@@ -236,6 +236,32 @@ async def test_a_prompt_larger_than_the_pool_is_refused_with_the_limit(host: Any
     await idle(worker)
 
 
+async def test_an_answer_that_is_as_long_as_it_may_be_ends_at_once(host: Any, connect: Any) -> None:
+    worker = host()
+    stream = await connect(worker)
+    sampling = sampling_pb2.SamplingParams(temperature=0.0, ignore_eos=True)
+    room = 512 - len(TOKENS)
+    reserve = pb.Reserve(key=key("r"), prompt_token_ids=TOKENS, emitted_token_ids=[10] * room, sampling=sampling)
+    for name, answered, command in (
+        ("as asked", 3, stream.prefill("as asked", 3, emitted_token_ids=[10] * 3)),
+        ("pool", room, stream.prefill("pool", emitted_token_ids=[10] * room, sampling=sampling)),
+        ("less", room + 9, stream.prefill("less", emitted_token_ids=[10] * (room + 9), sampling=sampling)),
+        ("r", room, stream.send(reserve=reserve)),
+    ):
+        await command
+        [end] = (await stream.until("step_tokens")).deltas
+        assert (end.key.request_id, list(end.token_ids), end.first) == (name, [], answered)
+        assert end.finish_reason == sampling_pb2.FINISH_REASON_LENGTH
+        await stream.free(name)
+        await stream.until("freed", name)
+    await stream.prefill("one left", emitted_token_ids=[10] * (room - 1), sampling=sampling)
+    done = await stream.until("prefill_done", "one left")
+    assert (done.token.first, done.token.finish_reason) == (room - 1, sampling_pb2.FINISH_REASON_LENGTH)
+    await stream.free("one left")
+    await stream.until("freed", "one left")
+    await idle(worker)
+
+
 async def test_reservations_are_granted_in_their_order(host: Any, connect: Any) -> None:
     worker = host()
     stream = await connect(worker)

@@ -253,6 +253,12 @@ class FakeWorker(stage_pb2_grpc.StageServiceServicer):
             yield pb.ConnectResponse(freed=pb.Freed(key=command.free.key))
         if command.HasField("prefill"):
             known = len(command.prefill.emitted_token_ids)
+            if self.welcome.total_blocks * 16 == len(command.prefill.token_ids) + known:
+                full = _tokens("", FinishReason.LENGTH)
+                full.first = known
+                full.key.CopyFrom(command.prefill.key)
+                yield pb.ConnectResponse(step_tokens=pb.StepTokens(deltas=[full]))
+                return
             text = "".join(chr(97 + i % 26) for i in range(command.prefill.sampling.max_tokens))[known:]
             ends = FinishReason.LENGTH
             first = _tokens(text[:1], None if len(text) > 1 else ends)

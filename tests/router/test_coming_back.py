@@ -1,5 +1,6 @@
 """A client that comes back gets what it lacks of its answer, from a router that knows the request or does not."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -91,6 +92,22 @@ async def test_whoever_has_the_whole_answer_is_told_how_it_ended(raw: Any) -> No
         assert (text, tokens, last.finish_reason, last.usage.completion_tokens) == (held_back, [], reason, count)
     assert not [c for c in door.workers["decode-0"].commands if c.HasField("prefill")]
     assert (await door.client.status()).router.running_requests == 0
+
+
+async def test_a_pool_that_is_not_known_yet_ends_an_answer_that_fills_it(raw: Any) -> None:
+    door, ids, stream = await raw()
+    worker = door.workers["decode-0"]
+    await worker.stop()
+    call = stream([ids[0]] * 30, max_tokens=None)  # the prompt has 2, and nobody says there is room for 32
+    async with asyncio.timeout(10):
+        while not (await door.client.status()).router.waiting_requests:
+            pass
+    worker.welcome.total_blocks = 2
+    await worker.start()
+    text, tokens, last = await rest(call)
+    assert (text, tokens, last.finish_reason) == ("", [], sampling_pb2.FINISH_REASON_LENGTH)
+    assert last.usage.completion_tokens == 30
+    await worker.wait_for("free")
 
 
 async def test_a_request_lingers_and_its_client_comes_back(raw: Any) -> None:

@@ -224,3 +224,15 @@ def test_repeated_tokens_alone_are_not_the_first_token_of_an_attempt() -> None:
     after, actions = step(record, tokens("P", epoch, 0, 7, 8), NOW)
     assert actions == (do.Deliver((GeneratedToken(8),)), do.SendDecode("D", epoch, 2))
     assert isinstance(after.state, st.Transferring)
+
+
+@pytest.mark.parametrize(
+    ("name", "worker"), [("reserving", "D"), ("prefilling", "P"), ("prefilling, colocated", "D")]
+)
+def test_an_answer_for_which_a_worker_has_no_room_is_complete(name: str, worker: str) -> None:
+    before = replace(RECORDS[name], emitted=5)
+    after, actions = step(before, tokens(worker, EPOCH, 5, end=FinishReason.LENGTH), NOW)
+    assert after.state == st.Finished(FinishReason.LENGTH)
+    assert do.End(FinishReason.LENGTH) in actions
+    assert {a.worker_id for a in actions if isinstance(a, do.SendFree)} == set(HELD[name].split())
+    assert step(before, tokens(worker, EPOCH, 5), NOW) == (before, ())

@@ -25,6 +25,7 @@ from triptych.stages.identity import Identity
 from triptych.stages.messages import Command, Drained, MediaPulled, Message, SessionEnded
 from triptych.stages.movers import Movers
 from triptych.stages.operations import emitted_of, key_of, payload_of, prefill_of, reserve_of
+from triptych.stages.session import Session
 from triptych.stages.steps import stepped
 
 logger = logging.getLogger(__name__)
@@ -139,17 +140,20 @@ class DecoderStage:
         match request.WhichOneof("command"):
             case "prefill":
                 task = prefill_of(request.prefill, session, command.received)
-                self._begin(task, request.prefill, command.session.router_id)
+                self._begin(task, request.prefill, command.session)
             case "reserve":
                 reserve = reserve_of(request.reserve, session, command.received, uuid.uuid4().hex)
-                self._begin(reserve, request.reserve, command.session.router_id)
+                self._begin(reserve, request.reserve, command.session)
             case "decode":
                 self._decode(request.decode, session)
             case "free":
                 self._decide(cmd.Free(session, key_of(request.free.key)))
 
-    def _begin(self, task: cmd.Prefill | cmd.Reserve, request: pb.Prefill | pb.Reserve, router_id: str) -> None:
-        payload = None if self.jobs.find(task.key) else payload_of(request, router_id, self.core)
+    def _begin(self, task: cmd.Prefill | cmd.Reserve, request: pb.Prefill | pb.Reserve, session: Session) -> None:
+        payload = None if self.jobs.find(task.key) else payload_of(request, session.router_id, self.core)
+        if payload and payload.complete:  # nothing is held for it, and Free will find nothing
+            session.send(events.complete(request.key, task.answered))
+            return
         actions = self.jobs.handle(task, self._clock())
         if payload and self.jobs.find(task.key):
             self._hands.payloads[task.key] = payload

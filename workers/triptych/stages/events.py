@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from triptych.core.errors import TriptychError
-from triptych.core.generation import OperationKey
+from triptych.core.generation import FinishReason, OperationKey
 from triptych.core.jobs import actions as do
 from triptych.core.jobs.events import Sampled
 from triptych.stage.v1 import stage_pb2 as pb
@@ -41,6 +41,12 @@ def answer(answer: do.PrefillDone | do.KvReady | do.Freed | do.Failed) -> pb.Con
             return failed(key_to_proto(key), error)
         case _:
             assert_never(answer)
+
+
+def complete(key: pb.OperationKey, answered: int) -> pb.ConnectResponse:
+    """The answer ends with the `answered` tokens that it has: there is room for no other."""
+    reason = finish_reason_to_proto(FinishReason.LENGTH)
+    return step_tokens([pb.TokenDelta(key=key, finish_reason=reason, first=answered)])
 
 
 def step_tokens(deltas: Iterable[pb.TokenDelta]) -> pb.ConnectResponse:

@@ -28,6 +28,11 @@ class Payload:
     ticket: pb.Ticket
     pulled: tuple[Media, ...] = ()
 
+    @property
+    def complete(self) -> bool:
+        """Whether the answer has come as far as it may, or as this worker has room for: there is nothing to do."""
+        return len(self.sequence.token_ids) >= self.sequence.limit
+
     def with_embeddings(self) -> Sequence:
         """The sequence, ready to be computed."""
         self.sequence.media = self.pulled or self.sequence.media

@@ -21,7 +21,7 @@ def checked_sequence(
     goal: Goal,
     core: EngineCore,
 ) -> Sequence:
-    """A prompt as the engine takes it, its embeddings still elsewhere.
+    """A prompt as the engine takes it, its embeddings still elsewhere; perhaps with a complete answer.
 
     Args:
         key: Whose.
@@ -33,8 +33,7 @@ def checked_sequence(
         core: The engine.
 
     Raises:
-        InvalidArgument: a token id or a media span that the model does not have, wrong sampling parameters, or an
-            answer that is complete.
+        InvalidArgument: a token id or a media span that the model does not have, or wrong sampling parameters.
         ResourceExhausted: the whole KV pool could not hold it.
         PromptTooLong: the context could not.
     """
@@ -43,21 +42,16 @@ def checked_sequence(
         check_tokens(emitted, core.decoder.spec.vocab_size)
     spans = tuple(media)
     _check_spans(spans, len(prompt), core.decoder.spec.hidden_size)
-    core.scheduler.require_room(len(prompt) + len(emitted) + 1, key.request_id)
+    core.scheduler.require_room(len(prompt) + 1, key.request_id)
     require_fit(len(prompt), core.capacity)
     params = sampling_from_proto(sampling)
-    limit = core.limit(len(prompt), params.max_tokens)
-    if len(prompt) + len(emitted) >= limit:
-        raise InvalidArgument(
-            f"the answer may have {limit - len(prompt)} tokens, and has {len(emitted)}", field="emitted_token_ids"
-        )
     return Sequence(
         key=key,
         token_ids=prompt + emitted,
         prompt_length=len(prompt),
         params=params,
         seed=params.seed or 0,
-        limit=limit,
+        limit=core.limit(len(prompt), params.max_tokens),
         goal=goal,
         media=tuple(Media(span.start, span.handle.rows, None, span.handle.content_hash) for span in spans),
     )

@@ -36,7 +36,10 @@ class BlocksReserved:
 
 @dataclass(frozen=True, slots=True)
 class TokensArrived:
-    """Tokens of the answer, the first of them at position `first` of it."""
+    """Tokens of the answer, the first of them at position `first` of it.
+
+    Without a token, but with a `finish_reason`: the answer that the worker was told of is as long as it can be there.
+    """
 
     worker_id: str
     epoch: int

@@ -65,6 +65,8 @@ def advance(record: Record, event: ev.TokensArrived, now: float) -> Step:
             pass
         case Transferring(plan) | Decoding(plan) if event.worker_id == plan.decode:
             pass
+        case Reserving(plan) if event.worker_id == plan.decode and event.finish_reason is not None:
+            pass  # it has no room for another token
         case _:
             return record, ()
     if event.first > record.emitted:
