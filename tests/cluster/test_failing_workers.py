@@ -198,6 +198,23 @@ def test_damaged_embeddings_are_fetched_again_then_encoded_again_and_refused_at_
     assert answers(cluster, [prompt], TOKENS) == [expected]
 
 
+def test_an_embedding_damaged_where_it_is_kept_is_computed_again(
+    start: Any, tiny_llava: Path, oracle: Any, ask: Any, answers: Any
+) -> None:
+    [(prompt, expected)] = oracle.questions(tiny_llava, lambda: ask(4, images=1), 1, TOKENS)
+    cluster = start(tiny_llava, "1E1P1D", kv_cache__prefix_caching=False)
+    assert answers(cluster, [prompt], TOKENS) == [expected]
+    encoding = cluster.host("encode-0").panel.encoding
+    [kept] = encoding.store._stored.values()
+    kept.array.flags.writeable = True
+    kept.array[7] ^= 0x40
+    for encoded in (2, 2):  # damaged once, computed again once
+        assert answers(cluster, [prompt], TOKENS) == [expected]
+        assert encoding.encoded_images == encoded
+        assert cluster.client.status().router.replays == 1
+    cluster.require_idle()
+
+
 @pytest.mark.parametrize("times", [1, 10**9])
 @pytest.mark.parametrize("layout", ["1D", "1P1D"])
 def test_a_step_that_fails_is_tried_again_and_costs_at_most_its_requests(

@@ -128,7 +128,11 @@ def stage(tower: Tower, store: EmbeddingStore, crashes: list[str]) -> Iterator[E
 @pytest.fixture
 def encode(stage: EncodeStage, router: Router) -> Callable[..., pb.OperationKey]:
     def send(
-        pictures: int | list[bytes], timeout_ms: int = 0, age: float = 0.0, key: pb.OperationKey | None = None
+        pictures: int | list[bytes],
+        timeout_ms: int = 0,
+        age: float = 0.0,
+        key: pb.OperationKey | None = None,
+        anew: bool = False,
     ) -> pb.OperationKey:
         key = key or pb.OperationKey(request_id=f"request {next(_ids)}", epoch=1)
         if isinstance(pictures, int):
@@ -137,7 +141,7 @@ def encode(stage: EncodeStage, router: Router) -> Callable[..., pb.OperationKey]
             pb.EncodeImage(index=i, content_hash=hashlib.sha256(data).hexdigest(), data=data)
             for i, data in enumerate(pictures)
         ]
-        request = pb.ConnectRequest(encode=pb.Encode(key=key, images=images, timeout_ms=timeout_ms))
+        request = pb.ConnectRequest(encode=pb.Encode(key=key, images=images, timeout_ms=timeout_ms, anew=anew))
         stage.encode(Command(cast(Any, router), request, time.monotonic() - age))
         return key
 
@@ -175,6 +179,24 @@ def test_every_picture_gets_its_own_embedding(
         stored = store.read("here", handle.content_hash).view(np.float32)
         assert (stored == np.full(ROWS * COLUMNS, sum(data))).all()
     assert tower.seen == 20
+
+
+def test_a_damaged_embedding_is_made_again_for_everybody(
+    encode: Callable[..., pb.OperationKey], router: Router, store: EmbeddingStore, tower: Tower
+) -> None:
+    encode([b"picture"])
+    [handle] = router.done().handles
+    damaged = store.read("here", handle.content_hash)
+    intact = damaged.copy()
+    damaged.flags.writeable = True
+    damaged[3] ^= 0x40
+    encode([b"picture"])
+    assert list(router.done().handles) == [handle]
+    assert tower.seen == 1
+    encode([b"picture"], anew=True)
+    assert list(router.done().handles) == [handle]
+    assert tower.seen == 2
+    assert (store.read("here", handle.content_hash) == intact).all()
 
 
 def test_what_comes_during_a_batch_waits(

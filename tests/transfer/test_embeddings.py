@@ -88,8 +88,7 @@ def test_the_store_of_the_same_process_needs_no_connection(
 
 def test_entries_are_read_only_and_addressed_by_content(start_encoder: Callable[..., Encoder], data: Bytes) -> None:
     store = start_encoder().store
-    made = store.put("hash", data)
-    assert store.put("hash", np.zeros(5, dtype=np.uint8)) == store.embedding("hash") == made
+    store.put("hash", data)
     with pytest.raises(Unavailable, match="no embedding of other"):
         store.embedding("other")
     with pytest.raises(ValueError, match="read-only"):
@@ -123,6 +122,17 @@ def test_a_reader_of_a_forgotten_entry_keeps_its_view(data: Bytes) -> None:
     assert (view == data).all()
     with pytest.raises(Unavailable):
         store.read("here", "x")
+    store.close()
+
+
+def test_new_bytes_replace_older_ones_for_new_readers(data: Bytes) -> None:
+    store = EmbeddingStore("here")
+    made = store.put("x", data)
+    before = store.read("here", "x")
+    assert store.put("x", data) == store.embedding("x") == made
+    assert not np.shares_memory(store.read("here", "x"), before)
+    assert (before == data).all()
+    assert store.count == 1
     store.close()
 
 

@@ -1,5 +1,6 @@
 """Builds the commands for stage workers: pure."""
 
+from triptych.core.errors import DataLoss
 from triptych.core.request import actions as do
 from triptych.router.work import Work
 from triptych.stage.v1 import stage_pb2 as pb
@@ -7,13 +8,18 @@ from triptych.wire.sampling import sampling_to_proto
 
 
 def encode(work: Work, action: do.SendEncode, timeout_ms: int) -> pb.ConnectRequest:
-    """Each shard is a message of its own, so that no worker can meet another one's images."""
+    """Each shard is a message of its own, so that no worker can meet another one's images.
+
+    Whether the damage that ended the attempt before was to KV or to which embedding is not known: all are made anew.
+    """
     chosen = [(i, work.request.images[i]) for i in action.indices]
     images = [
         pb.EncodeImage(index=i, content_hash=image.content_hash, data=image.data, field=image.field)
         for i, image in chosen
     ]
-    return pb.ConnectRequest(encode=pb.Encode(key=_key(work, action.epoch), images=images, timeout_ms=timeout_ms))
+    anew = isinstance(work.entry.record.past.error, DataLoss)
+    key = _key(work, action.epoch)
+    return pb.ConnectRequest(encode=pb.Encode(key=key, images=images, timeout_ms=timeout_ms, anew=anew))
 
 
 def reserve(work: Work, action: do.SendReserve, timeout_ms: int) -> pb.ConnectRequest:

@@ -60,9 +60,8 @@ class Encoder:
         now = self._worker.now
         deadline = None if message.timeout is None else now + message.timeout
         pictures = tuple(picture for _, picture in message.images)
-        self._run(
-            self.control.submit(Task(message.key, session.number, pictures, deadline, message.images, session), now)
-        )
+        task = Task(message.key, session.number, pictures, deadline, message.anew, message.images, session)
+        self._run(self.control.submit(task, now))
         self._watch()
 
     def free(self, session: Session, key: OperationKey) -> None:

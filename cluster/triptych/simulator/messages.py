@@ -61,11 +61,15 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Encode:
-    """Pictures by their places; `timeout` as in every command: seconds left, None for no deadline."""
+    """Pictures by their places, `anew` where embeddings of them were found damaged.
+
+    `timeout` as in every command: seconds left, None for no deadline.
+    """
 
     key: OperationKey
     images: tuple[tuple[int, str], ...]
     timeout: float | None
+    anew: bool
 
 
 @dataclass(frozen=True, slots=True)

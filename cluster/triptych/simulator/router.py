@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
 from triptych.core.desk import Cut, Desk, Entry, Order, Perform, Submission, TellDrain
-from triptych.core.errors import Cancelled, ResourceExhausted, TriptychError
+from triptych.core.errors import Cancelled, DataLoss, ResourceExhausted, TriptychError
 from triptych.core.fleet.observe import HealthLimits
 from triptych.core.fleet.worker import Health, Introduction
 from triptych.core.generation import FinishReason, OperationKey
@@ -205,9 +205,8 @@ class Router(Machine):
                 call.handles, call.ticket = {}, None
             case do.SendEncode(worker, epoch, indices):
                 images = tuple((index, call.prompt.spans[index].picture) for index in indices)
-                self._command(
-                    entry, worker, msg.Encode(OperationKey(request_id, epoch), images, self._timeout(entry))
-                )
+                key, anew = OperationKey(request_id, epoch), isinstance(entry.record.past.error, DataLoss)
+                self._command(entry, worker, msg.Encode(key, images, self._timeout(entry), anew))
             case do.SendReserve(worker, epoch, emitted):
                 key, handles = OperationKey(request_id, epoch), _in_order(call)
                 answer = tuple(entry.token_ids(emitted))

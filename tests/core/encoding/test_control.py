@@ -22,9 +22,15 @@ def control(room: int = ROOM, waiting: int = 30) -> EncodeControl[Job]:
 
 
 def job(
-    name: str, pictures: Sequence[str], *, epoch: int = 1, session: int = 7, deadline: float | None = None
+    name: str,
+    pictures: Sequence[str],
+    *,
+    epoch: int = 1,
+    session: int = 7,
+    deadline: float | None = None,
+    anew: bool = False,
 ) -> Job:
-    return Job(OperationKey(name, epoch), session, tuple(pictures), deadline)
+    return Job(OperationKey(name, epoch), session, tuple(pictures), deadline, anew)
 
 
 def settled(worker: EncodeControl[Job], *jobs: Job) -> None:
@@ -285,4 +291,47 @@ def test_a_result_without_a_batch_is_a_defect() -> None:
 def test_nothing_asked_is_answered() -> None:
     worker, empty = control(), job("a", "")
     assert worker.submit(empty, 0.0) == [Answer(empty, None)]
+    assert worker.audit().problems == ()
+
+
+def test_a_damaged_embedding_is_computed_again() -> None:
+    worker, replay = control(), job("a", "xy", epoch=2, anew=True)
+    settled(worker, job("a", "xy"))
+    worker.free(OperationKey("a", 1), 7, 1.0)
+    assert worker.submit(replay, 2.0) == [Compute(Batch((replay,), ("x", "y"), 2.0))]
+    assert worker.holdings.stored_bytes == 2 * SIZE
+    assert worker.encoded("xy", {}, 3.0) == [Answer(replay, 2.0)]
+    later = job("b", "yx")
+    assert worker.submit(later, 4.0) == [Answer(later, None)]
+
+
+def test_a_damaged_embedding_that_others_hold_is_computed_again_and_stays_theirs() -> None:
+    worker, replay, other = control(room=1), job("a", "x", epoch=2, anew=True), job("c", "x")
+    settled(worker, job("a", "x"), job("holder", "x"))
+    worker.free(OperationKey("a", 1), 7, 1.0)
+    assert worker.submit(replay, 2.0) == [Compute(Batch((replay,), ("x",), 2.0))]
+    assert worker.submit(other, 2.5) == [], "nobody is answered from what may be damaged"
+    assert worker.encoded("x", {}, 3.0) == [Answer(replay, 2.0), Answer(other, None)]
+    assert set(worker.audit().held) == {OperationKey("holder", 1), replay.key, other.key}
+    assert worker.audit().problems == ()
+
+
+def test_what_is_being_computed_is_not_what_a_reader_found_damaged() -> None:
+    worker, first, replay = control(), job("a", "x"), job("b", "x", epoch=2, anew=True)
+    worker.submit(first, 0.0)
+    assert worker.submit(replay, 1.0) == []
+    assert worker.encoded("x", {}, 2.0) == [Answer(first, 0.0), Answer(replay, None)]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_damaged_embedding_that_cannot_be_computed_again_is_given_to_nobody(held: bool) -> None:
+    worker, replay = control(), job("a", "x", epoch=2, anew=True)
+    settled(worker, job("a", "x"), *[job("holder", "x")] * held)
+    worker.free(OperationKey("a", 1), 7, 1.0)
+    worker.submit(replay, 2.0)
+    [refusal, *rest] = worker.encoded("", {}, 3.0)
+    assert isinstance(refusal, Refuse)
+    assert rest == ([] if held else [Evict("x")])
+    [compute] = worker.submit(job("b", "x"), 4.0)
+    assert isinstance(compute, Compute)
     assert worker.audit().problems == ()

@@ -36,6 +36,8 @@ class Worker(RuleBasedStateMachine):
         self.open: dict[OperationKey, Job] = {}
         self.answered: set[OperationKey] = set()
         self.computed: Counter[str] = Counter()
+        self.reported: dict[str, int] = {}
+        self.before: dict[OperationKey, Counter[str]] = {}
 
     def carry_out(self, actions: Sequence[Action[Job]]) -> None:
         acknowledged = [action for action in actions if isinstance(action, Acknowledge)]
@@ -48,11 +50,14 @@ class Worker(RuleBasedStateMachine):
                 case Compute(batch):
                     assert batch.pictures
                     assert len(batch.jobs) == 1 or len(batch.pictures) <= MAX_PICTURES
-                    assert self.stored.isdisjoint(batch.pictures)
-                    assert (len(self.stored) + len(batch.pictures)) * SIZE <= ROOM * SIZE
+                    assert all(self.is_distrusted(picture) for picture in self.stored.intersection(batch.pictures))
+                    assert len(self.stored.union(batch.pictures)) <= ROOM
                     assert all(self.open[job.key] is job and job.key not in self.answered for job in batch.jobs)
-                case Answer(job):
+                case Answer(job, began):
                     assert self.stored.issuperset(job.pictures)
+                    before = self.before[job.key]
+                    assert not job.anew or all(self.computed[picture] > before[picture] for picture in job.pictures)
+                    assert began is not None or not any(self.is_distrusted(picture) for picture in job.pictures)
                     self.conclude(job)
                 case Refuse(job):
                     self.conclude(job)
@@ -65,15 +70,33 @@ class Worker(RuleBasedStateMachine):
     def held(self) -> tuple[OperationKey, ...]:
         return self.control.audit().held
 
-    @rule(name=_names, epoch=_epochs, session=_sessions, pictures=_pictures, patience=st.none() | _seconds)
-    def submit(self, name: str, epoch: int, session: int, pictures: list[str], patience: float | None) -> None:
+    def is_distrusted(self, picture: str) -> bool:
+        """Whether nothing was made of it since somebody found it damaged."""
+        return self.reported.get(picture) == self.computed[picture]
+
+    @rule(
+        name=_names,
+        epoch=_epochs,
+        session=_sessions,
+        pictures=_pictures,
+        patience=st.none() | _seconds,
+        anew=st.booleans(),
+    )
+    def submit(
+        self, name: str, epoch: int, session: int, pictures: list[str], patience: float | None, anew: bool
+    ) -> None:
         deadline = None if patience is None else self.now + patience
-        job = Job(OperationKey(name, epoch), session, tuple(pictures), deadline)
+        job = Job(OperationKey(name, epoch), session, tuple(pictures), deadline, anew)
         known = self.open.setdefault(job.key, job)
+        if known is job:
+            self.before[job.key] = self.computed.copy()
+        making = set(self.control.batch.pictures) if self.control.batch else set()
         actions = self.control.submit(job, self.now)
         if known is not job:
             assert [type(action) for action in actions] == [Refuse] * (known.session != session)
         else:
+            if anew and not any(isinstance(action, Refuse) and action.job is job for action in actions):
+                self.reported |= {picture: self.computed[picture] for picture in set(pictures) - making}
             self.carry_out(actions)
 
     @precondition(lambda self: self.control.batch)

@@ -34,6 +34,7 @@ class EncodeJob(Job):
             session=command.session,
             pictures=tuple(image.content_hash for image in encode.images),
             deadline=command.received + encode.timeout_ms / 1000 if encode.timeout_ms else None,
+            anew=encode.anew,
             command=command,
         )
 

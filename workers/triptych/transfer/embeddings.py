@@ -79,7 +79,7 @@ class EmbeddingStore:
         return content_hash in self._stored
 
     def put(self, content_hash: str, data: Bytes) -> Embedding:
-        """Copies an embedding in; an entry that is there already is kept as it is.
+        """Copies an embedding in, in place of an older one; who is reading that keeps it until done.
 
         Args:
             content_hash: Its key.
@@ -91,9 +91,10 @@ class EmbeddingStore:
         if data.size == 0:
             raise InvalidArgument("an embedding has at least one byte", field="data")
         with self._lock:
-            if content_hash not in self._stored:
-                self._stored[content_hash] = self._copy(content_hash, data)
-            return self._stored[content_hash].embedding
+            older, stored = self._stored.get(content_hash), self._copy(content_hash, data)
+            self._stored[content_hash] = stored
+        _release(older)
+        return stored.embedding
 
     def embedding(self, content_hash: str) -> Embedding:
         """What is known of an entry.
@@ -107,9 +108,7 @@ class EmbeddingStore:
         """Gives the memory of an entry back; idempotent."""
         with self._lock:
             stored = self._stored.pop(content_hash, None)
-        # A reader that is being served keeps the array, and with it the memory, until it is done.
-        if stored and stored.segment:
-            stored.segment.close()
+        _release(stored)
 
     def read(self, incarnation: str, content_hash: str) -> Bytes:
         """The stored bytes, read-only uint8 [size].
@@ -178,3 +177,9 @@ class EmbeddingStore:
         except ResourceExhausted as error:
             _log.warning("an embedding will travel over TCP: %s", error)
             return None
+
+
+def _release(stored: _Stored | None) -> None:
+    """A reader that is being served keeps the array, and with it the memory, until it is done."""
+    if stored and stored.segment:
+        stored.segment.close()

@@ -11,14 +11,14 @@ from triptych.core.generation import OperationKey
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Give the memory of an embedding back; the room is needed for the next batch."""
+    """Give the memory of an embedding back: the room is needed for the next batch, or it is damaged for good."""
 
     picture: str
 
 
 @dataclass(frozen=True, slots=True)
 class Compute(Generic[JobT]):
-    """Let the batch pass the vision tower, then say `encoded`."""
+    """Let the batch pass the vision tower, keep its embeddings in place of older ones, then say `encoded`."""
 
     batch: Batch[JobT]
 

@@ -16,7 +16,7 @@ class Selection(Generic[JobT]):
     """The first jobs of a queue that have room together.
 
     Attributes:
-        found: Jobs whose pictures are all there.
+        found: Jobs whose pictures are all there, and intact.
         jobs: The others.
         pictures: What they lack, each once.
     """
@@ -38,7 +38,7 @@ def select(queue: Iterable[JobT], holdings: Holdings, picture_bytes: int) -> Sel
     new: dict[str, None] = {}
     for job in queue:
         claimed.update(picture for picture in job.pictures if not holdings.holds(picture))
-        lacking = [picture for picture in job.pictures if picture not in holdings]
+        lacking = [picture for picture in job.pictures if not holdings.intact(picture)]
         together = new | dict.fromkeys(lacking)
         if len(claimed) > room or (new and len(together) > MAX_PICTURES):
             break

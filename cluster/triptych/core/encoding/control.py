@@ -6,6 +6,11 @@
 A job whose pictures are all there goes from Waiting to Held without a computation. An operation is known until its
 Free, or the end of its session. Room for an embedding is taken when its batch begins, so that what was begun can be
 kept; and it is kept for the next attempt at the same request even when nobody wants it any more.
+
+An embedding that a reader found damaged is computed again for whoever asks from then on, also where others hold it:
+to wait until they let go could take as long as their answers. The entry stays theirs, and the new bytes take the
+place of the old ones in the store. A picture has the same embedding every time, so their handles are as good as
+before; were it another one, its checksum would tell them.
 """
 
 from collections.abc import Collection, Hashable, Mapping
@@ -67,6 +72,8 @@ class EncodeControl(Generic[JobT]):
             self._admit(job, now)
         except TriptychError as error:
             return [self._fail(job, error)]
+        if job.anew:
+            self._doubt(job)
         return self._advance(now)
 
     def encoded(
@@ -84,12 +91,14 @@ class EncodeControl(Generic[JobT]):
             raise Internal("a batch ended that had not begun")
         self.ended_batches += 1
         self.encoded_images += len(made)
+        for picture in made:
+            self.holdings.renew(picture)
         missing = frozenset(batch.pictures).difference(made)
         wanted = [job for job in batch.jobs if isinstance(self._operations.get(job.key), Encoding)]
         actions = [self._settle(job, batch.began, missing, failed.get(job.key)) for job in wanted]
         for picture in batch.pictures:
             if picture in missing:
-                self.holdings.discard(picture)
+                actions += self._give_up(picture)
         return actions + self._advance(now)
 
     def free(self, key: OperationKey, session: Hashable, now: float) -> list[Action[JobT]]:
@@ -131,6 +140,20 @@ class EncodeControl(Generic[JobT]):
         self._queue.put(job)
         self._operations[job.key] = Waiting(job)
 
+    def _doubt(self, job: JobT) -> None:
+        """Nobody is answered from what is kept; what is being made now is not what the reader has read."""
+        for picture in job.pictures:
+            if not self.batch or picture not in self.batch.pictures:
+                self.holdings.doubt(picture)
+
+    def _give_up(self, picture: str) -> list[Action[JobT]]:
+        """A batch made no embedding of a picture: others may hold a doubted one, otherwise nothing stays."""
+        if self.holdings.holds(picture):
+            return []
+        stored = not self.holdings.intact(picture)
+        self.holdings.discard(picture)
+        return [Evict(picture)] if stored else []
+
     def _expire(self, now: float) -> list[Action[JobT]]:
         return [self._fail(job, _late()) for job in self._queue.expired(now)]
 
@@ -149,7 +172,7 @@ class EncodeControl(Generic[JobT]):
         """Jobs whose pictures are all there need not wait for the batch, as long as nobody waits in front of them."""
 
         def ready(job: JobT) -> bool:
-            return all(picture in self.holdings and picture not in batch.pictures for picture in job.pictures)
+            return all(self.holdings.intact(picture) and picture not in batch.pictures for picture in job.pictures)
 
         return [self._find(job) for job in tuple(takewhile(ready, self._queue))]
 

@@ -50,6 +50,7 @@ class Holdings:
         self.held_bytes = 0
         self._max_entries = max_entries
         self._sizes: dict[str, int] = {}
+        self._doubted: set[str] = set()
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._holders: dict[str, set[OperationKey]] = {}
         self._keys: dict[OperationKey, dict[str, None]] = {}
@@ -68,6 +69,19 @@ class Holdings:
     def holds(self, key: str) -> bool:
         """Whether anybody holds an entry."""
         return key in self._holders
+
+    def intact(self, key: str) -> bool:
+        """Whether there is an entry that nobody doubts."""
+        return key in self._sizes and key not in self._doubted
+
+    def doubt(self, key: str) -> None:
+        """Somebody found the content of an entry damaged; nothing happens where there is none."""
+        if key in self._sizes:
+            self._doubted.add(key)
+
+    def renew(self, key: str) -> None:
+        """The content of an entry was made again."""
+        self._doubted.discard(key)
 
     def add(self, key: str, size: int, holder: OperationKey) -> tuple[str, ...]:
         """Adds a new entry, held by `holder`; the keys that had to go for it.
@@ -109,6 +123,7 @@ class Holdings:
     def discard(self, key: str) -> None:
         """Drops an entry that nobody holds."""
         del self._idle[key]
+        self._doubted.discard(key)
         self.stored_bytes -= self._sizes.pop(key)
 
     def audit(self) -> HoldingsAudit:
@@ -124,6 +139,7 @@ class Holdings:
             ("idle entries", sizes.keys() - held, self._idle.keys()),
             ("held bytes", held_bytes, self.held_bytes),
             ("stored bytes", stored_bytes, self.stored_bytes),
+            ("doubted entries that are gone", 0, len(self._doubted - sizes.keys())),
             ("bytes over the budget", 0, max(0, stored_bytes - self.budget_bytes)),
         )
         problems = tuple(

@@ -15,12 +15,14 @@ class Job:
         session: The router's stream that it came by; what came by one stream ends with it.
         pictures: Content hashes in the order of the images, repeated as often as they were sent.
         deadline: When nobody wants them any more, on the clock that every `now` is of.
+        anew: Whether a reader found embeddings of these pictures damaged: what is kept of them is computed again.
     """
 
     key: OperationKey
     session: Hashable
     pictures: tuple[str, ...]
     deadline: float | None
+    anew: bool
 
 
 JobT = TypeVar("JobT", bound=Job)

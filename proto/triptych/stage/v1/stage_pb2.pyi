@@ -256,8 +256,11 @@ class Encode(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    ANEW_FIELD_NUMBER: _builtins.int
     timeout_ms: _builtins.int
     """Milliseconds left until the request's deadline; 0 means none."""
+    anew: _builtins.bool
+    """A reader found embeddings damaged: those that are kept of these images are computed again."""
     @_builtins.property
     def key(self) -> Global___OperationKey: ...
     @_builtins.property
@@ -268,10 +271,11 @@ class Encode(_message.Message):
         key: Global___OperationKey | None = ...,
         images: _abc.Iterable[Global___EncodeImage] | None = ...,
         timeout_ms: _builtins.int = ...,
+        anew: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "key", b"key", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anew", b"anew", "images", b"images", "key", b"key", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
