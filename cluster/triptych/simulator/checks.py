@@ -50,6 +50,9 @@ class Checks:
         self._world = world
         self._freed: set[tuple[str, str, OperationKey]] = set()
         self._dispatched: set[OperationKey] = set()
+        self._progress: dict[
+            tuple[str, str, int], tuple[int, int]
+        ] = {}  # tokens, attempts since without a further one
 
     def require(self, invariant: str, holds: bool, detail: str) -> None:
         """Counts a look.
@@ -106,9 +109,13 @@ class Checks:
             health = Health.DRAINING
         detail = f"{name(message.key)} is given to {worker_id}, which is {health}"
         self.require("work for the healthy", health is Health.HEALTHY, detail)
-        attempts, budget = message.key.epoch % MAX_ATTEMPTS, entry.record.terms.max_failures
-        moved = self._world.injected["drain"] + self._world.injected["scale"]  # which costs nothing of it
-        self.require("retry budget", attempts <= budget + moved, f"{name(message.key)} is one attempt too many")
+        serial = (router.router_id, message.key.request_id, message.key.epoch // MAX_ATTEMPTS)
+        emitted, vain = self._progress.get(serial, (entry.record.emitted, -1))
+        vain = vain + 1 if emitted == entry.record.emitted else 0
+        self._progress[serial] = (entry.record.emitted, vain)
+        allowed = entry.record.terms.max_failures
+        allowed += self._world.injected["drain"] + self._world.injected["scale"]  # to be moved costs nothing
+        self.require("retry budget", vain <= allowed, f"{name(message.key)} is one attempt in vain too many")
 
     def told(self, worker: Worker, message: msg.ToRouter) -> None:
         """A worker answers."""

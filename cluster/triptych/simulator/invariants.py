@@ -147,7 +147,7 @@ AS_IT_HAPPENS = {
     "no defects": "Nothing raises, and nobody reports an internal error.",
     "one Free": "A holder is sent one Free per attempt.",
     "work for the healthy": "An attempt begins at a worker that is neither suspect, draining nor dead.",
-    "retry budget": "No request is begun anew after more failures than it may have.",
+    "retry budget": "No request is begun anew more often in a row than it may, without a token.",
     "no stray writes": "KV is written into blocks of the sequence it belongs to.",
     "leases live": "A lease does not end while its router is heard.",
     "deadlines reach workers": "No worker begins to compute what nobody wants any more.",
