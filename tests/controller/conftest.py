@@ -110,14 +110,20 @@ class FakeFront:
         self.asked = 0
         self.error: Exception | None = None
         self.published: list[dict[str, WorkerAddress]] = []
+        self.calls: list[str] = []
         self._changed = asyncio.Condition()
 
+    def take_over(self) -> None:
+        self.calls.append("take over")
+
     async def place(self, addresses: tuple[WorkerAddress, ...]) -> None:
+        self.calls.append("place")
         async with self._changed:
             self.published.append({address.worker_id: address for address in addresses})
             self._changed.notify_all()
 
     def drain(self, worker_id: str, timeout: float) -> None:
+        self.calls.append("drain")
         self.drained.append((worker_id, timeout))
 
     def requests(self) -> dict[str, int]:

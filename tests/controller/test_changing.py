@@ -192,6 +192,38 @@ async def test_another_router_is_told_of_the_workers_and_drains_them(
         assert (front.drained, len(front.published)) == ([], published)
 
 
+async def test_another_router_is_told_of_a_drain_before_it_meets_the_worker(
+    runtime: Any, front: Any, make_front: Make, make_blueprint: Make
+) -> None:
+    async with started(Controller(runtime, make_blueprint("2D"), front, TERMS)) as controller:
+        front.running = {"decode-1": 1}
+        await controller.drain("decode-1", 300.0)
+        await front.wait_until(lambda: front.drained)
+        second = make_front()
+        second.running = {"decode-1": 1}
+        await controller.attach(second)
+        assert second.calls[:3] == ["take over", "drain", "place"]
+        [(worker_id, left)] = second.drained
+        assert (worker_id, len(front.drained)) == ("decode-1", 1)
+        assert 290.0 < left <= 300.0
+        assert runtime.placed[1].stops == 0
+
+
+async def test_who_takes_a_cluster_over_says_so_to_the_router(
+    runtime: Any, front: Any, make_front: Make, make_blueprint: Make
+) -> None:
+    first = Controller(runtime, make_blueprint("1D"), front, TERMS)
+    await first.start()
+    assert front.calls[0] == "place"
+    second = make_front()
+    await first.attach(second)
+    assert second.calls == ["take over", "place"]
+    await crash(first)
+    third = make_front()
+    async with started(Controller(runtime, make_blueprint("1D"), third, TERMS)):
+        assert third.calls == ["take over", "place"]
+
+
 async def test_a_router_that_fails_does_not_end_the_controller(
     runtime: Any, front: Any, make_blueprint: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

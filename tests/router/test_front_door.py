@@ -98,6 +98,26 @@ async def test_workers_that_are_added_or_cannot_start_do_not_close_the_door(open
         await asyncio.wait_for(door.router.wait_ready(), 10)
 
 
+async def test_a_router_that_takes_over_waits_for_nobody_whom_others_can_stand_in_for(
+    open_door: Any, fake_worker: Any
+) -> None:
+    for take_over, expected in ((False, NOT_SERVING), (True, SERVING)):
+        door = await open_door()
+        workers = [await fake_worker("decode-0"), await fake_worker("decode-1", mute=True)]
+        if take_over:
+            door.router.take_over()
+        await door.router.place(WorkerAddress(w.worker_id, Stage.DECODE, w.address) for w in workers)
+        async with asyncio.timeout(10):
+            while (await door.client.status()).workers[0].health != "healthy":
+                pass
+        assert (await door.client.generate("Hi", max_tokens=1)).text == "a"
+        async with grpc.aio.insecure_channel(door.router.address) as channel:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert answer.status == expected
+        if take_over:
+            await asyncio.wait_for(door.router.wait_ready(), 10)
+
+
 async def test_reflection_lists_the_services_and_describes_them(open_door: Any) -> None:
     door = await open_door()
     request = reflection_pb2.ServerReflectionRequest(list_services="")

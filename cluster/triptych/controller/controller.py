@@ -77,6 +77,8 @@ class Controller:
         """
         await self._take_over()
         adopted = any(isinstance(worker.state, rules.Serving) for worker in self._roster.workers.values())
+        if adopted:
+            self._front.take_over()
         self._turn(None)
         await self._publish()
         while any(isinstance(worker.state, rules.Starting) for worker in self._roster.workers.values()):
@@ -98,6 +100,9 @@ class Controller:
     async def attach(self, front: Front) -> None:
         """Tells another router from now on, instead of the one before."""
         self._front, self._published = front, None
+        front.take_over()
+        for action in rules.drains(self._roster, now(), self._terms.policy):
+            self._perform(action)  # before it meets the workers: it must not give them new work
         await self._publish()
 
     async def drain(self, worker_id: str, timeout: float | None) -> None:  # noqa: ASYNC109 - the requests', not ours

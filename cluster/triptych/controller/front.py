@@ -10,6 +10,9 @@ from triptych.router.fleet import WorkerAddress
 class Front(Protocol):
     """A router, as its controller sees it."""
 
+    def take_over(self) -> None:
+        """The workers have served before: the door is open as soon as somebody can do the work of each stage."""
+
     async def place(self, addresses: tuple[WorkerAddress, ...]) -> None:
         """All workers as they are placed now: without an address while they start, left out once they are gone."""
 

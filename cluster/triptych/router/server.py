@@ -72,7 +72,7 @@ class Router:
         self.dispatcher = Dispatcher(self._links, limits, now, secrets.randbits(24))
         self._health = HealthServicer()
         self._ready = asyncio.Event()
-        self._opened = False  # every placed worker has been there: from now on a stage may lack one of several
+        self._opened = False  # the cluster has served: from now on a stage may lack one of several
         self._tasks: set[asyncio.Task[None]] = set()
         # Without this two servers could share a port, and each would get half of the connections.
         self._server = grpc.aio.server(
@@ -89,7 +89,10 @@ class Router:
         reflection.enable_server_reflection(names, self._server)
 
     async def start(self) -> None:
-        """Listens; health says NOT_SERVING until every placed worker is connected, and whenever a stage has nobody.
+        """Listens; health says NOT_SERVING until the door is open, and whenever a stage has nobody.
+
+        A new cluster's door opens when every placed worker is connected, that of one which is taken over when
+        somebody can do the work of each stage.
 
         Raises:
             FailedPrecondition: the address cannot be listened on.
@@ -104,6 +107,10 @@ class Router:
         await self._server.start()
         self._keep(self._tick())
 
+    def take_over(self) -> None:
+        """The workers have served before: one that does not answer is no reason to keep the door shut."""
+        self._opened = True
+
     async def place(self, addresses: Iterable[WorkerAddress]) -> None:
         """Tells the router where its workers are now; one that is left out is gone for good."""
         await self._links.place(addresses)
@@ -115,7 +122,7 @@ class Router:
         self._admin.operations = operations
 
     async def wait_ready(self) -> None:
-        """Returns when every placed worker is connected."""
+        """Returns when health says SERVING."""
         await self._ready.wait()
 
     async def stop(self, grace: float = 5.0) -> None:
@@ -178,13 +185,12 @@ class Router:
 
     async def _report_health(self) -> None:
         """grpc.health.v1: the whole server ("") and each service."""
-        begun = self.fleet.begun()
-        if begun:
+        self._opened = self._opened or self.fleet.begun()
+        serving = self._opened and self.fleet.able()
+        if serving:
             self._ready.set()
         else:
             self._ready.clear()
-        self._opened = self._opened or begun
-        serving = self._opened and self.fleet.able()
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *SERVICES):
             await self._health.set(name, status)

@@ -20,6 +20,7 @@ from triptych.core.reconcile import (
     Stop,
     Stopped,
     drain,
+    drains,
     scale,
     wake_at,
 )
@@ -110,6 +111,18 @@ def test_asked_again_the_newer_time_counts(make_world: Make) -> None:
     assert state(world, "decode-1") == Draining(0.0, 20.0)
     world.roster = drain(world.roster, "decode-1", 0.0)
     assert world.turn() == ()
+
+
+def test_another_router_hears_what_is_left_of_a_drain(make_world: Make) -> None:
+    world = make_world(decode=3, policy=Policy(drain_grace=5.0))
+    world.requests = {"decode-1": 1}
+    world.roster = drain(world.roster, "decode-1", 20.0)
+    world.turn()
+    for now, left in ((8.0, 12.0), (23.0, 0.0)):
+        assert drains(world.roster, now, world.policy) == (Drain("decode-1", left),)
+    del world.requests["decode-1"]
+    world.hear()
+    assert drains(world.roster, 8.0, world.policy) == ()
 
 
 def test_the_last_one_that_serves_waits_for_another_before_it_is_drained(make_world: Make) -> None:

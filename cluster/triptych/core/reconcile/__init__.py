@@ -17,7 +17,7 @@ from triptych.core.reconcile.messages import (
 )
 from triptych.core.reconcile.orders import drain, scale
 from triptych.core.reconcile.policy import Policy
-from triptych.core.reconcile.reconcile import reconcile, wake_at
+from triptych.core.reconcile.reconcile import drains, reconcile, wake_at
 from triptych.core.reconcile.roster import Roster, Worker, new_roster
 from triptych.core.reconcile.states import (
     Absent,
@@ -62,6 +62,7 @@ __all__ = [
     "adopt",
     "after_death",
     "drain",
+    "drains",
     "new_roster",
     "reconcile",
     "scale",

@@ -1,6 +1,6 @@
 """One turn of the controller: what has happened, and what is to be done about it."""
 
-from triptych.core.reconcile.messages import Action, Event
+from triptych.core.reconcile.messages import Action, Drain, Event
 from triptych.core.reconcile.observe import observe
 from triptych.core.reconcile.policy import DEFAULT, Policy
 from triptych.core.reconcile.roster import Roster
@@ -19,6 +19,15 @@ def reconcile(
         roster, asked = rule(roster, now, policy)
         actions += asked
     return roster, tuple(actions)
+
+
+def drains(roster: Roster, now: float, policy: Policy = DEFAULT) -> tuple[Drain, ...]:
+    """What another router has to be told of the drains under way, each with what is left of its time."""
+    return tuple(
+        Drain(worker_id, max(0.0, worker.state.deadline - policy.drain_grace - now))
+        for worker_id, worker in roster.workers.items()
+        if isinstance(worker.state, Draining)
+    )
 
 
 def wake_at(roster: Roster, policy: Policy = DEFAULT) -> float | None:
