@@ -56,7 +56,7 @@ def check(sums: dict[str, Totals]) -> None:
     assert {kind: everything.injected[str(kind)] for kind in INJECTED if not everything.injected[str(kind)]} == {}
     requests = everything.requests
     assert requests["finished"] > 0.85 * requests.total()
-    assert requests["failed"] < 0.01 * requests.total()
+    assert requests["failed"] < 0.02 * requests.total()
     assert everything.replays > everything.runs / 3
     assert everything.replayed_tokens > 10 * everything.replays
     assert everything.resumes > everything.runs / 3
