@@ -209,7 +209,7 @@ def test_a_preempted_sequence_without_its_embeddings_stalls_until_it_is_supplied
     while not b.scheduler.preemptions:
         b.step()
     assert b.scheduler.stalled() == (young,)
-    assert b.scheduler.waiting == 1
+    assert b.scheduler.waiting == 0, "a block would not help it"
     for _ in range(10):
         assert "2" not in [request for request, _, _ in shape(b.step()[0])]
     b.scheduler.release(OperationKey("1"))
@@ -219,6 +219,25 @@ def test_a_preempted_sequence_without_its_embeddings_stalls_until_it_is_supplied
     assert young.generated == 6
     b.scheduler.supply(young.key, (HERE,))  # nobody needs it any more
     assert b.scheduler.waiting == 0
+
+
+def test_a_reservation_leaves_a_stalled_answer_its_blocks(bench: Bench) -> None:
+    b = bench(blocks=6)
+    b.add(15, max_tokens=6)
+    b.step()
+    stalled = b.sequence(7, max_tokens=6, media=(ELSEWHERE,))
+    assert b.scheduler.reserve(stalled)
+    b.receive(stalled)
+    while not b.scheduler.preemptions:
+        b.step()
+    assert b.scheduler.stalled() == (stalled,)
+    b.scheduler.release(OperationKey("1"))
+    assert (b.scheduler.pool.free_count, len(stalled.token_ids)) == (6, 9)
+    assert not b.scheduler.reserve(b.sequence(13))
+    assert b.scheduler.reserve(b.sequence(12))
+    b.scheduler.supply(stalled.key, (HERE,))
+    b.drain()
+    assert stalled.generated == 6
 
 
 def test_a_reservation_takes_the_blocks_of_the_prompt_or_nothing(bench: Bench) -> None:

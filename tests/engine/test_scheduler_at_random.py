@@ -80,7 +80,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt = min(prompt, self.bench.capacity - 2)
         sequence: Sequence = self.bench.sequence(prompt, answer, media=media, family=family)
         free = self.scheduler.pool.free_count
-        fits = blocks_for(sequence.prompt_length, self.bench.block_size) <= free
+        owed = sum(blocks_for(len(s.token_ids), self.bench.block_size) for s in self.scheduler.stalled())
+        fits = blocks_for(sequence.prompt_length, self.bench.block_size) + owed <= free
         assert self.scheduler.reserve(sequence) is fits
         assert self.scheduler.pool.free_count == free - len(sequence.blocks)
         if not fits:

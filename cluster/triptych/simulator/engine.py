@@ -107,8 +107,8 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Sequences that wait for blocks or for a place in the batch."""
-        return len(self._queue) + len(self._ready) + len(self._stalled)
+        """Sequences that wait for blocks or for a place in the batch; a stalled one waits for its embeddings."""
+        return len(self._queue) + len(self._ready)
 
     @property
     def runnable(self) -> int:
@@ -126,8 +126,10 @@ class Engine:
         self._queue.append(sequence)
 
     def reserve(self, sequence: Sequence) -> bool:
-        """Blocks for KV that is written from outside; False when there are not enough."""
-        blocks = self.memory.allocate(-(-len(sequence.tokens) // self.memory.block_size))
+        """Blocks for KV that is written from outside; False when there are too few beside those of stalled ones."""
+        size = self.memory.block_size
+        needed, *owed = (-(-len(each.tokens) // size) for each in (sequence, *self._stalled))
+        blocks = self.memory.allocate(needed) if needed + sum(owed) <= self.memory.free else None
         if blocks is None:
             return False
         sequence.blocks = blocks

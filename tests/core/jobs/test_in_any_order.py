@@ -12,7 +12,7 @@ from triptych.core.jobs import Jobs
 from triptych.core.jobs import actions as do
 from triptych.core.jobs import events as ev
 from triptych.core.jobs.commands import Decode, Drain, Free, Prefill, Reserve
-from triptych.core.jobs.states import Computing, Decoding, Failed, Freeing
+from triptych.core.jobs.states import Computing, Decoding, Delivered, Failed, Finished, Freeing, Sending
 
 BLOCK, POOL = 4, 12
 NAMES = [OperationKey(name, epoch) for name in "abc" for epoch in (1, 2)]
@@ -199,6 +199,8 @@ class Machine(RuleBasedStateMachine):
         if key in self.worker.running and isinstance(operation.state, Computing):
             self.worker.blocks[key] = -(-operation.task.length // BLOCK)
         self.send(ev.Stepped(self.now, (ev.Computed(key, done),), sampled))
+        if (after := self.jobs.find(key)) and isinstance(after.state, Sending | Delivered | Finished):
+            self.worker.running.discard(key)  # an engine stops by itself who has its last token
 
     @rule(key=keys)
     def stall(self, key: OperationKey) -> None:

@@ -145,6 +145,24 @@ def test_reservations_are_granted_in_their_order(jobs: Jobs) -> None:
     assert scheduler.asked == [keys[0], keys[1], keys[2], keys[3]]
 
 
+def test_an_answer_that_waits_for_its_embeddings_holds_no_reservation_up(jobs: Jobs) -> None:
+    scheduler = Scheduler()
+    jobs.handle(Reserve(1, KEY, 1.0, 10, "t"), 1.0)
+    jobs.grant(scheduler)
+    jobs.handle(ev.KvComplete("t", 100, 0.5), 2.0)
+    jobs.handle(Decode(1, KEY, (40,)), 2.0)
+    assert jobs.handle(ev.Stalled(KEY), 3.0) == (do.PullEmbeddings(KEY),)
+    jobs.handle(Reserve(1, OTHER, 3.0, 10, "u"), 3.0)
+    assert jobs.grant(scheduler)[0] == do.OpenLease(OTHER, "u")
+    jobs.handle(ev.EmbeddingsPulled(KEY, 0.5), 4.0)
+    scheduler.waiting = 1  # now a block would help it
+    third = OperationKey("third", 1)
+    jobs.handle(Reserve(1, third, 4.0, 10, "v"), 4.0)
+    assert jobs.grant(scheduler) == ()
+    scheduler.waiting = 0
+    assert jobs.grant(scheduler)[0] == do.OpenLease(third, "v")
+
+
 def test_a_lease_that_ends_gives_its_blocks_back_before_free(jobs: Jobs) -> None:
     jobs.handle(Reserve(1, KEY, 1.0, 10, "t"), 1.0)
     jobs.grant(Scheduler())

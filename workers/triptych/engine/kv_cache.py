@@ -57,9 +57,10 @@ class KvCache:
         found = self._found(sequence)
         return self.pool.has_room(blocks_for(len(sequence.token_ids), self.block_size) - len(found), found)
 
-    def reserve(self, sequence: Sequence) -> bool:
-        """Blocks that somebody else will write, so none of them shared; False when there are too few."""
-        blocks = self.pool.allocate(blocks_for(len(sequence.token_ids), self.block_size))
+    def reserve(self, sequence: Sequence, left: int = 0) -> bool:
+        """Blocks that somebody else will write, so none of them shared; False when fewer than `left` would remain."""
+        count = blocks_for(len(sequence.token_ids), self.block_size)
+        blocks = self.pool.allocate(count) if count + left <= self.pool.free_count else None
         if blocks is None:
             return False
         sequence.blocks = blocks

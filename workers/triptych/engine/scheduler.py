@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from triptych.core.errors import ResourceExhausted
 from triptych.core.generation import FinishReason, OperationKey, PositionLogprobs
-from triptych.engine.blocks import BlockPool
+from triptych.engine.blocks import BlockPool, blocks_for
 from triptych.engine.kv_cache import KvCache
 from triptych.engine.plan import Chunk, StepPlan, StepResult
 from triptych.engine.roster import Roster
@@ -105,8 +105,8 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Sequences that wait for blocks or for a place in the batch."""
-        return len(self._roster.waiting) + len(self._roster.ready) + len(self._roster.stalled)
+        """Sequences that wait for blocks or for a place in the batch; a stalled one waits for its embeddings."""
+        return len(self._roster.waiting) + len(self._roster.ready)
 
     @property
     def runnable(self) -> int:
@@ -149,8 +149,12 @@ class Scheduler:
             )
 
     def reserve(self, sequence: Sequence) -> bool:
-        """Takes blocks for a sequence whose KV will be written from outside; False when there are not enough."""
-        if not self.kv.reserve(sequence):
+        """Takes blocks for a sequence whose KV will be written from outside; False when there are not enough.
+
+        What stalled answers gave back is left for them: they would give way again and again to a stream of new ones.
+        """
+        owed = sum(blocks_for(len(stalled.token_ids), self.block_size) for stalled in self._roster.stalled)
+        if not self.kv.reserve(sequence, owed):
             return False
         self._roster.hold(sequence)
         return True

@@ -107,7 +107,7 @@ class DecoderStage:
         scheduler = self.core.scheduler
         return pb.LoadReport(
             running_requests=self.jobs.operations,
-            queued_requests=scheduler.waiting + self.jobs.waiting,
+            queued_requests=scheduler.waiting + len(scheduler.stalled()) + self.jobs.waiting,
             queued_tokens=scheduler.waiting_tokens,
             runnable_requests=scheduler.runnable,
             open_leases=self.jobs.open_leases,

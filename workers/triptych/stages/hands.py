@@ -45,7 +45,7 @@ class Hands:
 
     @property
     def waiting(self) -> int:
-        """Sequences that wait for blocks or for a place in the batch."""
+        """Sequences that wait for blocks or for a place in the batch, and not for embeddings."""
         return self._scheduler.waiting
 
     def reserve(self, key: OperationKey) -> bool:

@@ -23,10 +23,10 @@ class Pool(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Sequences that wait for blocks or for a place in the batch."""
+        """Sequences that wait for blocks or for a place in the batch, and not for embeddings."""
 
     def reserve(self, key: OperationKey) -> bool:
-        """Takes the blocks of a reservation; False when there are not enough now."""
+        """Takes the blocks of a reservation; False when there are not enough now beside what was promised."""
 
 
 class Jobs:
@@ -118,7 +118,8 @@ class Jobs:
     def grant(self, pool: Pool) -> Actions:
         """Tickets in the order of the requests: a large prompt is not overtaken for ever by small ones.
 
-        Sequences that wait for blocks to compute in come before all of them, answers that gave way above all.
+        Sequences that wait for blocks to compute in come before all of them, answers that gave way above all. One
+        whose embeddings are still fetched holds nobody up: an encode worker that hangs would stop all new requests.
         """
         actions: list[do.Action] = []
         while self._awaiting_blocks and not pool.waiting:
