@@ -11,8 +11,8 @@ from triptych.core.errors import Internal, NotFound
 from triptych.core.generation import OperationKey
 from triptych.core.jobs.events import Fenced
 from triptych.stage.v1 import stage_pb2 as pb
-from triptych.stages.messages import MediaPulled, Message
-from triptych.stages.movers import PULL_THREADS, Movers
+from triptych.stages.messages import MediaPulled, Message, Unfenced
+from triptych.stages.movers import FENCE_THREADS, PULL_THREADS, Movers
 
 A, B = OperationKey("a", 0), OperationKey("b", 0)
 
@@ -23,8 +23,15 @@ class Ends:
     def __init__(self) -> None:
         self.cancelled: list[str] = []
         self.closed: list[str] = []
+        self.stalled: queue.Queue[str] = queue.Queue()
+        self.ending = threading.Event()
 
     def cancel(self, ticket_id: str) -> None:
+        if ticket_id.startswith("stalled"):
+            self.stalled.put(ticket_id)
+            assert self.ending.wait(10)
+        if ticket_id == "broken":
+            raise ZeroDivisionError("a bug")
         self.cancelled.append(ticket_id)
 
     def close(self, ticket_id: str) -> None:
@@ -70,6 +77,7 @@ def movers(ends: Ends, encoders: Encoders, posted: "queue.Queue[Message]") -> It
     movers = Movers(cast(Any, ends), cast(Any, ends), encoders.pull, posted.put)
     yield movers
     encoders.answering.set()
+    ends.ending.set()
     movers.close()
 
 
@@ -110,6 +118,25 @@ def test_encoders_that_hang_delay_no_fence(
     movers.stop_receiving(B, "in")
     assert {posted.get(timeout=10), posted.get(timeout=10)} == {Fenced(A), Fenced(B)}
     assert (ends.cancelled, ends.closed) == (["out"], ["in"])
+
+
+def test_a_fence_that_fails_is_answered(movers: Movers, posted: "queue.Queue[Message | Unfenced]") -> None:
+    movers.stop_sending(A, "broken")
+    message = posted.get(timeout=10)
+    assert isinstance(message, Unfenced)
+    assert (message.key, type(message.error)) == (A, ZeroDivisionError)
+
+
+def test_peers_that_stall_delay_no_fence_of_others(
+    movers: Movers, ends: Ends, posted: "queue.Queue[Message | Unfenced]"
+) -> None:
+    for i in range(FENCE_THREADS - 1):
+        movers.stop_sending(OperationKey(f"stalled {i}", 0), f"stalled {i}")
+        ends.stalled.get(timeout=10)
+    movers.stop_sending(A, "out")
+    movers.stop_receiving(B, "in")
+    assert {posted.get(timeout=10), posted.get(timeout=10)} == {Fenced(A), Fenced(B)}
+    assert posted.empty()
 
 
 def test_a_queued_pull_that_nobody_waits_for_is_skipped(

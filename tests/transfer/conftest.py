@@ -108,8 +108,9 @@ class Bench:
         backend: TransferBackend = TransferBackend.AUTO,
         geometry: PoolGeometry = GEOMETRY,
         idle_s: float = 60.0,
+        timeouts: Timeouts = QUICK,
     ) -> KvSender:
-        sender = KvSender(pool, geometry, backend=backend, timeouts=QUICK, idle_s=idle_s)
+        sender = KvSender(pool, geometry, backend=backend, timeouts=timeouts, idle_s=idle_s)
         self.undo.append(sender.shutdown)
         return sender
 

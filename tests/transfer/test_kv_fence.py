@@ -16,6 +16,7 @@ from triptych.transfer.pages import Pages
 from triptych.transfer.runs import runs_of
 
 GEOMETRY = PoolGeometry(layers=3, blocks=24, page_bytes=520)
+PATIENT = Timeouts(connect=5.0, stall=600.0, fence=600.0)
 
 
 class _Zombie:
@@ -155,6 +156,29 @@ def test_cancel_drops_what_waits_and_what_flies(
     assert [decoder.completed.get_nowait()[0]] == ["u"]
     assert sender.counts.reconnects == 0
     sender.cancel("t")
+
+
+def test_only_the_ticket_that_flies_waits_for_a_receiver_that_stalls(
+    bench: Any, slow_copies: tuple[threading.Event, threading.Event]
+) -> None:
+    begun, go_on = slow_copies
+    decoder = bench.decoder(TransferBackend.SHARED_MEMORY, timeouts=PATIENT)
+    sender = bench.sender(bench.pool(), timeouts=PATIENT)
+    tickets = [f"t{i}" for i in range(8)]
+    for place, ticket in enumerate(tickets):
+        decoder.receiver.open(ticket, ticket, 0, [place], 1)
+    futures = [sender.send(decoder.endpoint, ticket, 0, [place], True) for place, ticket in enumerate(tickets)]
+    assert begun.wait(10)
+    cancelling = [threading.Thread(target=sender.cancel, args=(ticket,), daemon=True) for ticket in tickets]
+    for thread in cancelling:
+        thread.start()
+    for thread in cancelling[1:]:
+        thread.join(10)
+    assert [thread.is_alive() for thread in cancelling] == [True] + [False] * 7
+    assert [type(future.exception(0)) for future in futures[1:]] == [Cancelled] * 7
+    go_on.set()
+    cancelling[0].join(10)
+    assert not cancelling[0].is_alive()
 
 
 def test_cancelling_from_a_callback_does_not_wait_for_itself(bench: Any) -> None:

@@ -4,8 +4,9 @@ import logging
 import queue
 from collections.abc import Callable
 
+from triptych.core.errors import Internal
 from triptych.stages.decoder_stage import DecoderStage
-from triptych.stages.messages import Message
+from triptych.stages.messages import Message, Unfenced
 from triptych.stages.threads import VitalThread
 
 IDLE_SECONDS = 0.25  # how late an idle worker may notice a deadline
@@ -17,14 +18,14 @@ class Inbox:
     """Where other threads leave messages."""
 
     def __init__(self) -> None:
-        self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[Message | Unfenced | None] = queue.SimpleQueue()
 
     @property
     def waiting(self) -> int:
         """Messages that nobody has taken yet."""
         return self._messages.qsize()
 
-    def post(self, message: Message) -> None:
+    def post(self, message: Message | Unfenced) -> None:
         """Leaves a message; from any thread."""
         self._messages.put(message)
 
@@ -32,9 +33,9 @@ class Inbox:
         """Ends the thread after the messages before."""
         self._messages.put(None)
 
-    def take(self, timeout: float | None) -> list[Message | None]:
+    def take(self, timeout: float | None) -> list[Message | Unfenced | None]:
         """Everything that is there; waits up to `timeout` seconds for the first, not at all for None."""
-        taken: list[Message | None] = []
+        taken: list[Message | Unfenced | None] = []
         try:
             taken.append(self._messages.get(timeout=timeout) if timeout else self._messages.get_nowait())
             while True:
@@ -79,7 +80,9 @@ class ComputeThread:
             busy = self._stage.turn()
             self.load = self._stage.load()
 
-    def _handle(self, message: Message) -> None:
+    def _handle(self, message: Message | Unfenced) -> None:
+        if isinstance(message, Unfenced):
+            raise Internal(f"a transfer of operation {message.key} could not be fenced") from message.error
         try:
             self._stage.handle(message)
         except Exception:  # one bad message must not take the worker down with it

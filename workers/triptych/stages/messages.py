@@ -47,3 +47,11 @@ class MediaPulled:
 Message = (
     Command | SessionEnded | Drained | MediaPulled | ChunkAcknowledged | ChunkFailed | KvComplete | KvFailed | Fenced
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Unfenced:
+    """A transfer may touch an operation's blocks for ever: nobody else can have them, and the worker has to end."""
+
+    key: OperationKey
+    error: Exception

@@ -11,15 +11,16 @@ from triptych.core.generation import OperationKey
 from triptych.core.jobs.events import ChunkAcknowledged, ChunkFailed, Fenced
 from triptych.engine.sequence import Media
 from triptych.stage.v1 import stage_pb2 as pb
-from triptych.stages.messages import MediaPulled, Message
+from triptych.stages.messages import MediaPulled, Message, Unfenced
 from triptych.transfer import Endpoint, KvReceiver, KvSender, SendResult
 
 PULL_THREADS = 4
-FENCE_THREADS = 4
+FENCE_THREADS = 32
+"""Peers that may stall at once before a Free waits for another one's fence; one peer stalls one ticket at a time."""
 
 
 class Movers:
-    """Pulls embeddings, pushes KV chunks, fences both.
+    """Pulls embeddings, pushes KV chunks, fences both. A fence that fails is answered with `Unfenced`.
 
     Args:
         receiver: Takes KV into this worker's pool.
@@ -33,7 +34,7 @@ class Movers:
         receiver: KvReceiver,
         sender: KvSender,
         pull: Callable[[pb.EmbeddingHandle], Tensor],
-        post: Callable[[Message], None],
+        post: Callable[[Message | Unfenced], None],
     ) -> None:
         self.receiver = receiver
         self.sender = sender
@@ -104,8 +105,12 @@ class Movers:
         self._post(MediaPulled(key, outcome, time.monotonic() - started))
 
     def _fence(self, key: OperationKey, end: Callable[[str], None], ticket_id: str) -> None:
-        end(ticket_id)
-        self._post(Fenced(key))
+        try:
+            end(ticket_id)
+        except Exception as error:
+            self._post(Unfenced(key, error))
+        else:
+            self._post(Fenced(key))
 
 
 def _sent(key: OperationKey, done: "Future[SendResult]") -> ChunkAcknowledged | ChunkFailed:
