@@ -134,8 +134,8 @@ def test_a_complete_answer_is_not_gone_on_with(routers: tuple[Router, Router]) -
     key = pb.OperationKey(request_id="complete", epoch=1)
     emitted = [5] * TOKENS
     routers[0].ask(prefill=pb.Prefill(key=key, token_ids=PROMPT, sampling=GREEDY, emitted_token_ids=emitted))
-    failed = routers[0].hear("failed")
-    assert (failed.field, failed.message) == ("emitted_token_ids", "the answer may have 20 tokens, and has 20")
+    [end] = routers[0].deltas()
+    assert (end.first, list(end.token_ids), end.finish_reason) == (TOKENS, [], sampling_pb2.FINISH_REASON_LENGTH)
     routers[0].free(key)
 
 
