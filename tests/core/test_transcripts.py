@@ -51,14 +51,14 @@ def replay(text: str) -> str:
             if timed[2].startswith("accepted"):
                 record, actions = _accepted(timed[2], now), ()
             else:
-                record, actions = step(record, read_event(timed[2]), now)
+                record, actions = step(record, read_event(timed[2], record.terms), now)
             lines += [line, *(f"< {show_action(action, record)}" for action in actions), f"= {show_record(record)}"]
         elif not line.startswith(("<", "=")):
             lines.append(line)
     return "\n".join(lines) + "\n"
 
 
-def read_event(line: str) -> ev.Event:
+def read_event(line: str, terms: Terms) -> ev.Event:
     """One event, such as `placed: P1 prefills, D1 decodes`, `D1#0: tokens 8 9 at 1, stop` or `D1 lost`."""
     match line.split():
         case ["placed:", *_]:
@@ -74,7 +74,7 @@ def read_event(line: str) -> ev.Event:
         case ["client", "has", "the", "end"]:
             return ev.ClientLeft(None)
         case ["client", "returned"]:
-            return ev.ClientReturned()
+            return ev.ClientReturned(terms)
         case ["completed:", reason]:
             return ev.Completed(FinishReason(reason))
         case ["abandoned:", kind, *message]:

@@ -5,6 +5,13 @@ from triptych.core.fleet.stage import Stage
 from triptych.core.fleet.worker import Fleet, Worker
 from triptych.core.plan import Demand, Placement, Plan, RoutingPolicy
 
+Wanted = tuple[int, Placement, bool, frozenset[str]]
+
+
+def wanted(demand: Demand, policy: RoutingPolicy, avoid: frozenset[str]) -> Wanted:
+    """All that `choose` looks at in a request: where one finds no room, no other that wants the same does."""
+    return len(demand.patches), demand.placement, demand.prompt_tokens < policy.colocate_below_tokens, avoid
+
 
 def choose(
     demand: Demand, fleet: Fleet, policy: RoutingPolicy, avoid: frozenset[str] = frozenset()
@@ -18,7 +25,7 @@ def choose(
         demand: What the request asks.
         fleet: The workers that accept work.
         policy: Limits of the rule.
-        avoid: Workers at which the request has failed; taken only where there is no other plan.
+        avoid: Workers at which the request has failed; taken only where there is no other plan, and then last.
     """
     if avoid:
         elsewhere = choose(demand, fleet.without(avoid), policy)
@@ -27,11 +34,11 @@ def choose(
     decoders = _with_room(fleet.serving(Stage.DECODE), policy)
     if isinstance(decoders, TriptychError):
         return decoders
-    decode = min(decoders, key=lambda w: (w.load.requests, w.worker_id))
-    prefill = _choose_prefill(demand, fleet, policy, decode)
+    decode = min(decoders, key=lambda w: (w.worker_id in avoid, w.load.requests, w.worker_id))
+    prefill = _choose_prefill(demand, fleet, policy, decode, avoid)
     if isinstance(prefill, TriptychError):
         return prefill
-    encode = _spread_images(demand.patches, fleet, policy)
+    encode = _spread_images(demand.patches, fleet, policy, avoid)
     if isinstance(encode, TriptychError):
         return encode
     worker, reason = prefill
@@ -39,7 +46,7 @@ def choose(
 
 
 def _choose_prefill(
-    demand: Demand, fleet: Fleet, policy: RoutingPolicy, decode: Worker
+    demand: Demand, fleet: Fleet, policy: RoutingPolicy, decode: Worker, avoid: frozenset[str]
 ) -> tuple[Worker, str] | TriptychError:
     # KV goes from prefill to decode workers only: two that sent to each other would each hold what the other awaits.
     others = tuple(w for w in fleet.workers if w.role is Stage.PREFILL) if decode.role is Stage.DECODE else ()
@@ -60,11 +67,13 @@ def _choose_prefill(
     candidates = _with_room(others, policy)
     if isinstance(candidates, TriptychError):
         return candidates
-    best = min(candidates, key=lambda w: (w.load.tokens, w.load.requests, w.worker_id))
+    best = min(candidates, key=lambda w: (w.worker_id in avoid, w.load.tokens, w.load.requests, w.worker_id))
     return best, "a prefill worker is free to take it"
 
 
-def _spread_images(patches: tuple[int, ...], fleet: Fleet, policy: RoutingPolicy) -> tuple[str, ...] | TriptychError:
+def _spread_images(
+    patches: tuple[int, ...], fleet: Fleet, policy: RoutingPolicy, avoid: frozenset[str]
+) -> tuple[str, ...] | TriptychError:
     """Least work first, one image after the other, so that one request's images spread over the encode workers."""
     if not patches:
         return ()
@@ -74,7 +83,7 @@ def _spread_images(patches: tuple[int, ...], fleet: Fleet, policy: RoutingPolicy
     load = {w.worker_id: w.load.patches for w in candidates}
     chosen = []
     for size in patches:
-        worker_id = min(load, key=lambda name: (load[name], name))
+        worker_id = min(load, key=lambda name: (name in avoid, load[name], name))
         load[worker_id] += size
         chosen.append(worker_id)
     return tuple(chosen)

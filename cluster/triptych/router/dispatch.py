@@ -205,20 +205,22 @@ class Dispatcher:
             self._look_after(entry)
 
     def _look_after(self, entry: Entry) -> None:
-        """After an event: a stop text ends the answer, and what is closed is let go."""
+        """After an event: a stop text ends the answer, and what is over is let go."""
         work = self._works.get(entry)
         if work and entry.running and work.call.detokenizer.stopped:
             self._tell(entry, ev.Completed(FinishReason.STOP))
-        elif work and entry.record.closed:
+        elif work and not entry.running:
             self._let_go(work)
 
     def _sweep(self) -> None:
-        for work in [work for entry, work in self._works.items() if entry.record.closed]:
+        for work in [work for entry, work in self._works.items() if not entry.running]:
             self._let_go(work)
 
     def _let_go(self, work: Work) -> None:
-        del self._works[work.entry]
-        self.seats.pictures.release(work.request.picture_bytes)
+        """Of the pictures when the answer has ended, of everything else when nobody has anything left to hear."""
+        self.seats.pictures.release(work.drop_pictures())
+        if work.entry.record.closed:
+            del self._works[work.entry]
 
 
 def _report(report: pb.LoadReport) -> Report:

@@ -1,5 +1,7 @@
 """What a request carries besides its record: its input, the payloads of its attempt, and who waits for the answer."""
 
+from dataclasses import replace
+
 from triptych.core.desk import Entry
 from triptych.core.errors import TriptychError
 from triptych.core.generation import FinishReason
@@ -40,6 +42,14 @@ class Work:
         self.handles = {}
         self.ticket = None
         self.timeline.replayed(now)
+
+    def drop_pictures(self) -> int:
+        """Lets go of the pictures' bytes, which no attempt needs any more; how many those were."""
+        size = self.request.picture_bytes
+        if size:
+            images = tuple(replace(image, data=b"") for image in self.request.images)
+            self.request = replace(self.request, images=images)
+        return size
 
     def settle(self) -> None:
         """The attempt has its workers."""

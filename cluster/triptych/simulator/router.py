@@ -14,13 +14,14 @@ from triptych.core.fleet.worker import Health, Introduction
 from triptych.core.generation import FinishReason, OperationKey
 from triptych.core.jobs.actions import Failed, Freed, KvReady, PrefillDone, Tokens
 from triptych.core.jobs.events import Sampled
-from triptych.core.plan import Demand, Placement, RoutingPolicy
+from triptych.core.plan import Demand, Placement, Plan, RoutingPolicy
 from triptych.core.request import actions as do
 from triptych.core.request import events as ev
 from triptych.core.request.record import Terms
 from triptych.core.request.states import Failed as RequestFailed
 from triptych.core.request.states import Finished
 from triptych.core.request.step import needed
+from triptych.core.routing import choose
 from triptych.simulator import messages as msg
 from triptych.simulator.link import Link
 from triptych.simulator.machine import Machine
@@ -57,12 +58,13 @@ class Router(Machine):
     def __init__(self, router_id: str, first_serial: int, world: World) -> None:
         super().__init__("router", world, world.clock("router"))
         cluster = world.spec.cluster
-        policy = RoutingPolicy(cluster.colocate_below_tokens, cluster.max_requests_per_worker, RETRY_AFTER)
+        self.policy = RoutingPolicy(cluster.colocate_below_tokens, cluster.max_requests_per_worker, RETRY_AFTER)
         self.router_id = router_id
-        self.desk = Desk(policy, HealthLimits(stalled=cluster.stall_seconds), first_serial)
+        self.desk = Desk(self.policy, HealthLimits(stalled=cluster.stall_seconds), first_serial)
         self.links: dict[str, Link] = {}
         self.calls: dict[Entry, Call] = {}
         self.drained: dict[str, float] = {}
+        self.was_drained: dict[str, Worker] = {}  # the processes; another in their place is none of them
         self.every(TICK_SECONDS, self._tick, self.io)
 
     def place(self, workers: Mapping[str, Worker | None]) -> None:
@@ -70,16 +72,23 @@ class Router(Machine):
         for worker_id, link in list(self.links.items()):
             if workers.get(worker_id) is not link.worker:
                 del self.links[worker_id]
+                self.drained.pop(worker_id, None)  # the process that was taken out is gone
                 link.close()
         for worker_id, worker in workers.items():
             if worker is not None and worker_id not in self.links:
                 self.links[worker_id] = Link(self, worker)
+                if self.was_drained.get(worker_id) not in (None, worker):
+                    self.drained.pop(worker_id, None)
+                    del self.was_drained[worker_id]
         self.drained = {known: end for known, end in self.drained.items() if known in workers}
+        self.was_drained = {known: worker for known, worker in self.was_drained.items() if known in workers}
         self.desk.retain(workers)
 
     def drain(self, worker_id: str, timeout: float) -> None:
         """A worker is to be taken out."""
         self.drained[worker_id] = self.now + timeout
+        if link := self.links.get(worker_id):
+            self.was_drained[worker_id] = link.worker
         self.carry_out(self.desk.drain(worker_id, timeout, self.now))
 
     def health(self) -> dict[str, Health]:
@@ -93,10 +102,12 @@ class Router(Machine):
         return Counter(worker_id for holdings in held for worker_id in {holding.worker_id for holding in holdings})
 
     def overstayed(self) -> Iterator[str]:
-        """Workers that were drained, whose time is over by two ticks, and that requests still need."""
+        """Drained workers whose time is over by two ticks, and that requests need which have room elsewhere."""
         over = {known for known, end in self.drained.items() if end + 2 * TICK_SECONDS < self.now}
-        if over:
-            yield from (known for entry in self.calls for known in needed(entry.record) if known in over)
+        for entry in self.calls if over else ():
+            for known in over.intersection(needed(entry.record)):
+                if isinstance(choose(entry.demand, self.desk.fleet.snapshot(self.now), self.policy), Plan):
+                    yield known
 
     def generate(self, ask: msg.Ask, line: Line) -> None:
         """A client asks, or comes back."""

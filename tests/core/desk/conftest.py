@@ -77,10 +77,14 @@ class Scene:
 
     def tick(self, seconds: float = 0.0, *, silent: str = "") -> None:
         """Time passes, in which every worker is heard of but the silent ones."""
-        self.now += seconds
-        for worker_id in sorted(self.connected - set(silent.split())):
-            self.desk.hear(worker_id, self.process(worker_id), self.now, Report())
-        self.perform(self.desk.tick(self.now))
+        until = self.now + seconds
+        while True:
+            self.now = min(until, self.now + 0.5)
+            for worker_id in sorted(self.connected - set(silent.split())):
+                self.desk.hear(worker_id, self.process(worker_id), self.now, Report())
+            self.perform(self.desk.tick(self.now))
+            if self.now >= until:
+                return
 
     def submit(self, request_id: str, length: int = 5, **more: object) -> Entry:
         """A request; keywords are those of Terms and Submission, `images`, and `prompt` tokens."""

@@ -44,17 +44,18 @@ def test_at_the_end_of_its_time_what_runs_there_goes_on_elsewhere(scene: Any, st
     assert scene.desk.audit().empty
 
 
-def test_the_last_worker_may_be_drained_too_and_requests_wait_for_another(scene: Any) -> None:
+def test_the_last_worker_may_be_drained_too_and_requests_stay_until_there_is_another(scene: Any) -> None:
     scene.connect("D1")
     entry = scene.submit("r", patience=20.0)
+    scene.run(st.Decoding, entry=entry)
     scene.perform(scene.desk.drain("D1", 0.0, scene.now))
     scene.tick(0.1)
-    assert (scene.desk.waiting, entry.record.state) == (1, st.Queued(0.1))
+    assert isinstance(entry.record.state, st.Decoding)
     with pytest.raises(Unavailable):
         scene.submit("s")
-    scene.tick(1.0)
-    assert scene.desk.counters.replays == 1
     scene.connect("D2")
+    scene.tick(0.1)
+    assert (scene.desk.counters.replays, entry.record.state.plan.decode) == (1, "D2")
     scene.run()
     assert scene.ends["r"] == [FinishReason.LENGTH]
 
@@ -62,14 +63,34 @@ def test_the_last_worker_may_be_drained_too_and_requests_wait_for_another(scene:
 def test_a_draining_worker_that_reconnects_is_told_again_and_gets_nothing(scene: Any) -> None:
     scene.connect("D1", "D2")
     scene.perform(scene.desk.drain("D1", 30.0, scene.now))
-    for restarted in (False, True):
+    for name in "ab":
         scene.lose("D1")
-        scene.connect("D1", restarted=restarted)
-        assert scene.submit(f"r{restarted}").record.state.plan.decode == "D2"
+        scene.connect("D1", restarted=False)
+        assert scene.submit(name).record.state.plan.decode == "D2"
     assert scene.drained == ["D1", "D1", "D1"]
     scene.run()
     scene.tick(1.0)
     assert scene.desk.fleet.workers["D1"].health is Health.DRAINING
+
+
+def test_a_new_process_in_the_place_of_a_drained_one_is_not_drained(scene: Any) -> None:
+    """Else a controller that wants it back would start it for ever."""
+    scene.connect("D1", "D2")
+    scene.perform(scene.desk.drain("D1", 0.0, scene.now))
+    scene.lose("D1")
+    scene.connect("D1")
+    scene.tick(1.0)
+    assert scene.drained == ["D1"]
+    assert scene.desk.fleet.workers["D1"].health is Health.HEALTHY
+
+
+def test_a_drain_that_is_told_before_its_worker_connects_counts_for_the_first_process(scene: Any) -> None:
+    scene.perform(scene.desk.drain("D1", 5.0, scene.now))
+    scene.connect("D1", "D2")
+    assert scene.desk.fleet.workers["D1"].health is Health.DRAINING
+    scene.lose("D1")
+    scene.connect("D1")
+    assert scene.desk.fleet.workers["D1"].health is Health.HEALTHY
 
 
 def test_a_drain_is_forgotten_with_the_placement_of_its_worker(scene: Any) -> None:

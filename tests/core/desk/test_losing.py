@@ -166,6 +166,7 @@ def test_a_new_attempt_proves_its_prefill_worker_as_well_as_a_first_one(scene: A
         scene.say("P1", failing, ev.StageFailed("P1", failing.record.key.epoch, Internal("a defect")))
     scene.tick(2.0)
     scene.lose(entry.record.state.plan.decode)
+    scene.run(st.Prefilling, entry=entry)
     assert isinstance(scene.desk.fleet.workers["P1"].breaker, Probing)
     scene.run(st.Decoding, entry=entry)
     assert entry.running

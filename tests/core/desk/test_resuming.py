@@ -44,7 +44,7 @@ def test_an_answer_that_was_finished_meanwhile_is_kept_for_a_while(scene: Any) -
     scene.run()
     assert (entry.outcome, scene.desk.running) == (FinishReason.LENGTH, 1)
     scene.tick(9.9)
-    assert scene.submit("r", digest=DIGEST, received=(100, 101)) is entry
+    assert scene.submit("r", digest=DIGEST, received=(100, 101), linger=10.0) is entry
     scene.tell(entry, LEFT)
     scene.tick(9.9)
     assert scene.desk.named("r") is entry

@@ -3,15 +3,17 @@
 The router's event loop and the simulator drive this same object.
 """
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from triptych.core.desk.admission import matching, refusal
 from triptych.core.desk.audit import Audit, audit
 from triptych.core.desk.entry import Counters, Entry, Submission
 from triptych.core.desk.orders import Cut, Orders, TellDrain
 from triptych.core.desk.requests import Requests
+from triptych.core.errors import Internal
 from triptych.core.fleet import observe as seen
 from triptych.core.fleet.book import FleetBook
 from triptych.core.fleet.observe import HealthLimits
@@ -22,6 +24,19 @@ from triptych.core.request import events as ev
 from triptych.core.request.record import ATTEMPT_BITS, Record, wakeup
 from triptych.core.request.states import Prefilling
 from triptych.core.request.step import needed
+
+STANDSTILL = 1.0  # seconds between two ticks from which on the router may have left messages unread
+CATCH_UP = 3.0  # seconds that it then takes to read them, a heartbeat's interval included
+
+
+class Drain(NamedTuple):
+    """A process that is being taken out; at `until` what still runs there is moved.
+
+    `incarnation` is empty while none has been seen: then it is the first that comes.
+    """
+
+    incarnation: str
+    until: float
 
 
 class Desk:
@@ -37,7 +52,9 @@ class Desk:
         self.fleet = FleetBook(limits)
         self._policy = policy
         self._requests = Requests(self.fleet, policy, first_serial)
-        self._drains: dict[str, float] = {}  # by worker, when what still runs there is moved
+        self._drains: dict[str, Drain] = {}  # by worker
+        self._ticked = math.inf
+        self._judging = -math.inf  # when silence counts again after a standstill of the router
 
     @property
     def counters(self) -> Counters:
@@ -83,7 +100,7 @@ class Desk:
         orders: Orders = []
         if known := matching(self.named(submission.request_id), submission):
             self.counters.resumed += 1
-            self._requests.apply(known, ev.ClientReturned(), now, orders)
+            self._requests.apply(known, ev.ClientReturned(submission.terms), now, orders)
             return known, orders
         if error := refusal(submission, self.fleet.snapshot(now), self._policy):
             self.counters.refused += 1
@@ -92,7 +109,8 @@ class Desk:
         if submission.complete is not None:
             self._requests.apply(entry, ev.Completed(submission.complete), now, orders)
         else:
-            self._requests.place(entry, now, orders)
+            self._requests.queue(entry)
+        self._requests.settle(now, orders)
         return entry, orders
 
     def receive(self, worker_id: str, incarnation: str, entry: Entry, event: ev.FromWorker, now: float) -> Orders:
@@ -100,17 +118,17 @@ class Desk:
         orders: Orders = []
         if not self.fleet.current(worker_id, incarnation):
             return orders
-        if verdict := _verdict(event, entry.record):
-            self.fleet.observe(worker_id, verdict, now)
+        if event.epoch == entry.record.key.epoch:
+            self._judge(worker_id, entry.record, event, now)
         self._requests.apply(entry, event, now, orders)
-        if isinstance(event, ev.HolderFreed):
-            self._requests.place_waiting(now, orders)
+        self._requests.settle(now, orders)
         return orders
 
     def tell(self, entry: Entry, event: ev.Completed | ev.ClientLeft | ev.Abandoned, now: float) -> Orders:
         """Something else that happened to a request."""
         orders: Orders = []
         self._requests.apply(entry, event, now, orders)
+        self._requests.settle(now, orders)
         return orders
 
     def connect(self, introduction: Introduction, now: float) -> Orders:
@@ -118,9 +136,11 @@ class Desk:
         orders: Orders = []
         worker_id = introduction.worker_id
         self.fleet.connect(introduction, now)
-        if worker_id in self._drains:
+        drain = self._drains.pop(worker_id, None)
+        if drain and drain.incarnation in ("", introduction.incarnation):  # else it has taken a drained one's place
+            self._drains[worker_id] = Drain(introduction.incarnation, drain.until)
             self._begin_drain(worker_id, now, orders)
-        self._requests.place_waiting(now, orders)
+        self._requests.serve_line(now, orders)
         return orders
 
     def hear(self, worker_id: str, incarnation: str, now: float, report: Report | None = None) -> None:
@@ -134,18 +154,19 @@ class Desk:
         self.fleet.disconnect(worker_id)
         for entry in list(self._requests.by_serial.values()):
             self._requests.apply(entry, ev.WorkerLost(worker_id), now, orders)
+        self._requests.settle(now, orders)
         return orders
 
     def drain(self, worker_id: str, timeout: float, now: float) -> Orders:
         """Takes a worker out: no new work at once, and after `timeout` seconds what runs there goes on elsewhere."""
         orders: Orders = []
-        self._drains[worker_id] = now + timeout
+        self._drains[worker_id] = Drain(self.fleet.incarnation(worker_id), now + timeout)
         self._begin_drain(worker_id, now, orders)
         return orders
 
     def retain(self, worker_ids: Collection[str]) -> None:
         """Only these workers are still placed; what was remembered of others is forgotten."""
-        self._drains = {known: at for known, at in self._drains.items() if known in worker_ids}
+        self._drains = {known: drain for known, drain in self._drains.items() if known in worker_ids}
         self.fleet.retain(worker_ids)
 
     def requests(self) -> Mapping[str, int]:
@@ -157,40 +178,51 @@ class Desk:
         return counts
 
     def tick(self, now: float) -> Orders:
-        """Time has passed: workers are given up, drains end, requests expire."""
+        """Time has passed: workers are given up, drains end, requests expire. To be called ten times a second.
+
+        A call that comes late was kept from it by what also kept the router from reading what its workers sent: they
+        are not judged by their silence before it has caught up, once in a while.
+        """
         orders: Orders = []
-        for worker_id in self.fleet.dead(now):
-            orders.append(Cut(worker_id))
-            orders += self.lose(worker_id, now)
-        for worker_id in [known for known, at in self._drains.items() if at <= now]:
-            for entry in list(self._requests.by_id.values()):
-                self._requests.apply(entry, ev.WorkerDrained(worker_id), now, orders)
+        if now - self._ticked > STANDSTILL and now > self._judging + self.fleet.limits.dead:
+            self._judging = now + CATCH_UP
+        self._ticked = now
+        if now >= self._judging:
+            self._give_up_the_dead(now, orders)
+        for worker_id in [known for known, drain in self._drains.items() if drain.until <= now]:
+            self._requests.move_away(worker_id, now, orders)
         for entry in list(self._requests.by_id.values()):
             if (due := wakeup(entry.record)) is not None and due <= now:
                 self._requests.apply(entry, ev.TimePassed(), now, orders)
-        self._requests.place_waiting(now, orders)
+        self._requests.serve_line(now, orders)
         return orders
 
     def audit(self) -> Audit:
         """What is held, and whether the books agree."""
         return audit(self._requests.by_serial.values(), self.waiting, self.fleet.loads())
 
+    def _give_up_the_dead(self, now: float, orders: Orders) -> None:
+        for worker_id in self.fleet.dead(now):
+            orders.append(Cut(worker_id))
+            orders += self.lose(worker_id, now)
+
     def _begin_drain(self, worker_id: str, now: float, orders: Orders) -> None:
         self.fleet.observe(worker_id, seen.DrainBegun(), now)
         orders.append(TellDrain(worker_id))
 
-
-def _verdict(event: ev.FromWorker, record: Record) -> seen.WorkDone | seen.WorkFailed | None:
-    """What a worker's answer says of the worker."""
-    match event:
-        case ev.StageFailed(_, _, error):
-            return seen.WorkFailed() if error.transient else None
-        case ev.ImagesEncoded() | ev.KvArrived():
-            return seen.WorkDone()
-        case ev.TokensArrived():
-            first = isinstance(record.state, Prefilling) and event.epoch == record.key.epoch
-            return seen.WorkDone() if first or event.finish_reason is not None else None
-        case ev.BlocksReserved() | ev.HolderFreed():
-            return None
-        case _:
-            assert_never(event)
+    def _judge(self, worker_id: str, record: Record, event: ev.FromWorker, now: float) -> None:
+        """What a worker's answer says of the workers."""
+        match event:
+            case ev.StageFailed(_, _, Internal()):
+                self.fleet.observe(worker_id, seen.WorkFailed(), now)
+            case ev.StageFailed(_, _, error) if error.transient:
+                pass  # between two workers, or a refusal: it does not say which of them is broken
+            case ev.StageFailed() | ev.ImagesEncoded() | ev.KvArrived():
+                self.fleet.observe(worker_id, seen.WorkDone(), now)
+            case ev.TokensArrived():
+                if isinstance(record.state, Prefilling) or event.finish_reason is not None:
+                    self.fleet.observe(worker_id, seen.WorkDone(), now)
+            case ev.BlocksReserved() | ev.HolderFreed():
+                pass
+            case _:
+                assert_never(event)

@@ -13,8 +13,9 @@ from triptych.core.request import actions as do
 from triptych.core.request import events as ev
 from triptych.core.request.load import load_of
 from triptych.core.request.record import ATTEMPT_BITS, Gone, accepted
-from triptych.core.request.step import step
-from triptych.core.routing import choose
+from triptych.core.request.states import Encoding, Prefilling, Queued, Reserving
+from triptych.core.request.step import needed, step
+from triptych.core.routing import Wanted, choose, wanted
 
 EPOCHS = 2**32  # what the wire tells apart
 
@@ -31,6 +32,7 @@ class Requests:
         by_id: Requests whose client listens or may come back.
         by_serial: Those, and ended ones for which a worker still holds something.
         waiting: Requests without workers, longest waiting first.
+        room: Whether somebody may have found room since the line was last served.
     """
 
     def __init__(self, fleet: FleetBook, policy: RoutingPolicy, first_serial: int) -> None:
@@ -38,6 +40,7 @@ class Requests:
         self.by_id: dict[str, Entry] = {}
         self.by_serial: dict[tuple[str, int], Entry] = {}
         self.waiting: dict[Entry, None] = {}
+        self.room = False
         self._fleet = fleet
         self._policy = policy
         self._next_serial = first_serial
@@ -60,41 +63,71 @@ class Requests:
         if record is before:
             return
         entry.record = record
-        if record.state is not before.state or record.holders is not before.holders:
+        if record.state is not before.state or record.freeing is not before.freeing:
             load = load_of(record, entry.demand)
             self._fleet.rebook(entry.load, load)
             entry.load = load
+            self.room = self.room or not isinstance(record.state, Encoding | Reserving | Prefilling)
         for action in actions:
             self._order(entry, action, now, orders)
         self._retire(entry)
 
-    def place(self, entry: Entry, now: float, orders: Orders) -> None:
-        """Gives a request its workers, or a place in the line."""
-        plan = choose(entry.demand, self._fleet.snapshot(now), self._policy, entry.record.past.avoid)
-        if not isinstance(plan, Plan):
-            self.waiting[entry] = None
-            return
-        self.waiting.pop(entry, None)
-        for worker_id in sorted({*plan.encode, plan.prefill, plan.decode}):
-            self._fleet.observe(worker_id, seen.WorkSent(), now)
-        self.apply(entry, ev.Dispatched(plan), now, orders)
+    def queue(self, entry: Entry) -> None:
+        """Has a request wait for its workers, behind those that do already."""
+        self.waiting[entry] = None
+        self.room = True
 
-    def place_waiting(self, now: float, orders: Orders) -> None:
-        """Tries everybody in the line: each may wait for another stage."""
+    def settle(self, now: float, orders: Orders) -> None:
+        """After an event: serves the line, if somebody in it may have found room."""
+        if self.waiting and self.room:
+            self.serve_line(now, orders)
+
+    def serve_line(self, now: float, orders: Orders) -> None:
+        """Gives workers to those that wait, in their order, as far as there is room.
+
+        Who finds none is asked for no further request that wants the same: a long line costs as much as a short one.
+        """
+        self.room = False
+        fleet = self._fleet.snapshot(now)
+        hopeless: set[Wanted] = set()
         for entry in list(self.waiting):
-            self.place(entry, now, orders)
+            state, avoid = entry.record.state, entry.record.past.avoid
+            want = wanted(entry.demand, self._policy, avoid)
+            if want in hopeless or not isinstance(state, Queued) or state.not_before > now:
+                continue
+            plan = choose(entry.demand, fleet, self._policy, avoid)
+            if isinstance(plan, Plan):
+                del self.waiting[entry]
+                self.apply(entry, ev.Dispatched(plan), now, orders)
+                fleet = self._fleet.snapshot(now)
+            else:
+                hopeless.add(want)
+
+    def move_away(self, worker_id: str, now: float, orders: Orders) -> None:
+        """Has requests go on elsewhere that need a drained worker; who finds no room there stays where it is."""
+        for entry in list(self.by_id.values()):
+            if worker_id in needed(entry.record):
+                fleet = self._fleet.snapshot(now)
+                if not isinstance(choose(entry.demand, fleet, self._policy, entry.record.past.avoid), Plan):
+                    continue
+            self.apply(entry, ev.WorkerDrained(worker_id), now, orders)
+            self.settle(now, orders)
 
     def _order(self, entry: Entry, action: do.Action, now: float, orders: Orders) -> None:
         orders.append(Perform(entry, action))
         match action:
             case do.Place():
                 self.counters.replays += 1
-                self.place(entry, now, orders)
+                self.queue(entry)
             case do.Deliver(tokens):
                 entry.answer += tokens
                 self.counters.generated_tokens += len(tokens)
-            case do.SendPrefill(_, _, emitted) if entry.record.past.replays:
-                self.counters.replayed_tokens += entry.demand.prompt_tokens + emitted
+            case do.SendEncode(worker_id) | do.SendReserve(worker_id):
+                self._fleet.observe(worker_id, seen.WorkSent(), now)
+            case do.SendPrefill(worker_id, _, emitted):
+                self._fleet.observe(worker_id, seen.WorkSent(), now)
+                if entry.record.past.replays:
+                    self.counters.replayed_tokens += entry.demand.prompt_tokens + emitted
             case do.End(outcome):
                 self._count(outcome)
             case _:

@@ -47,6 +47,11 @@ class FleetBook:
         worker = self.workers.get(worker_id)
         return worker is not None and worker.introduction.incarnation == incarnation
 
+    def incarnation(self, worker_id: str) -> str:
+        """The process that is connected, or was last; empty for one that never was."""
+        worker = self.workers.get(worker_id) or self._former.get(worker_id)
+        return worker.introduction.incarnation if worker else ""
+
     def observe(self, worker_id: str, event: Observation, now: float) -> None:
         """Something was seen of a worker; nothing happens when it is not connected."""
         if worker := self.workers.get(worker_id):

@@ -14,7 +14,7 @@ THRESHOLD: Final = 3
 
 FIRST_PAUSE: Final = 2.0
 LONGEST_PAUSE: Final = 60.0
-PROBE_SECONDS: Final = 30.0
+PROBE_SECONDS: Final = 5.0
 """A probe that has not ended by then (its client may have gone) makes room for the next."""
 
 

@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
-from triptych.core.errors import TriptychError
+from triptych.core.errors import ResourceExhausted, TriptychError
 from triptych.core.generation import FinishReason, OperationKey
 from triptych.core.request import actions as do
-from triptych.core.request.record import MAX_ATTEMPTS, Gone, Holding, Record
+from triptych.core.request.record import MAX_ATTEMPTS, Gone, Holding, Past, Record
 from triptych.core.request.states import Failed, Finished, Queued
+
+NOBODY: frozenset[str] = frozenset()
+PROVEN_TOKENS = 64  # of one attempt: a request that kills its workers after a few would else do so for ever
 
 Step = tuple[Record, tuple[do.Action, ...]]
 
@@ -19,7 +22,7 @@ def end(record: Record, outcome: FinishReason | TriptychError) -> Step:
     return record, (do.End(outcome), *frees)
 
 
-def again(record: Record, error: TriptychError, now: float, failed_at: str = "") -> Step:
+def again(record: Record, error: TriptychError, now: float, blamed: frozenset[str] = NOBODY) -> Step:
     """The attempt ends and the next one begins, from the prompt and the answer so far.
 
     The next epoch makes everything that the workers still say of this one void. Tokens that the client has are not
@@ -29,20 +32,22 @@ def again(record: Record, error: TriptychError, now: float, failed_at: str = "")
         record: The request.
         error: Why; also the request's end when its budget is used up.
         now: Seconds of the router's clock.
-        failed_at: The worker that is to blame; empty for an attempt that ends for no fault of its own.
+        blamed: Workers that may be to blame; none for an attempt that ends for no fault of its own.
     """
     past = record.past
-    failures = past.failures + bool(failed_at)
+    if record.emitted >= past.emitted + PROVEN_TOKENS:  # it got somewhere: what failed before no longer counts
+        past = replace(past, failures=0, avoid=NOBODY)
+    failures = past.failures + bool(blamed)
     epoch = record.key.epoch + 1
     if failures > record.terms.max_failures or epoch % MAX_ATTEMPTS == 0:
         return end(record, error)
-    avoid = past.avoid | {failed_at} if failed_at else past.avoid
+    not_before = now + (error.retry_after or 0.0) if isinstance(error, ResourceExhausted) else 0.0
     record, frees = free_all(record)
     record = replace(
         record,
         key=OperationKey(record.key.request_id, epoch),
-        state=Queued(now),
-        past=replace(past, failures=failures, avoid=avoid, error=error, replays=past.replays + 1),
+        state=Queued(now, not_before),
+        past=Past(failures, past.avoid | blamed, error, past.replays + 1, record.emitted),
     )
     return record, (*frees, do.Place())
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from triptych.core.errors import TriptychError
 from triptych.core.generation import FinishReason, GeneratedToken
 from triptych.core.plan import Plan
+from triptych.core.request.record import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,9 @@ class ClientLeft:
 
 @dataclass(frozen=True, slots=True)
 class ClientReturned:
-    """The client is there again."""
+    """The client is there again, on the terms of its new call."""
+
+    terms: Terms
 
 
 @dataclass(frozen=True, slots=True)

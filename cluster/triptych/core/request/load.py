@@ -2,7 +2,7 @@
 
 from typing import assert_never
 
-from triptych.core.fleet.load import Load
+from triptych.core.fleet.load import NOTHING, Load
 from triptych.core.plan import Demand, Plan
 from triptych.core.request.record import Record
 from triptych.core.request.states import (
@@ -17,10 +17,21 @@ from triptych.core.request.states import (
 )
 
 NONE: frozenset[int] = frozenset()
+BUSY = Load(requests=1)
 
 
 def load_of(record: Record, demand: Demand) -> dict[str, Load]:
-    """The load by worker; counted from the moment the request is dispatched, on every path."""
+    """The load by worker; counted from the moment the request is dispatched until the worker has given all back.
+
+    A worker that does not acknowledge Free is still at it: it must not look idle.
+    """
+    loads = _attempt(record, demand)
+    for holding in record.freeing:
+        loads[holding.worker_id] = loads.get(holding.worker_id, NOTHING) + BUSY
+    return loads
+
+
+def _attempt(record: Record, demand: Demand) -> dict[str, Load]:
     match record.state:
         case Queued() | Finished() | Failed():
             return {}
@@ -28,9 +39,10 @@ def load_of(record: Record, demand: Demand) -> dict[str, Load]:
             return _loads(plan, demand, record.emitted, missing)
         case Reserving(plan) | Prefilling(plan):
             return _loads(plan, demand, record.emitted, NONE)
-        case Transferring() | Decoding():
-            epoch = record.key.epoch
-            return {holding.worker_id: Load(requests=1) for holding in record.holders if holding.epoch == epoch}
+        case Transferring(plan):
+            return {plan.prefill: BUSY, plan.decode: BUSY}
+        case Decoding(plan):  # an encode worker keeps embeddings for it, which is no work
+            return {plan.decode: BUSY}
         case unknown:
             assert_never(unknown)
 

@@ -71,7 +71,7 @@ def advance(record: Record, event: ev.TokensArrived, now: float) -> Step:
             return record, ()
     if event.first > record.emitted:
         error = Internal(f"worker {event.worker_id} left out token {record.emitted} of an answer")
-        return again(record, error, now, failed_at=event.worker_id)
+        return again(record, error, now, frozenset({event.worker_id}))
     tokens = event.tokens[record.emitted - event.first :]
     if not tokens and event.finish_reason is None:
         return record, ()

@@ -42,16 +42,18 @@ class Past:
     """What became of earlier attempts.
 
     Attributes:
-        failures: How many failed.
-        avoid: The workers at which they did.
+        failures: How many failed since one last got somewhere (`attempt.PROVEN_TOKENS`).
+        avoid: The workers that may be to blame for those.
         error: Why the last one failed.
         replays: How often the request was begun anew, after a failure or because a worker was drained.
+        emitted: Tokens of the answer when the current attempt began.
     """
 
     failures: int = 0
     avoid: frozenset[str] = frozenset()
     error: TriptychError | None = None
     replays: int = 0
+    emitted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def accepted(key: OperationKey, terms: Terms, now: float, emitted: int = 0) -> R
         now: Seconds of the router's clock.
         emitted: Tokens that the client has.
     """
-    return Record(key, terms, Queued(now), emitted)
+    return Record(key, terms, Queued(now), emitted, past=Past(emitted=emitted))
 
 
 def grown(record: Record, tokens: int) -> Record:

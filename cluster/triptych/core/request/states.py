@@ -9,9 +9,15 @@ from triptych.core.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """Has no workers: just accepted, or a worker of its plan was lost. Waits for a plan since `since`."""
+    """Has no workers: just accepted, or a worker of its plan was lost.
+
+    Attributes:
+        since: When it began to wait.
+        not_before: When it may be placed: a worker that was full has said when to come back.
+    """
 
     since: float
+    not_before: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from triptych.core.errors import Cancelled, DeadlineExceeded, TriptychError, Una
 from triptych.core.request import actions as do
 from triptych.core.request import events as ev
 from triptych.core.request import progress
-from triptych.core.request.attempt import again, end
+from triptych.core.request.attempt import again, end, free
+from triptych.core.request.blame import suspects
 from triptych.core.request.record import Away, Gone, Holding, Present, Record
 from triptych.core.request.states import (
     Decoding,
@@ -51,8 +52,7 @@ def step(record: Record, event: ev.Event, now: float) -> Step:
         case ev.Dispatched(plan):
             return progress.dispatch(record, plan)
         case ev.WorkerDrained(worker_id):
-            error = Unavailable(f"worker {worker_id} was drained; try again", retry_after=1.0)
-            return again(record, error, now) if worker_id in needed(record) else (record, ())
+            return _move(record, worker_id, now)
         case ev.Completed(outcome) | ev.Abandoned(outcome):
             return (record, ()) if isinstance(record.state, Ended) else end(record, outcome)
         case _:
@@ -92,7 +92,9 @@ def _of_worker(
         case ev.StageFailed(worker_id, epoch, error):
             if isinstance(record.state, Ended) or Holding(worker_id, epoch) not in record.holders:
                 return record, ()
-            return again(record, error, now, failed_at=worker_id) if error.transient else end(record, error)
+            if error.transient or error.retry_after is not None:
+                return again(record, error, now, suspects(record, worker_id, error))
+            return end(record, error)
         case _:
             assert_never(event)
 
@@ -108,15 +110,22 @@ def _lose(record: Record, worker_id: str, now: float) -> Step:
     if not lost:
         return record, ()
     error = Unavailable(f"worker {worker_id} was lost; try again", retry_after=1.0)
-    return again(record, error, now, failed_at=worker_id)
+    return again(record, error, now, frozenset({worker_id}))
+
+
+def _move(record: Record, worker_id: str, now: float) -> Step:
+    """What a drained worker keeps for an answer that goes on without it, embeddings, it keeps no longer."""
+    if worker_id not in needed(record):
+        return free(record, worker_id)
+    return again(record, Unavailable(f"worker {worker_id} was drained; try again", retry_after=1.0), now)
 
 
 def _of_client(record: Record, event: ev.ClientLeft | ev.ClientReturned, now: float) -> Step:
     if isinstance(record.client, Gone):
         return record, ()
     match event:
-        case ev.ClientReturned():
-            return replace(record, client=Present()), ()
+        case ev.ClientReturned(terms):
+            return replace(record, client=Present(), terms=terms), ()
         case ev.ClientLeft(error):
             return _leave(record, error, now) if isinstance(record.client, Present) else (record, ())
         case _:
