@@ -14,6 +14,7 @@ def test_those_of_the_package_are_known_by_name() -> None:
         "quiet",
         "crashes",
         "network",
+        "few-retries",
         "everything",
         "overload",
         "rolling",

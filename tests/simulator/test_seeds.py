@@ -25,6 +25,14 @@ INJECTED = (
     "client cancels",
 )
 
+FAILED = {
+    "everything": 0.005,  # the loss of a whole stage outlasts the budget, rarely
+    "1E1P1D": 0.01,  # three retries, and nobody to stand in for any of the workers
+    "few-retries": 0.03,  # one retry: two misfortunes in a row are the end
+    "leases": 0.35,  # no retry at all
+}
+"""Share of the requests of a scenario, over all its seeds, that may fail for the cluster; none in any other."""
+
 
 def block(scenario: str, first: int, count: int) -> Totals:
     spec, sums = load_scenario(scenario), Totals()
@@ -52,6 +60,8 @@ def check(sums: dict[str, Totals]) -> None:
     everything = Totals()
     for name, totals in sums.items():
         assert totals.first is None, f"{name}: triptych simulate {name} --seed {totals.first[0]}: {totals.first[1:]}"
+        failed, asked = totals.requests["failed"], totals.requests.total()
+        assert failed <= FAILED.get(name, 0.0) * asked, f"{name}: {failed} of {asked} requests failed"
         everything.add(totals)
     assert {kind: everything.injected[str(kind)] for kind in INJECTED if not everything.injected[str(kind)]} == {}
     requests = everything.requests
