@@ -128,7 +128,7 @@ def test_where_a_request_has_failed_it_goes_only_if_it_must() -> None:
         ("D1", ("P1", "D2")),
         ("P1 D1", ("P2", "D2")),
         ("D1 D2", ("P1", "P1")),  # a prefill worker is able to decode
-        ("P1 P2 D1 D2", ("P1", "D1")),
+        ("P1 P2 D1 D2", ("D1", "D1")),  # at least without another transfer
     ):
         answer = choose(LONG, fleet, POLICY, frozenset(avoid.split()))
         assert isinstance(answer, Plan)
@@ -236,3 +236,13 @@ def test_a_refusal_for_lack_of_room_ends_when_there_is_room(demand: Demand, flee
     emptied = Fleet(tuple(replace(w, load=replace(w.load, requests=0)) for w in fleet.workers))
     assert isinstance(choose(demand, full, POLICY), TriptychError)
     assert not isinstance(choose(demand, emptied, POLICY), ResourceExhausted)
+
+
+def test_a_pair_that_has_failed_and_has_no_substitute_does_without_a_transfer() -> None:
+    fleet = Fleet((prefiller("P"), decoder("D")))
+    both = frozenset({"P", "D"})
+    plans = [
+        choose(each, fleet, RoutingPolicy(), both)
+        for each in (LONG, replace(LONG, placement=Placement.DISAGGREGATED))
+    ]
+    assert [plan.name for plan in plans if isinstance(plan, Plan)] == ["colocated", "PD"]

@@ -68,6 +68,8 @@ def _choose_prefill(
     if isinstance(candidates, TriptychError):
         return candidates
     best = min(candidates, key=lambda w: (w.worker_id in avoid, w.load.tokens, w.load.requests, w.worker_id))
+    if demand.placement is Placement.ANY and {best.worker_id, decode.worker_id} <= avoid:
+        return decode, "what two workers failed at, one does without a transfer"
     return best, "a prefill worker is free to take it"
 
 
