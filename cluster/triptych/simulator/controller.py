@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, assert_never
 
 from triptych.core.errors import TriptychError
 from triptych.core.fleet.stage import Stage
+from triptych.core.fleet.worker import Health
 from triptych.core.reconcile import messages as do
 from triptych.core.reconcile import orders
 from triptych.core.reconcile.adoption import adopt
 from triptych.core.reconcile.policy import Policy
 from triptych.core.reconcile.reconcile import reconcile, wake_at
 from triptych.core.reconcile.roster import Roster, new_roster
+from triptych.core.reconcile.states import Serving
 from triptych.simulator.machine import Machine
 from triptych.simulator.runtime import Runtime
 
@@ -40,7 +43,7 @@ class Controller(Machine):
         self.roster: Roster = new_roster(desired, abilities)
         self.roster, strangers = adopt(self.roster, runtime.found(), dict(desired), self.now)
         for actor in strangers:
-            runtime.end(actor.worker_id)
+            runtime.clear(actor.worker_id)
         self.every(ASK_SECONDS, self._ask, self.io)
         self.observe(None)
 
@@ -62,6 +65,7 @@ class Controller(Machine):
             self.note("", f"will not drain {worker_id}: {error.message}")
             return
         self.world.injected["drain"] += 1
+        self._runtime.losses[worker_id] += 1
         self.note("", f"drains {worker_id}")
         self.observe(None)
 
@@ -75,8 +79,19 @@ class Controller(Machine):
             self.note("", f"will not scale {stage} to {replicas}: {error.message}")
             return
         self.world.injected["scale"] += 1
+        self._runtime.losses.update(drained)
         self.note("", f"scales {stage} to {replicas}: starts {list(started)}, drains {list(drained)}")
         self.observe(None)
+
+    def unsettled(self) -> Iterator[str]:
+        """Desired workers that do not serve, or that the router gives no work to."""
+        router = self.world.router
+        for worker_id in self.roster.desired:
+            worker = self.roster.workers.get(worker_id)
+            if worker is None or not isinstance(worker.state, Serving):
+                yield f"{worker_id} is desired, and is {type(worker.state).__name__ if worker else 'not there'}"
+            elif router and router.health().get(worker_id, Health.DEAD) in (Health.DRAINING, Health.DEAD):
+                yield f"{worker_id} is desired and serves, and to the router it is {router.health().get(worker_id)}"
 
     def publish(self) -> None:
         """Tells the router where the workers are."""
@@ -92,7 +107,10 @@ class Controller(Machine):
         match action:
             case do.Start(worker_id, attempt):
                 self._runtime.start(worker_id, self.roster.workers[worker_id].role, attempt)
-            case do.Stop(worker_id) | do.Kill(worker_id):
+            case do.Stop(worker_id):
+                self._runtime.end(worker_id)
+            case do.Kill(worker_id):
+                self._runtime.losses[worker_id] += 1
                 self._runtime.end(worker_id)
             case do.Drain(worker_id, timeout):
                 if router := self.world.router:

@@ -91,6 +91,18 @@ def _drains(world: World) -> Problems:
             yield f"{worker_id} was drained, and its time is over; requests are still on it"
 
 
+def _starts(world: World) -> Problems:
+    runtime = world.runtime
+    for worker_id, starts in runtime.starts.items():
+        if starts > 1 + runtime.losses[worker_id]:
+            yield f"{worker_id} was started {starts} times, with {runtime.losses[worker_id]} reasons to"
+
+
+def _converged(world: World) -> Problems:
+    if world.controller:
+        yield from world.controller.unsettled()
+
+
 def _ended(world: World) -> Problems:
     for client in world.clients:
         if client.outcome is None:
@@ -127,6 +139,7 @@ ALWAYS = (
     Invariant("nothing outlives its lease", "A lease that is over is closed within a quarter of its life.", _leases),
     Invariant("load never drifts", "The booked load is the sum over the requests' states.", _load),
     Invariant("drains end", "No request stays on a drained worker for longer than it was given.", _drains),
+    Invariant("no needless starts", "No worker is started more often than it died, hung or was dismissed.", _starts),
     Invariant("queues are bounded", "No queue is longer than its limit.", _queues),
 )
 """Looked at again and again during a run."""
@@ -134,6 +147,7 @@ ALWAYS = (
 FINALLY = (
     Invariant("every request ends", "Every client has its end.", _ended),
     Invariant("nothing is leaked", "No operation, block, lease, embedding or record is left.", _held),
+    Invariant("converges", "Every desired worker serves, and none of them is being drained.", _converged),
     Invariant("nobody starves", "No client hears nothing for longer than `bounds.patience`.", _starved),
     Invariant("few failures", "No more than `bounds.failed` of the requests fail because of the cluster.", _failures),
 )

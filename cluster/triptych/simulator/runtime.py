@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -39,11 +40,17 @@ class Runtime:
     Args:
         world: What it is part of.
         encoding: Roles whose workers have the vision part.
+
+    Attributes:
+        starts: How often each worker was started.
+        losses: How often each died, was killed as hung, was told to leave or not taken over.
     """
 
     def __init__(self, world: World, encoding: frozenset[Stage]) -> None:
         self.actors: dict[str, Actor] = {}
         self.all: list[Worker] = []
+        self.starts: Counter[str] = Counter()
+        self.losses: Counter[str] = Counter()
         self._world = world
         self._encoding = encoding
 
@@ -54,12 +61,18 @@ class Runtime:
 
     def start(self, worker_id: str, role: Stage, attempt: int) -> None:
         """Places an actor; the controller hears of its start."""
+        self.starts[worker_id] += 1
         actor = self.actors[worker_id] = Actor(worker_id, attempt)
         self._world.agenda.after(self._world.spec.costs.start, lambda: self._serve(actor, role))
 
     def end(self, worker_id: str) -> None:
         """Ends an actor, whatever it is doing; the controller hears of its end."""
         self._world.agenda.after(STOP_SECONDS, lambda: self._end(worker_id))
+
+    def clear(self, worker_id: str) -> None:
+        """Ends an actor that a new controller does not take over, before it starts anything."""
+        self.losses[worker_id] += 1
+        self._remove(worker_id)
 
     def found(self) -> list[Found]:
         """What a new controller finds: actors that serve have the right settings, by the name of their role."""
@@ -77,6 +90,7 @@ class Runtime:
     def crash(self, worker: Worker) -> None:
         """A process ends by itself."""
         worker.die()
+        self.losses[worker.name] += 1
         for actor in self.actors.values():
             if actor.worker is worker:
                 died = partial(self._tell, ev.Died(actor.worker_id, actor.attempt))
@@ -93,12 +107,15 @@ class Runtime:
         self._tell(ev.Started(actor.worker_id, actor.attempt))
 
     def _end(self, worker_id: str) -> None:
+        self._remove(worker_id)
+        self._tell(ev.Stopped(worker_id))
+
+    def _remove(self, worker_id: str) -> None:
         actor = self.actors.pop(worker_id, None)
         if actor:
             actor.ended = True
             if actor.worker:
                 actor.worker.die()
-        self._tell(ev.Stopped(worker_id))
 
     def _tell(self, event: ev.Event) -> None:
         if controller := self._world.controller:

@@ -169,7 +169,9 @@ class World:
             raise Violation("no defects", what, self.agenda.now) from error
 
     def _at_rest(self) -> bool:
-        return all(client.outcome is not None for client in self.clients) and next(self.remains(), None) is None
+        ended = all(client.outcome is not None for client in self.clients)
+        converged = self.controller is not None and next(self.controller.unsettled(), None) is None
+        return ended and converged and next(self.remains(), None) is None
 
     def _look(self, invariants: tuple[Invariant, ...]) -> None:
         for invariant in invariants:
