@@ -92,7 +92,7 @@ class Desk:
             lacks and the end, if that has come, are in the entry: they are not ordered again.
 
         Raises:
-            AlreadyExists: another request has that id, or this one's client has not left.
+            AlreadyExists: another request has that id.
             InvalidArgument: the client says it has tokens that are not of this answer.
             ResourceExhausted: every suitable worker is full.
             Unavailable: no suitable worker is there.

@@ -717,7 +717,9 @@ class TokenDelta(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     FIRST_FIELD_NUMBER: _builtins.int
     finish_reason: _sampling_pb2.FinishReason.ValueType
-    """Set with the request's last token. The blocks stay held until Free."""
+    """Set with the request's last token, or alone, where the answer that Prefill or Reserve brought is as long as it can
+    be there. The blocks stay held until Free.
+    """
     first: _builtins.int
     """Place of the first of token_ids in the answer, from 0: what is there twice is dropped, what is missing is noticed."""
     @_builtins.property
