@@ -87,11 +87,13 @@ class Client:
         self.started = 0.0
         self.heard = 0.0
         self.longest_silence = 0.0
+        self.longest_wait = 0.0
         self.first_token: float | None = None
         self._line: Line | None = None
         self._whim = wish.whim
         self._contacts = 0
         self._taken = False
+        self._away_until = 0.0
 
     def start(self) -> None:
         """Makes the request."""
@@ -169,6 +171,7 @@ class Client:
             self._end(Cancelled("the client has what it wants"))
         else:
             self._taken = True
+            self._away_until = self.world.agenda.now + self.wish.away
             self.world.agenda.after(self.wish.away, self._contact)
 
     def _hang_up(self) -> None:
@@ -187,14 +190,21 @@ class Client:
 
     def _progress(self) -> None:
         now = self.world.agenda.now
-        self.longest_silence = max(self.longest_silence, now - self.heard)
+        self._measure(now)
         self.heard = now
         if self.first_token is None:
             self.first_token = now - self.started
 
+    def _measure(self, now: float) -> None:
+        """A silence is over; the part of it that no misfortune and no absence accounts for is the cluster's."""
+        self.longest_silence = max(self.longest_silence, now - self.heard)
+        start = max(self.heard, self._away_until)
+        if now - start > self.longest_wait:
+            self.longest_wait = max(self.longest_wait, self.world.troubles.calm(start, now))
+
     def _end(self, outcome: FinishReason | TriptychError) -> None:
         self.world.check.ended(self, outcome)
-        self.longest_silence = max(self.longest_silence, self.world.agenda.now - self.heard)
+        self._measure(self.world.agenda.now)
         self.outcome = outcome
         what = outcome if isinstance(outcome, FinishReason) else f"{type(outcome).__name__}: {outcome.message}"
         self.world.transcript.note(self.name, "", f"ends after {len(self.received)} tokens: {what}")

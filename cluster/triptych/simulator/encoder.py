@@ -18,8 +18,6 @@ from triptych.simulator.tokens import checksum
 if TYPE_CHECKING:
     from triptych.simulator.worker import Session, Worker
 
-MAX_WAITING_IMAGES = 1024
-
 
 def embed(picture: str) -> int:
     """What the vision tower makes of a picture."""
@@ -43,8 +41,8 @@ class Encoder:
 
     def __init__(self, worker: Worker) -> None:
         spec = worker.world.spec
-        size = spec.costs.embedding_bytes
-        limits = EncodeLimits(size, size * spec.cluster.embeddings, spec.cluster.embeddings, MAX_WAITING_IMAGES)
+        size, room = spec.costs.embedding_bytes, spec.cluster.embeddings
+        limits = EncodeLimits(size, size * room, room, spec.cluster.waiting_images)
         self.control: EncodeControl[Task] = EncodeControl(worker.name, limits)
         self.values: dict[str, int] = {}
         self._worker = worker

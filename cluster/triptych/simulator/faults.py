@@ -64,6 +64,7 @@ def plan(spec: FaultSpec, dice: Dice, start: float, end: float) -> tuple[Fault, 
 
 def strike(world: World, fault: Fault) -> None:
     """Carries one out."""
+    world.troubles.begin(_own_time(world, fault.kind))
     match fault.kind:
         case Kind.ZOMBIE:
             _suspend(world, fault)
@@ -76,6 +77,26 @@ def strike(world: World, fault: Fault) -> None:
             _restart(world, fault.kind)
         case Kind.DRAIN | Kind.SCALE:
             _order(world, fault)
+        case unknown:
+            assert_never(unknown)
+
+
+def _own_time(world: World, kind: Kind) -> float:
+    """Seconds that a misfortune lasts by itself, its healing aside."""
+    faults, cluster = world.spec.faults, world.spec.cluster
+    match kind:
+        case Kind.CRASH | Kind.PARTITION:
+            return 0.0  # a partition's time is drawn
+        case Kind.HANG:
+            return cluster.stall_seconds
+        case Kind.SLOW:
+            return faults.slow_seconds + cluster.stall_seconds
+        case Kind.ZOMBIE:
+            return faults.zombie_seconds
+        case Kind.ROUTER_RESTART | Kind.CONTROLLER_RESTART:
+            return RESTART_SECONDS
+        case Kind.DRAIN | Kind.SCALE:
+            return cluster.drain_seconds
         case unknown:
             assert_never(unknown)
 
@@ -137,6 +158,7 @@ def _cut_off(world: World, fault: Fault) -> None:
         return
     one, other = pairs[int(fault.pick * len(pairs))]
     until = world.agenda.now + 1 + fault.extent * (world.spec.faults.partition_seconds - 1)
+    world.troubles.begin(until - world.agenda.now)
     way = int(fault.extent * 1000) % 3
     _count(
         world, f"{one} | {other}", f"partition until {until:.1f}, {('both ways', 'there', 'back')[way]}", "partition"

@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from triptych.core.errors import Cancelled, DeadlineExceeded
+from triptych.core.fleet.stage import Stage
 from triptych.core.generation import FinishReason
 from triptych.simulator.agenda import Motion
 
 if TYPE_CHECKING:
     from triptych.simulator.client import Client
     from triptych.simulator.decoder import Decoder
+    from triptych.simulator.router import Router
+    from triptych.simulator.scenario import ClusterSpec
     from triptych.simulator.worker import Worker
     from triptych.simulator.world import World
 
 Problems = Iterator[str]
+
+MAX_OVERTAKEN = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +78,40 @@ def _load(world: World) -> Problems:
 def _queues(world: World) -> Problems:
     cluster = world.spec.cluster
     if world.router:
-        if world.router.desk.running > cluster.max_running_requests + world.resumed:
-            yield f"the router runs {world.router.desk.running} requests"
-        for worker_id, requests in world.router.holders().items():
-            if requests > cluster.max_requests_per_worker:
-                yield f"{worker_id} was sent {requests} requests"
+        yield from _router_queues(world.router, cluster)
+    for worker in world.runtime.living:
+        if worker.encoder and worker.encoder.control.queued_images > cluster.waiting_images:
+            yield f"{worker.name} has {worker.encoder.control.queued_images} images in its queue"
     for worker, decoder in _decoders(world):
         if decoder.engine.memory.held > cluster.kv_blocks:
             yield f"{worker.name} holds {decoder.engine.memory.held} blocks"
+        most = cluster.max_requests_per_worker * max(1, len(worker.sessions))
+        if decoder.jobs.waiting > most:
+            yield f"{decoder.jobs.waiting} reservations wait for blocks of {worker.name}"
+        if decoder.engine.waiting > most:
+            yield f"{decoder.engine.waiting} sequences wait in {worker.name}"
+
+
+def _router_queues(router: Router, cluster: ClusterSpec) -> Problems:
+    """Who comes back is let in beyond the limit, once; an encode worker holds embeddings beyond its own requests."""
+    desk = router.desk
+    if desk.running > cluster.max_running_requests + desk.counters.resumed:
+        yield f"the router runs {desk.running} requests"
+    if desk.waiting > desk.running:
+        yield f"{desk.waiting} requests wait for workers, of {desk.running}"
+    most = cluster.max_requests_per_worker
+    for worker_id, requests in router.holders().items():
+        link = router.links.get(worker_id)
+        if requests > most and link and link.worker.role is not Stage.ENCODE:
+            yield f"{worker_id} was sent {requests} requests"
+
+
+def _line(world: World) -> Problems:
+    if world.router:
+        for name, overtaken in world.line.look(world.router):
+            world.overtaken = max(world.overtaken, overtaken)
+            if overtaken > MAX_OVERTAKEN:
+                yield f"{name} waits for workers, and {overtaken} that came later and want the same have got some"
 
 
 def _drains(world: World) -> Problems:
@@ -111,8 +142,8 @@ def _ended(world: World) -> Problems:
 
 def _starved(world: World) -> Problems:
     for client in world.clients:
-        if client.longest_silence > world.spec.bounds.patience:
-            yield f"{client.name} heard nothing for {client.longest_silence:.1f} seconds"
+        if client.longest_wait > world.spec.bounds.patience:
+            yield f"{client.name} heard nothing for {client.longest_wait:.1f} seconds in which nothing was wrong"
 
 
 def _failures(world: World) -> Problems:
@@ -139,8 +170,9 @@ ALWAYS = (
     Invariant("nothing outlives its lease", "A lease that is over is closed within a quarter of its life.", _leases),
     Invariant("load never drifts", "The booked load is the sum over the requests' states.", _load),
     Invariant("drains end", "No request stays on a drained worker for longer than it was given.", _drains),
+    Invariant("nobody is overtaken", "Who waits for workers gets them before later ones that want the same.", _line),
     Invariant("no needless starts", "No worker is started more often than it died, hung or was dismissed.", _starts),
-    Invariant("queues are bounded", "No queue is longer than its limit.", _queues),
+    Invariant("queues are bounded", "No queue of a router or a worker is longer than its limit.", _queues),
 )
 """Looked at again and again during a run."""
 
@@ -148,7 +180,7 @@ FINALLY = (
     Invariant("every request ends", "Every client has its end.", _ended),
     Invariant("nothing is leaked", "No operation, block, lease, embedding or record is left.", _held),
     Invariant("converges", "Every desired worker serves, and none of them is being drained.", _converged),
-    Invariant("nobody starves", "No client hears nothing for longer than `bounds.patience`.", _starved),
+    Invariant("nobody starves", "No client hears nothing for `bounds.patience` while nothing is wrong.", _starved),
     Invariant("few failures", "No more than `bounds.failed` of the requests fail because of the cluster.", _failures),
 )
 """Looked at when everything is over."""

@@ -26,6 +26,7 @@ class Totals:
         computed_tokens: Rows that engines computed: prompts, answers, and both again after a loss.
         needed_tokens: Rows of the requests that finished, had nothing ever happened and no cache helped.
         longest_silence: Seconds that a client heard nothing.
+        longest_wait: Seconds of those in which nothing was wrong.
     """
 
     runs: int = 0
@@ -39,6 +40,7 @@ class Totals:
     computed_tokens: int = 0
     needed_tokens: int = 0
     longest_silence: float = 0.0
+    longest_wait: float = 0.0
     checks: Counter[str] = field(default_factory=Counter)
     violations: Counter[str] = field(default_factory=Counter)
     requests: Counter[str] = field(default_factory=Counter)
@@ -53,6 +55,7 @@ class Totals:
         for name in ("preemptions", "computed_tokens", "needed_tokens"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.longest_silence = max(self.longest_silence, other.longest_silence)
+        self.longest_wait = max(self.longest_wait, other.longest_wait)
         for mine, theirs in (
             (self.checks, other.checks),
             (self.violations, other.violations),
@@ -88,6 +91,7 @@ def totals(world: World, seed: int, violation: Violation | None) -> Totals:
         computed_tokens=sum(engine.computed_tokens for engine in engines),
         needed_tokens=sum(len(c.wish.ask.prompt.token_ids) + len(c.received) - 1 for c in finished),
         longest_silence=max((client.longest_silence for client in world.clients), default=0.0),
+        longest_wait=max((client.longest_wait for client in world.clients), default=0.0),
         checks=Counter(world.check.counts),
         requests=Counter(outcome_of(client) for client in world.clients),
         injected=Counter({str(kind): count for kind, count in world.misfortunes().items()}),

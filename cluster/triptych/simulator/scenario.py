@@ -115,6 +115,8 @@ class ClusterSpec(Section):
     """Positions that a picture takes in a prompt."""
     embeddings: int = Field(default=8, ge=1, le=100_000)
     """Pictures whose embeddings an encode worker has room for."""
+    waiting_images: int = Field(default=1024, ge=1, le=100_000)
+    """Pictures that may wait at an encode worker."""
     max_running_requests: int = Field(default=64, ge=1, le=65536)
     """As router.max_running_requests."""
     max_requests_per_worker: int = Field(default=32, ge=1, le=65536)
@@ -229,8 +231,8 @@ class BoundSpec(Section):
 
     failed: Share = 0.0
     """Requests that may fail because of the cluster."""
-    patience: Seconds = 120.0
-    """Longest time between two signs of life for a client: the faults' own time included."""
+    patience: Seconds = 20.0
+    """Longest time that a client hears nothing while nothing is wrong, and nothing was a little before."""
 
 
 class Scenario(Section):

@@ -15,12 +15,14 @@ from triptych.simulator.clock import NodeClock
 from triptych.simulator.controller import Controller
 from triptych.simulator.dice import Dice
 from triptych.simulator.invariants import ALWAYS, FINALLY, Invariant
+from triptych.simulator.line import LineWatch
 from triptych.simulator.mischief import Mischief
 from triptych.simulator.network import Network
 from triptych.simulator.router import Router
 from triptych.simulator.runtime import Runtime
 from triptych.simulator.scenario import Scenario
 from triptych.simulator.transcript import Transcript
+from triptych.simulator.troubles import Troubles
 from triptych.simulator.wishes import draw
 from triptych.simulator.worker import Worker
 
@@ -34,6 +36,9 @@ PATIENCE = 600.0
 """Seconds after which a run that has not come to rest is stuck."""
 
 REST_EVERY = 0.5
+
+HEALING = 12.0
+"""Seconds until a loss is noticed by its silence, and what was lost is begun anew; a worker's start comes on top."""
 
 
 class World:
@@ -51,6 +56,9 @@ class World:
         self.agenda = Agenda()
         self.transcript = Transcript(self.agenda, on=transcript)
         self.injected: Counter[str] = Counter()
+        self.troubles = Troubles(self.agenda, spec.costs.start + HEALING)
+        self.overtaken = 0
+        self.line = LineWatch(spec.cluster.colocate_below_tokens)
         self.check = Checks(self)
         self.network = Network(self.agenda, spec.network, spec.faults.messages, self.dice.stream("network"))
         self.wishes = draw(spec, self.dice)
