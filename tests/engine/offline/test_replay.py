@@ -130,7 +130,7 @@ def test_who_leaves_while_a_step_computes_takes_nothing_from_the_others() -> Non
         if outcome is None:
             break
         core.scheduler.check_integrity()
-        for sequence, token_id, reason, _ in outcome.emitted:
+        for sequence, _, token_id, reason, _ in outcome.emitted:
             found.setdefault(sequence.key.request_id, []).append(token_id)
             if reason:
                 core.scheduler.release(sequence.key)
