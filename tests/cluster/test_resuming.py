@@ -1,14 +1,10 @@
 """A client never loses an answer: connections break, the router is restarted, every answer is what it was to be."""
 
-import contextlib
-import socket
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import numpy as np
@@ -126,59 +122,14 @@ def test_an_answer_about_pictures_outlives_a_restart(
     cluster.require_idle()
 
 
-class CutWire:
-    """Stands between a client and `target`, "host:port", and drops every connection when it is cut."""
-
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._open: list[socket.socket] = []
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self) -> None:
-        """Drops every connection; new ones are forwarded again."""
-        while self._open:
-            end = self._open.pop()
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._listener.close()
-        self.cut()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                far = socket.create_connection(self._target)
-                self._open += [near, far]
-                for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=_forward, args=(source, sink), daemon=True).start()
-
-
-def _forward(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
-
-
 @pytest.mark.parametrize("linger", [0.0, 30.0])
 def test_streams_whose_wire_is_cut_go_on_over_another(
-    linger: float, start: Any, tiny_llama: Path, questions: Any, rng: np.random.Generator
+    linger: float, start: Any, tiny_llama: Path, questions: Any, proxy_to: Any, rng: np.random.Generator
 ) -> None:
     cluster = start(tiny_llama, "1P1D", **ROOMY)
     asked = questions(tiny_llama, 6, 80)
     ask_undisturbed(cluster.client, asked)
-    with CutWire(cluster.address) as wire, Client(wire.address, timeout=60) as client:
+    with proxy_to(cluster.address) as wire, Client(wire.address, timeout=60) as client:
         streams = [client.stream(q.prompt, linger=linger, **q.options) for q in asked]
         for _ in range(3):
             for stream in streams:

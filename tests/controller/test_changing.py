@@ -1,14 +1,13 @@
 """Draining, scaling, replacing and taking over, with a fake runtime and a fake router."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from triptych.controller.controller import Controller, Terms
-from triptych.controller.testing import crash
+from triptych.controller.testing import crash, started
 from triptych.core.errors import FailedPrecondition, InvalidArgument, NotFound
 from triptych.core.fleet import Stage
 from triptych.core.reconcile import Policy
@@ -16,15 +15,6 @@ from triptych.core.reconcile import Policy
 TERMS = Terms("tiny", drain_seconds=7.0, policy=Policy(first_delay=0.0))
 
 Make = Callable[..., Any]
-
-
-@asynccontextmanager
-async def started(controller: Controller) -> AsyncIterator[Controller]:
-    await controller.start()
-    try:
-        yield controller
-    finally:
-        await controller.stop()
 
 
 async def test_a_drained_worker_ends_once_nothing_runs_there_and_is_published_no_more(

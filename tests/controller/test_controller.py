@@ -1,26 +1,17 @@
 """The controller over a fake runtime: workers start, die, come back, and end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from triptych.controller.controller import Controller, Terms
+from triptych.controller.testing import started
 from triptych.core.errors import DataLoss, Unavailable
 from triptych.core.reconcile import Policy
 
 TERMS = Terms("tiny", policy=Policy(first_delay=0.0))
-
-
-@asynccontextmanager
-async def started(controller: Controller) -> AsyncIterator[Controller]:
-    await controller.start()
-    try:
-        yield controller
-    finally:
-        await controller.stop()
 
 
 async def test_workers_start_together_and_their_addresses_are_published(

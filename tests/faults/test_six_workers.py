@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from fault_harness.cluster import eventually, running
-from fault_harness.proxy import proxy_to
 from fault_harness.traps import Deed, Point
 from fault_harness.trial import Trial, require_same, wait_until
 from fault_harness.workload import Countdown, ask_all, make_questions
@@ -127,7 +126,9 @@ def test_clients_that_leave_do_not_disturb_the_others(trial: Trial, rng: random.
 
 
 @pytest.mark.parametrize("linger", [0.0, 20.0])
-def test_clients_whose_connection_breaks_come_back_to_their_answers(trial: Trial, linger: float) -> None:
+def test_clients_whose_connection_breaks_come_back_to_their_answers(
+    trial: Trial, proxy_to: Any, linger: float
+) -> None:
     with proxy_to(trial.cluster.client.address) as proxy, Client(proxy.address, timeout=240) as client:
         cut = Countdown(200, proxy.cut)
         questions = [question.with_options(linger=linger) for question in trial.questions]

@@ -28,6 +28,7 @@ from triptych.models.text import TextProcessor
 from triptych.router.intake import InputLimits, Intake
 from triptych.router.limits import RouterLimits
 from triptych.router.server import Router, require_free
+from triptych.wire.liveness import SILENCE_SECONDS
 
 
 class RunningCluster:
@@ -144,7 +145,7 @@ def _router(spec: ClusterSpec, files: ModelFiles, model: ModelSpec, address: str
     )
     limits = RouterLimits(
         routing=RoutingPolicy(spec.router.colocate_below_tokens, spec.router.max_requests_per_worker),
-        health=HealthLimits(stalled=spec.router.stall_seconds),
+        health=HealthLimits(dead=SILENCE_SECONDS, stalled=spec.router.stall_seconds),
         max_running=spec.router.max_running_requests,
         max_retries=spec.router.max_retries,
         replay_patience=spec.router.replay_patience,

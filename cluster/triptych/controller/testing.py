@@ -3,6 +3,8 @@
 import asyncio
 import os
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from triptych.controller.actor import Running, Started, fingerprint
 from triptych.controller.controller import Controller
@@ -10,6 +12,16 @@ from triptych.controller.desired import DesiredWorker
 from triptych.controller.runtime import FoundActor
 from triptych.core.errors import Unavailable
 from triptych.stages.host import StageHost
+
+
+@asynccontextmanager
+async def started(controller: Controller) -> AsyncIterator[Controller]:
+    """A controller that runs while the context is open."""
+    await controller.start()
+    try:
+        yield controller
+    finally:
+        await controller.stop()
 
 
 class InProcessActor:

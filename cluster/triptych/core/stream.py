@@ -11,9 +11,9 @@ ordered transports do not lose.
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
-from triptych.core.errors import InvalidArgument
+from triptych.core.errors import DataLoss, InvalidArgument
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +84,20 @@ class Ordering:
             return Missing(self._last + 1, number)
         self._last = number
         return _FRESH
+
+    def is_new(self, number: int) -> bool:
+        """Whether to handle the message with that number; one that was there before is to be dropped.
+
+        Raises:
+            DataLoss: a message before it has not come: the stream has to end.
+            InvalidArgument: the message has no number.
+        """
+        match self.accept(number):
+            case Fresh():
+                return True
+            case Repeated():
+                return False
+            case Missing() as gap:
+                raise DataLoss(str(gap))
+            case unknown:
+                assert_never(unknown)

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
 import grpc
 
-from triptych.core.errors import DataLoss, ResourceExhausted, TriptychError, Unavailable
-from triptych.core.stream import Fresh, Missing, Numbering, Ordering, Repeated
+from triptych.core.errors import ResourceExhausted, TriptychError, Unavailable
+from triptych.core.stream import Numbering, Ordering
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.wire.limits import MAX_UNREAD_MESSAGES
 from triptych.wire.liveness import HEARTBEAT_SECONDS, SILENCE_SECONDS
@@ -90,15 +90,8 @@ class StageStream:
     async def _next(self) -> pb.ConnectResponse | None:
         """The next message that was not there before; None when the worker has hung up."""
         while isinstance(event := await self._call.read(), pb.ConnectResponse):
-            match self._received.accept(event.number):
-                case Fresh():
-                    return event
-                case Repeated():
-                    continue
-                case Missing() as gap:
-                    raise DataLoss(str(gap))
-                case unknown:
-                    assert_never(unknown)
+            if self._received.is_new(event.number):
+                return event
         return None
 
     async def _write(self) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
-from triptych.core.desk import Cut, Desk, Entry, Order, Perform, Submission, TellDrain
-from triptych.core.errors import Cancelled, DataLoss, ResourceExhausted, TriptychError
+from triptych.core.desk import Cut, Desk, Entry, Order, Perform, Seats, Submission, TellDrain
+from triptych.core.errors import Cancelled, DataLoss, TriptychError
 from triptych.core.fleet.observe import HealthLimits
 from triptych.core.fleet.worker import Health, Introduction
 from triptych.core.generation import FinishReason, OperationKey
 from triptych.core.jobs.actions import Failed, Freed, KvReady, PrefillDone, Tokens
 from triptych.core.jobs.events import Sampled
+from triptych.core.pictures import PictureMemory
 from triptych.core.plan import Demand, Placement, Plan, RoutingPolicy
 from triptych.core.request import actions as do
 from triptych.core.request import events as ev
@@ -61,6 +62,7 @@ class Router(Machine):
         self.policy = RoutingPolicy(cluster.colocate_below_tokens, cluster.max_requests_per_worker, RETRY_AFTER)
         self.router_id = router_id
         self.desk = Desk(self.policy, HealthLimits(stalled=cluster.stall_seconds), first_serial)
+        self.seats = Seats(cluster.max_running_requests, PictureMemory(0), RETRY_AFTER)
         self.links: dict[str, Link] = {}
         self.calls: dict[Entry, Call] = {}
         self.drained: dict[str, float] = {}
@@ -119,8 +121,9 @@ class Router(Machine):
             ask.request_id, _demand(ask), terms, ask.request_id.encode(), ask.received, _complete(ask)
         )
         try:
-            if known is None and self.desk.running >= cluster.max_running_requests:
-                raise ResourceExhausted("too many requests are running", retry_after=RETRY_AFTER)
+            if known is None:
+                self.seats.take(self.desk.running, 0)
+                self.seats.give_back(0)  # nothing comes between here and `submit`
             entry, orders = self.desk.submit(submission, now)
         except TriptychError as error:
             self.open.pop(line, None)

@@ -4,12 +4,12 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol, assert_never
+from typing import Any, Protocol
 
 import grpc
 
-from triptych.core.errors import DataLoss, Internal, InvalidArgument, TriptychError, Unavailable
-from triptych.core.stream import Fresh, Missing, Ordering, Repeated
+from triptych.core.errors import Internal, InvalidArgument, TriptychError, Unavailable
+from triptych.core.stream import Ordering
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stage.v1 import stage_pb2_grpc
 from triptych.stages.messages import Command
@@ -107,15 +107,8 @@ async def _in_order(requests: AsyncIterator[pb.ConnectRequest]) -> AsyncIterator
     """
     ordering = Ordering()
     async for request in requests:
-        match ordering.accept(request.number):
-            case Fresh():
-                yield request
-            case Repeated():
-                continue
-            case Missing() as gap:
-                raise DataLoss(str(gap))
-            case unknown:
-                assert_never(unknown)
+        if ordering.is_new(request.number):
+            yield request
 
 
 def _reason(reader: "asyncio.Task[None]") -> TriptychError | None:

@@ -79,7 +79,7 @@ class Requests:
 
     def settle(self, now: float, orders: Orders) -> None:
         """After an event: serves the line, if somebody in it may have found room."""
-        if self.waiting and self.room:
+        if self.room:
             self.serve_line(now, orders)
 
     def serve_line(self, now: float, orders: Orders) -> None:
@@ -88,6 +88,8 @@ class Requests:
         Who finds none is asked for no further request that wants the same: a long line costs as much as a short one.
         """
         self.room = False
+        if not self.waiting:
+            return
         fleet = self._fleet.snapshot(now)
         hopeless: set[Wanted] = set()
         for entry in list(self.waiting):

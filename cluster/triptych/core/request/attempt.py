@@ -12,6 +12,7 @@ NOBODY: frozenset[str] = frozenset()
 PROVEN_TOKENS = 64  # of one attempt: a request that kills its workers after a few would else do so for ever
 
 Step = tuple[Record, tuple[do.Action, ...]]
+"""The next record, and what to do."""
 
 
 def end(record: Record, outcome: FinishReason | TriptychError) -> Step:

@@ -6,11 +6,9 @@ from triptych.core.errors import Internal
 from triptych.core.plan import Plan
 from triptych.core.request import actions as do
 from triptych.core.request import events as ev
-from triptych.core.request.attempt import again, end, free
+from triptych.core.request.attempt import Step, again, end, free
 from triptych.core.request.record import Record, grown, hold
 from triptych.core.request.states import Decoding, Encoding, Prefilling, Queued, Reserving, Transferring
-
-Step = tuple[Record, tuple[do.Action, ...]]
 
 
 def dispatch(record: Record, plan: Plan) -> Step:

@@ -15,10 +15,9 @@ from dataclasses import replace
 from typing import assert_never
 
 from triptych.core.errors import Cancelled, DeadlineExceeded, TriptychError, Unavailable
-from triptych.core.request import actions as do
 from triptych.core.request import events as ev
 from triptych.core.request import progress
-from triptych.core.request.attempt import again, end, free
+from triptych.core.request.attempt import Step, again, end, free
 from triptych.core.request.blame import suspects
 from triptych.core.request.record import Away, Gone, Holding, Present, Record
 from triptych.core.request.states import (
@@ -32,8 +31,6 @@ from triptych.core.request.states import (
     Reserving,
     Transferring,
 )
-
-Step = tuple[Record, tuple[do.Action, ...]]
 
 
 def step(record: Record, event: ev.Event, now: float) -> Step:
