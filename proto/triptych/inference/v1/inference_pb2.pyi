@@ -44,6 +44,30 @@ PLACEMENT_DISAGGREGATED: Placement.ValueType  # 2
 """Prefill and decode on different workers."""
 Global___Placement: _TypeAlias = Placement  # noqa: Y015
 
+class _ChatEnd:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChatEndEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChatEnd.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHAT_END_UNSPECIFIED: _ChatEnd.ValueType  # 0
+    """The beginning of the assistant's turn."""
+    CHAT_END_CONTINUE: _ChatEnd.ValueType  # 1
+    """The last message goes on: nothing closes it."""
+    CHAT_END_NOTHING: _ChatEnd.ValueType  # 2
+    """Nothing but what closes the last message."""
+
+class ChatEnd(_ChatEnd, metaclass=_ChatEndEnumTypeWrapper):
+    """What follows the last message of a conversation."""
+
+CHAT_END_UNSPECIFIED: ChatEnd.ValueType  # 0
+"""The beginning of the assistant's turn."""
+CHAT_END_CONTINUE: ChatEnd.ValueType  # 1
+"""The last message goes on: nothing closes it."""
+CHAT_END_NOTHING: ChatEnd.ValueType  # 2
+"""Nothing but what closes the last message."""
+Global___ChatEnd: _TypeAlias = ChatEnd  # noqa: Y015
+
 @_typing.final
 class GenerateRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -164,16 +188,24 @@ class Resume(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RECEIVED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    OTHER_CHOICES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def received_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def received_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of the answer, or of answer 0 where several were asked for."""
+
+    @_builtins.property
+    def other_choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenIds]:
+        """Of answers 1 to n - 1, in this order; those that are left out have nothing yet."""
+
     def __init__(
         self,
         *,
         received_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        other_choices: _abc.Iterable[Global___TokenIds] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["received_token_ids", b"received_token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["other_choices", b"other_choices", "received_token_ids", b"received_token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,16 +236,32 @@ class Chat(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGES_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    TEMPLATE_KWARGS_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    template_kwargs: _builtins.str
+    """A JSON object with further variables of the model's chat template, such as {"enable_thinking": false}."""
+    end: Global___ChatEnd.ValueType
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]: ...
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Functions that the model may call, each a JSON object such as
+        {"type": "function", "function": {"name": ..., "description": ..., "parameters": a JSON Schema}}.
+        Text, because the template writes keys in their order and tells 1 from 1.0.
+        """
+
     def __init__(
         self,
         *,
         messages: _abc.Iterable[Global___ChatMessage] | None = ...,
+        tools: _abc.Iterable[_builtins.str] | None = ...,
+        template_kwargs: _builtins.str = ...,
+        end: Global___ChatEnd.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "messages", b"messages", "template_kwargs", b"template_kwargs", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -225,23 +273,67 @@ class ChatMessage(_message.Message):
 
     ROLE_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """"system", "user" or "assistant"."""
+    """"system", "developer", "user", "assistant" or "tool"."""
+    tool_call_id: _builtins.str
+    """Of a tool's turn: the call that it answers."""
+    name: _builtins.str
+    """Of a tool's turn: the function; of others: who speaks, for templates that tell."""
+    reasoning: _builtins.str
+    """What the assistant thought before it spoke (`reasoning_content` in templates)."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentPart]: ...
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """Functions that the assistant called in this turn."""
+
     def __init__(
         self,
         *,
         role: _builtins.str = ...,
         parts: _abc.Iterable[Global___ContentPart] | None = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+        tool_call_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        reasoning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "parts", b"parts", "reasoning", b"reasoning", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
+
+@_typing.final
+class ToolCall(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    name: _builtins.str
+    arguments: _builtins.str
+    """A JSON object; empty for none."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
 
 @_typing.final
 class ContentPart(_message.Message):
@@ -306,6 +398,7 @@ class GenerateResponse(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMELINE_FIELD_NUMBER: _builtins.int
+    OTHER_CHOICES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     text: _builtins.str
@@ -317,9 +410,15 @@ class GenerateResponse(_message.Message):
         """One entry per token of token_ids when logprobs were asked for."""
 
     @_builtins.property
-    def usage(self) -> Global___Usage: ...
+    def usage(self) -> Global___Usage:
+        """Of all answers together."""
+
     @_builtins.property
     def timeline(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]: ...
+    @_builtins.property
+    def other_choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Choice]:
+        """Answers 1 to n - 1 where several were asked for; what is above is answer 0."""
+
     def __init__(
         self,
         *,
@@ -331,14 +430,54 @@ class GenerateResponse(_message.Message):
         logprobs: _abc.Iterable[_sampling_pb2.PositionLogprobs] | None = ...,
         usage: Global___Usage | None = ...,
         timeline: _abc.Iterable[Global___Span] | None = ...,
+        other_choices: _abc.Iterable[Global___Choice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "model", b"model", "request_id", b"request_id", "text", b"text", "timeline", b"timeline", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "model", b"model", "other_choices", b"other_choices", "request_id", b"request_id", "text", b"text", "timeline", b"timeline", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
+class Choice(_message.Message):
+    """One of several answers to the same prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    FINISH_REASON_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    TIMELINE_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    text: _builtins.str
+    finish_reason: _sampling_pb2.FinishReason.ValueType
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_sampling_pb2.PositionLogprobs]: ...
+    @_builtins.property
+    def timeline(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]: ...
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        text: _builtins.str = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        finish_reason: _sampling_pb2.FinishReason.ValueType = ...,
+        logprobs: _abc.Iterable[_sampling_pb2.PositionLogprobs] | None = ...,
+        timeline: _abc.Iterable[Global___Span] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "text", b"text", "timeline", b"timeline", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Choice: _TypeAlias = Choice  # noqa: Y015
 
 @_typing.final
 class GenerateStreamResponse(_message.Message):
@@ -352,24 +491,27 @@ class GenerateStreamResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TIMELINE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     text: _builtins.str
     """Text that is final: a piece of a multi-byte character or of a stop text is held back until it is decided."""
     finish_reason: _sampling_pb2.FinishReason.ValueType
-    """Set on the last message only."""
+    """Set on the last message of each answer only."""
     model: _builtins.str
     """Set on the first message only."""
+    index: _builtins.int
+    """Which of the n answers this is a piece of, from 0."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_sampling_pb2.PositionLogprobs]: ...
     @_builtins.property
     def usage(self) -> Global___Usage:
-        """Set on the last message only."""
+        """Of all answers together; set on the last message only."""
 
     @_builtins.property
     def timeline(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]:
-        """Set on the last message only."""
+        """Set on the last message of each answer only."""
 
     def __init__(
         self,
@@ -382,10 +524,11 @@ class GenerateStreamResponse(_message.Message):
         usage: Global___Usage | None = ...,
         timeline: _abc.Iterable[Global___Span] | None = ...,
         model: _builtins.str = ...,
+        index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "model", b"model", "request_id", b"request_id", "text", b"text", "timeline", b"timeline", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "model", b"model", "request_id", b"request_id", "text", b"text", "timeline", b"timeline", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -591,12 +734,17 @@ class Model(_message.Message):
     CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
     ACCEPTS_IMAGES_FIELD_NUMBER: _builtins.int
     VOCABULARY_SIZE_FIELD_NUMBER: _builtins.int
+    DEFAULT_SAMPLING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     context_length: _builtins.int
     """Tokens that prompt and answer may have together."""
     accepts_images: _builtins.bool
     """Whether chat messages may hold images."""
     vocabulary_size: _builtins.int
+    @_builtins.property
+    def default_sampling(self) -> _sampling_pb2.SamplingParams:
+        """What a request gets where it leaves a parameter unset and the model's generation_config.json names one."""
+
     def __init__(
         self,
         *,
@@ -604,10 +752,11 @@ class Model(_message.Message):
         context_length: _builtins.int = ...,
         accepts_images: _builtins.bool = ...,
         vocabulary_size: _builtins.int = ...,
+        default_sampling: _sampling_pb2.SamplingParams | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_sampling", b"default_sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_images", b"accepts_images", "context_length", b"context_length", "name", b"name", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_images", b"accepts_images", "context_length", b"context_length", "default_sampling", b"default_sampling", "name", b"name", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
