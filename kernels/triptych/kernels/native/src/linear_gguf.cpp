@@ -3,17 +3,9 @@
 // Few rows are bound by reading the weights: sixteen lanes are inputs of one output. Of many rows sixteen are the lanes;
 // sixteen outputs' weights at a time are unpacked to bytes, four of which are broadcast to meet them.
 
-#include "gguf_rows.h"
+#include "gguf_dot.h"
 
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int kDotRows = 8, kTileSums = 12;  // that registers hold
-#else
-constexpr int kDotRows = 1, kTileSums = 2;
-#endif
-
-constexpr int64_t kAhead = 4096;  // bytes of weights that few rows ask for in advance
 
 struct QuantiseArgs {
     const bf16* x;  // [rows, inputs]
@@ -23,11 +15,6 @@ struct QuantiseArgs {
 
 int64_t quantise_pieces(const QuantiseArgs& args) {
     return args.rows <= Cut::kFew ? args.rows : vectors_of(args.rows);
-}
-
-template <class Kind>
-int64_t row_groups(int64_t inputs) {
-    return (inputs / kBlock + Kind::kGroup - 1) / Kind::kGroup;
 }
 
 void quantise_piece(const QuantiseArgs& args, int64_t piece, char*) {
@@ -43,46 +30,6 @@ void quantise_piece(const QuantiseArgs& args, int64_t piece, char*) {
         quantise_vector<Kind>(args.x + first * args.inputs, args.rows - first, args.inputs, panel,
                               (first - chunk) / kLanes, vectors);
     });
-}
-
-// partial[r][c] = lanes whose sum is the product of row r of x with row c of the weight.
-template <class Kind, int Rows, int Columns>
-TRIPTYCH_INLINE void dot_tile(const typename Kind::Row* x, const uint8_t* const* weight, int64_t blocks,
-                              f32x16 (*partial)[kGroup]) {
-    const int64_t whole = blocks / Kind::kGroup, groups = (blocks + Kind::kGroup - 1) / Kind::kGroup;
-    f32x16 sums[Rows][Columns] = {};
-    const auto add = [&](int64_t g, int64_t count) __attribute__((always_inline)) {
-#pragma GCC unroll 8
-        for (int c = 0; c < Columns; ++c) {
-            const uint8_t* place = weight[c] + g * Kind::kGroup * Kind::kBytes;
-            for (int line = 0; line <= Kind::kGroup * Kind::kBytes; line += 64) __builtin_prefetch(place + kAhead + line);
-            const auto w = Kind::weights(place, count);
-#pragma GCC unroll 8
-            for (int r = 0; r < Rows; ++r) sums[r][c] = Kind::add_product(sums[r][c], w, x[r * groups + g]);
-        }
-    };
-    for (int64_t g = 0; g < whole; ++g) add(g, Kind::kGroup);
-    if (whole < groups) add(whole, blocks % Kind::kGroup);
-#pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 8
-        for (int c = 0; c < Columns; ++c) partial[r][c] = sums[r][c];
-}
-
-template <class Kind, int Rows>
-void dot_group(const typename Kind::Row* x, const uint8_t* const* weight, int64_t blocks, f32x16* outputs) {
-    constexpr int kColumns = kTileSums < 4 ? 1 : Rows <= 4 ? 4 : 2;
-    f32x16 partial[Rows][kGroup];
-    for (int c = 0; c < kGroup; c += kColumns)
-        dot_tile<Kind, Rows, kColumns>(x, weight + c, blocks, reinterpret_cast<f32x16(*)[kGroup]>(&partial[0][c]));
-    for (int r = 0; r < Rows; ++r) outputs[r] = sums(partial[r]);
-}
-
-template <class Kind, int Most>
-void dot_rows(const typename Kind::Row* x, int64_t rows, const uint8_t* const* weight, int64_t blocks, f32x16* outputs) {
-    if constexpr (Most > 1)
-        if (rows < Most) return dot_rows<Kind, Most - 1>(x, rows, weight, blocks, outputs);
-    dot_group<Kind, Most>(x, weight, blocks, outputs);
 }
 
 // Sixteen rows of a weight: where they are, and for many rows of x what is in them.
