@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -123,9 +124,19 @@ def _checksum(path: Path) -> str:
 
 @cache
 def _digest(source: Path, isa: Isa) -> str:
-    headers = sorted(source.parent.glob("*.h"))
-    texts = [path.read_text() for path in (source, *headers)]
-    return _short("\n".join((*texts, *FLAGS, *isa.flags, platform.machine())))
+    return _short("\n".join((*_texts(source).values(), *FLAGS, *isa.flags, platform.machine())))
+
+
+def _texts(source: Path) -> dict[Path, str]:
+    """A source and all that it includes of ours."""
+    texts: dict[Path, str] = {}
+    waiting = [source]
+    while waiting:
+        path = waiting.pop()
+        if path not in texts:
+            texts[path] = path.read_text()
+            waiting += [path.parent / name for name in re.findall(r'^#include "(.+)"', texts[path], re.MULTILINE)]
+    return texts
 
 
 def _short(text: str) -> str:
