@@ -6,7 +6,8 @@ from pathlib import Path
 from triptych.core.errors import DataLoss, NotFound
 from triptych.models.config import read_json
 from triptych.models.files import INDEX, WEIGHTS, ModelFiles
-from triptych.models.gguf_source import GgufSource, RowOrder
+from triptych.models.gguf_pieces import RowOrder
+from triptych.models.gguf_source import GgufSource
 from triptych.models.sources import SafetensorsSource, Source
 
 

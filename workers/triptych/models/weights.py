@@ -132,13 +132,15 @@ def open_weights(
         raise InvalidArgument(f"dtype must be float32, float16 or bfloat16, got {dtype}", field="dtype")
     stored: dict[str, Stored] = {}
     opened: list[Path] = []
+    interleaved = False
     as_stored = quantization == "gguf"
     for source, names in open_sources(files, prefixes, "llama_cpp" if as_stored else "hugging_face"):
         stored |= _quantised(source, names, quantization, progress)
         stored |= _plain(source, [name for name in names if name not in stored], dtype, as_stored, progress)
         opened.append(source.path)
+        interleaved = isinstance(source, GgufSource) and source.interleaved
     paths = dict.fromkeys((*opened, *(part.path for part in stored.values())))
-    return Weights(stored, files.path, tuple(paths), interleaved=as_stored)
+    return Weights(stored, files.path, tuple(paths), interleaved=interleaved)
 
 
 def _quantised(
