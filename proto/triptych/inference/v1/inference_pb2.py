@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from triptych.inference.v1 import sampling_pb2 as triptych_dot_inference_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%triptych/inference/v1/inference.proto\x12\x15triptych.inference.v1\x1a$triptych/inference/v1/sampling.proto\"H\n\x0fGenerateRequest\x12\x35\n\x05input\x18\x01 \x01(\x0b\x32&.triptych.inference.v1.GenerationInput\"N\n\x15GenerateStreamRequest\x12\x35\n\x05input\x18\x01 \x01(\x0b\x32&.triptych.inference.v1.GenerationInput\"\xf1\x02\n\x0fGenerationInput\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x34\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x1f.triptych.inference.v1.TokenIdsH\x00\x12+\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x1b.triptych.inference.v1.ChatH\x00\x12\x37\n\x08sampling\x18\x06 \x01(\x0b\x32%.triptych.inference.v1.SamplingParams\x12\x33\n\tplacement\x18\x07 \x01(\x0e\x32 .triptych.inference.v1.Placement\x12\x11\n\tlinger_ms\x18\x08 \x01(\r\x12\x32\n\x06resume\x18\t \x01(\x0b\x32\x1d.triptych.inference.v1.ResumeH\x01\x88\x01\x01\x42\x08\n\x06promptB\t\n\x07_resume\"\\\n\x06Resume\x12\x1a\n\x12received_token_ids\x18\x01 \x03(\x05\x12\x36\n\rother_choices\x18\x02 \x03(\x0b\x32\x1f.triptych.inference.v1.TokenIds\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\x91\x01\n\x04\x43hat\x12\x34\n\x08messages\x18\x01 \x03(\x0b\x32\".triptych.inference.v1.ChatMessage\x12\r\n\x05tools\x18\x02 \x03(\t\x12\x17\n\x0ftemplate_kwargs\x18\x03 \x01(\t\x12+\n\x03\x65nd\x18\x04 \x01(\x0e\x32\x1e.triptych.inference.v1.ChatEnd\"\xba\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x31\n\x05parts\x18\x02 \x03(\x0b\x32\".triptych.inference.v1.ContentPart\x12\x33\n\ntool_calls\x18\x03 \x03(\x0b\x32\x1f.triptych.inference.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x11\n\treasoning\x18\x06 \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"T\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12-\n\x05image\x18\x02 \x01(\x0b\x32\x1c.triptych.inference.v1.ImageH\x00\x42\x06\n\x04part\"5\n\x05Image\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\x12\n\x08\x64\x61ta_uri\x18\x02 \x01(\tH\x00\x42\x08\n\x06source\"\xdf\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\x05\x12:\n\rfinish_reason\x18\x05 \x01(\x0e\x32#.triptych.inference.v1.FinishReason\x12\x39\n\x08logprobs\x18\x06 \x03(\x0b\x32\'.triptych.inference.v1.PositionLogprobs\x12+\n\x05usage\x18\x07 \x01(\x0b\x32\x1c.triptych.inference.v1.Usage\x12-\n\x08timeline\x18\x08 \x03(\x0b\x32\x1b.triptych.inference.v1.Span\x12\x34\n\rother_choices\x18\t \x03(\x0b\x32\x1d.triptych.inference.v1.Choice\"\xde\x01\n\x06\x43hoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12:\n\rfinish_reason\x18\x04 \x01(\x0e\x32#.triptych.inference.v1.FinishReason\x12\x39\n\x08logprobs\x18\x05 \x03(\x0b\x32\'.triptych.inference.v1.PositionLogprobs\x12-\n\x08timeline\x18\x06 \x03(\x0b\x32\x1b.triptych.inference.v1.Span\"\xbe\x02\n\x16GenerateStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12\x39\n\x08logprobs\x18\x04 \x03(\x0b\x32\'.triptych.inference.v1.PositionLogprobs\x12:\n\rfinish_reason\x18\x05 \x01(\x0e\x32#.triptych.inference.v1.FinishReason\x12+\n\x05usage\x18\x06 \x01(\x0b\x32\x1c.triptych.inference.v1.Usage\x12-\n\x08timeline\x18\x07 \x03(\x0b\x32\x1b.triptych.inference.v1.Span\x12\r\n\x05model\x18\x08 \x01(\t\x12\r\n\x05index\x18\t \x01(\x05\"w\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\x12\x14\n\x0cimage_tokens\x18\x03 \x01(\x05\x12\x15\n\rcached_tokens\x18\x04 \x01(\x05\x12\x0f\n\x07replays\x18\x05 \x01(\x05\"K\n\x04Span\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x10\n\x08start_us\x18\x03 \x01(\x03\x12\x13\n\x0b\x64uration_us\x18\x04 \x01(\x03\"g\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x1b.triptych.inference.v1.ChatH\x00\x42\x08\n\x06prompt\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\"5\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"B\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.triptych.inference.v1.Model\"\x9f\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\x05\x12\x16\n\x0e\x61\x63\x63\x65pts_images\x18\x03 \x01(\x08\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\x05\x12?\n\x10\x64\x65\x66\x61ult_sampling\x18\x05 \x01(\x0b\x32%.triptych.inference.v1.SamplingParams*\\\n\tPlacement\x12\x19\n\x15PLACEMENT_UNSPECIFIED\x10\x00\x12\x17\n\x13PLACEMENT_COLOCATED\x10\x01\x12\x1b\n\x17PLACEMENT_DISAGGREGATED\x10\x02*P\n\x07\x43hatEnd\x12\x18\n\x14\x43HAT_END_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HAT_END_CONTINUE\x10\x01\x12\x14\n\x10\x43HAT_END_NOTHING\x10\x02\x32\x83\x04\n\x10InferenceService\x12[\n\x08Generate\x12&.triptych.inference.v1.GenerateRequest\x1a\'.triptych.inference.v1.GenerateResponse\x12o\n\x0eGenerateStream\x12,.triptych.inference.v1.GenerateStreamRequest\x1a-.triptych.inference.v1.GenerateStreamResponse0\x01\x12[\n\x08Tokenize\x12&.triptych.inference.v1.TokenizeRequest\x1a\'.triptych.inference.v1.TokenizeResponse\x12\x61\n\nDetokenize\x12(.triptych.inference.v1.DetokenizeRequest\x1a).triptych.inference.v1.DetokenizeResponse\x12\x61\n\nListModels\x12(.triptych.inference.v1.ListModelsRequest\x1a).triptych.inference.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%triptych/inference/v1/inference.proto\x12\x15triptych.inference.v1\x1a$triptych/inference/v1/sampling.proto\"H\n\x0fGenerateRequest\x12\x35\n\x05input\x18\x01 \x01(\x0b\x32&.triptych.inference.v1.GenerationInput\"N\n\x15GenerateStreamRequest\x12\x35\n\x05input\x18\x01 \x01(\x0b\x32&.triptych.inference.v1.GenerationInput\"\xf1\x02\n\x0fGenerationInput\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x34\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x1f.triptych.inference.v1.TokenIdsH\x00\x12+\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x1b.triptych.inference.v1.ChatH\x00\x12\x37\n\x08sampling\x18\x06 \x01(\x0b\x32%.triptych.inference.v1.SamplingParams\x12\x33\n\tplacement\x18\x07 \x01(\x0e\x32 .triptych.inference.v1.Placement\x12\x11\n\tlinger_ms\x18\x08 \x01(\r\x12\x32\n\x06resume\x18\t \x01(\x0b\x32\x1d.triptych.inference.v1.ResumeH\x01\x88\x01\x01\x42\x08\n\x06promptB\t\n\x07_resume\"\\\n\x06Resume\x12\x1a\n\x12received_token_ids\x18\x01 \x03(\x05\x12\x36\n\rother_choices\x18\x02 \x03(\x0b\x32\x1f.triptych.inference.v1.TokenIds\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\x91\x01\n\x04\x43hat\x12\x34\n\x08messages\x18\x01 \x03(\x0b\x32\".triptych.inference.v1.ChatMessage\x12\r\n\x05tools\x18\x02 \x03(\t\x12\x17\n\x0ftemplate_kwargs\x18\x03 \x01(\t\x12+\n\x03\x65nd\x18\x04 \x01(\x0e\x32\x1e.triptych.inference.v1.ChatEnd\"\xba\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x31\n\x05parts\x18\x02 \x03(\x0b\x32\".triptych.inference.v1.ContentPart\x12\x33\n\ntool_calls\x18\x03 \x03(\x0b\x32\x1f.triptych.inference.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x11\n\treasoning\x18\x06 \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\x83\x01\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12-\n\x05image\x18\x02 \x01(\x0b\x32\x1c.triptych.inference.v1.ImageH\x00\x12-\n\x05video\x18\x03 \x01(\x0b\x32\x1c.triptych.inference.v1.VideoH\x00\x42\x06\n\x04part\"5\n\x05Image\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\x12\n\x08\x64\x61ta_uri\x18\x02 \x01(\tH\x00\x42\x08\n\x06source\"B\n\x05Video\x12,\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x1c.triptych.inference.v1.Image\x12\x0b\n\x03\x66ps\x18\x02 \x01(\x01\"\xdf\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\x05\x12:\n\rfinish_reason\x18\x05 \x01(\x0e\x32#.triptych.inference.v1.FinishReason\x12\x39\n\x08logprobs\x18\x06 \x03(\x0b\x32\'.triptych.inference.v1.PositionLogprobs\x12+\n\x05usage\x18\x07 \x01(\x0b\x32\x1c.triptych.inference.v1.Usage\x12-\n\x08timeline\x18\x08 \x03(\x0b\x32\x1b.triptych.inference.v1.Span\x12\x34\n\rother_choices\x18\t \x03(\x0b\x32\x1d.triptych.inference.v1.Choice\"\xde\x01\n\x06\x43hoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12:\n\rfinish_reason\x18\x04 \x01(\x0e\x32#.triptych.inference.v1.FinishReason\x12\x39\n\x08logprobs\x18\x05 \x03(\x0b\x32\'.triptych.inference.v1.PositionLogprobs\x12-\n\x08timeline\x18\x06 \x03(\x0b\x32\x1b.triptych.inference.v1.Span\"\xbe\x02\n\x16GenerateStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12\x39\n\x08logprobs\x18\x04 \x03(\x0b\x32\'.triptych.inference.v1.PositionLogprobs\x12:\n\rfinish_reason\x18\x05 \x01(\x0e\x32#.triptych.inference.v1.FinishReason\x12+\n\x05usage\x18\x06 \x01(\x0b\x32\x1c.triptych.inference.v1.Usage\x12-\n\x08timeline\x18\x07 \x03(\x0b\x32\x1b.triptych.inference.v1.Span\x12\r\n\x05model\x18\x08 \x01(\t\x12\r\n\x05index\x18\t \x01(\x05\"w\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\x12\x14\n\x0cimage_tokens\x18\x03 \x01(\x05\x12\x15\n\rcached_tokens\x18\x04 \x01(\x05\x12\x0f\n\x07replays\x18\x05 \x01(\x05\"K\n\x04Span\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x10\n\x08start_us\x18\x03 \x01(\x03\x12\x13\n\x0b\x64uration_us\x18\x04 \x01(\x03\"g\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x1b.triptych.inference.v1.ChatH\x00\x42\x08\n\x06prompt\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\"5\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"B\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.triptych.inference.v1.Model\"\xb7\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\x05\x12\x16\n\x0e\x61\x63\x63\x65pts_images\x18\x03 \x01(\x08\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\x05\x12?\n\x10\x64\x65\x66\x61ult_sampling\x18\x05 \x01(\x0b\x32%.triptych.inference.v1.SamplingParams\x12\x16\n\x0e\x61\x63\x63\x65pts_videos\x18\x06 \x01(\x08*\\\n\tPlacement\x12\x19\n\x15PLACEMENT_UNSPECIFIED\x10\x00\x12\x17\n\x13PLACEMENT_COLOCATED\x10\x01\x12\x1b\n\x17PLACEMENT_DISAGGREGATED\x10\x02*P\n\x07\x43hatEnd\x12\x18\n\x14\x43HAT_END_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HAT_END_CONTINUE\x10\x01\x12\x14\n\x10\x43HAT_END_NOTHING\x10\x02\x32\x83\x04\n\x10InferenceService\x12[\n\x08Generate\x12&.triptych.inference.v1.GenerateRequest\x1a\'.triptych.inference.v1.GenerateResponse\x12o\n\x0eGenerateStream\x12,.triptych.inference.v1.GenerateStreamRequest\x1a-.triptych.inference.v1.GenerateStreamResponse0\x01\x12[\n\x08Tokenize\x12&.triptych.inference.v1.TokenizeRequest\x1a\'.triptych.inference.v1.TokenizeResponse\x12\x61\n\nDetokenize\x12(.triptych.inference.v1.DetokenizeRequest\x1a).triptych.inference.v1.DetokenizeResponse\x12\x61\n\nListModels\x12(.triptych.inference.v1.ListModelsRequest\x1a).triptych.inference.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triptych.inference.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PLACEMENT']._serialized_start=2866
-  _globals['_PLACEMENT']._serialized_end=2958
-  _globals['_CHATEND']._serialized_start=2960
-  _globals['_CHATEND']._serialized_end=3040
+  _globals['_PLACEMENT']._serialized_start=3006
+  _globals['_PLACEMENT']._serialized_end=3098
+  _globals['_CHATEND']._serialized_start=3100
+  _globals['_CHATEND']._serialized_end=3180
   _globals['_GENERATEREQUEST']._serialized_start=102
   _globals['_GENERATEREQUEST']._serialized_end=174
   _globals['_GENERATESTREAMREQUEST']._serialized_start=176
@@ -52,34 +52,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATMESSAGE']._serialized_end=1082
   _globals['_TOOLCALL']._serialized_start=1084
   _globals['_TOOLCALL']._serialized_end=1139
-  _globals['_CONTENTPART']._serialized_start=1141
-  _globals['_CONTENTPART']._serialized_end=1225
-  _globals['_IMAGE']._serialized_start=1227
-  _globals['_IMAGE']._serialized_end=1280
-  _globals['_GENERATERESPONSE']._serialized_start=1283
-  _globals['_GENERATERESPONSE']._serialized_end=1634
-  _globals['_CHOICE']._serialized_start=1637
-  _globals['_CHOICE']._serialized_end=1859
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=1862
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=2180
-  _globals['_USAGE']._serialized_start=2182
-  _globals['_USAGE']._serialized_end=2301
-  _globals['_SPAN']._serialized_start=2303
-  _globals['_SPAN']._serialized_end=2378
-  _globals['_TOKENIZEREQUEST']._serialized_start=2380
-  _globals['_TOKENIZEREQUEST']._serialized_end=2483
-  _globals['_TOKENIZERESPONSE']._serialized_start=2485
-  _globals['_TOKENIZERESPONSE']._serialized_end=2522
-  _globals['_DETOKENIZEREQUEST']._serialized_start=2524
-  _globals['_DETOKENIZEREQUEST']._serialized_end=2577
-  _globals['_DETOKENIZERESPONSE']._serialized_start=2579
-  _globals['_DETOKENIZERESPONSE']._serialized_end=2613
-  _globals['_LISTMODELSREQUEST']._serialized_start=2615
-  _globals['_LISTMODELSREQUEST']._serialized_end=2634
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2636
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2702
-  _globals['_MODEL']._serialized_start=2705
-  _globals['_MODEL']._serialized_end=2864
-  _globals['_INFERENCESERVICE']._serialized_start=3043
-  _globals['_INFERENCESERVICE']._serialized_end=3558
+  _globals['_CONTENTPART']._serialized_start=1142
+  _globals['_CONTENTPART']._serialized_end=1273
+  _globals['_IMAGE']._serialized_start=1275
+  _globals['_IMAGE']._serialized_end=1328
+  _globals['_VIDEO']._serialized_start=1330
+  _globals['_VIDEO']._serialized_end=1396
+  _globals['_GENERATERESPONSE']._serialized_start=1399
+  _globals['_GENERATERESPONSE']._serialized_end=1750
+  _globals['_CHOICE']._serialized_start=1753
+  _globals['_CHOICE']._serialized_end=1975
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=1978
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=2296
+  _globals['_USAGE']._serialized_start=2298
+  _globals['_USAGE']._serialized_end=2417
+  _globals['_SPAN']._serialized_start=2419
+  _globals['_SPAN']._serialized_end=2494
+  _globals['_TOKENIZEREQUEST']._serialized_start=2496
+  _globals['_TOKENIZEREQUEST']._serialized_end=2599
+  _globals['_TOKENIZERESPONSE']._serialized_start=2601
+  _globals['_TOKENIZERESPONSE']._serialized_end=2638
+  _globals['_DETOKENIZEREQUEST']._serialized_start=2640
+  _globals['_DETOKENIZEREQUEST']._serialized_end=2693
+  _globals['_DETOKENIZERESPONSE']._serialized_start=2695
+  _globals['_DETOKENIZERESPONSE']._serialized_end=2729
+  _globals['_LISTMODELSREQUEST']._serialized_start=2731
+  _globals['_LISTMODELSREQUEST']._serialized_end=2750
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2752
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2818
+  _globals['_MODEL']._serialized_start=2821
+  _globals['_MODEL']._serialized_end=3004
+  _globals['_INFERENCESERVICE']._serialized_start=3183
+  _globals['_INFERENCESERVICE']._serialized_end=3698
 # @@protoc_insertion_point(module_scope)

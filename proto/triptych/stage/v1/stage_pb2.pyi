@@ -192,6 +192,7 @@ class Welcome(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     BLOCK_SIZE_FIELD_NUMBER: _builtins.int
     TOTAL_BLOCKS_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     incarnation: _builtins.str
     """Changes whenever the worker process is started again."""
@@ -199,6 +200,8 @@ class Welcome(_message.Message):
     model: _builtins.str
     block_size: _builtins.int
     total_blocks: _builtins.int
+    draining: _builtins.bool
+    """It is being taken out and refuses new operations: its first load report would come too late to say so."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedScalarFieldContainer[Global___Stage.ValueType]:
         """What this worker is able to do; the role that it has been given is `role`."""
@@ -213,10 +216,11 @@ class Welcome(_message.Message):
         model: _builtins.str = ...,
         block_size: _builtins.int = ...,
         total_blocks: _builtins.int = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "incarnation", b"incarnation", "model", b"model", "role", b"role", "stages", b"stages", "total_blocks", b"total_blocks", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "draining", b"draining", "incarnation", b"incarnation", "model", b"model", "role", b"role", "stages", b"stages", "total_blocks", b"total_blocks", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -289,14 +293,25 @@ class EncodeImage(_message.Message):
     CONTENT_HASH_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    FPS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """Position among the request's images."""
+    """Position among the request's images and videos."""
     content_hash: _builtins.str
-    """Hex digest of the encoded picture."""
+    """Hex digest of the encoded picture or frames."""
     data: _builtins.bytes
-    """The encoded picture."""
+    """The encoded picture; of a video nothing."""
     field: _builtins.str
     """The field of the client's request that holds it, for errors."""
+    rows: _builtins.int
+    """Rows that its embedding has, by the header of the picture."""
+    fps: _builtins.float
+    """Frames a second, of a video."""
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The encoded frames of a video, in place of `data`."""
+
     def __init__(
         self,
         *,
@@ -304,10 +319,13 @@ class EncodeImage(_message.Message):
         content_hash: _builtins.str = ...,
         data: _builtins.bytes = ...,
         field: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        frames: _abc.Iterable[_builtins.bytes] | None = ...,
+        fps: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "data", b"data", "field", b"field", "index", b"index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "data", b"data", "field", b"field", "fps", b"fps", "frames", b"frames", "index", b"index", "rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -356,6 +374,7 @@ class EmbeddingHandle(_message.Message):
     COLUMNS_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
+    LEVELS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     worker_id: _builtins.str
     incarnation: _builtins.str
@@ -367,6 +386,8 @@ class EmbeddingHandle(_message.Message):
     """Element type: "float32" or "bfloat16"."""
     checksum: _builtins.int
     """xxh3-64 of the rows as stored."""
+    levels: _builtins.int
+    """Further rows of each image token, added behind the first decoder layers: as many times `rows`, after the first."""
     @_builtins.property
     def endpoint(self) -> Global___DataEndpoint: ...
     def __init__(
@@ -381,10 +402,11 @@ class EmbeddingHandle(_message.Message):
         columns: _builtins.int = ...,
         dtype: _builtins.str = ...,
         checksum: _builtins.int = ...,
+        levels: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "columns", b"columns", "content_hash", b"content_hash", "dtype", b"dtype", "endpoint", b"endpoint", "incarnation", b"incarnation", "index", b"index", "rows", b"rows", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "columns", b"columns", "content_hash", b"content_hash", "dtype", b"dtype", "endpoint", b"endpoint", "incarnation", b"incarnation", "index", b"index", "levels", b"levels", "rows", b"rows", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -575,29 +597,76 @@ Global___Prefill: _TypeAlias = Prefill  # noqa: Y015
 
 @_typing.final
 class MediaSpan(_message.Message):
-    """Prompt positions that embeddings stand for."""
+    """Prompt tokens that rows of an embedding stand for. An image may have several spans, with text between them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     START_FIELD_NUMBER: _builtins.int
     HANDLE_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    GRID_FIELD_NUMBER: _builtins.int
     start: _builtins.int
-    """First position in token_ids."""
+    """Index of the first in token_ids."""
+    row: _builtins.int
+    """First row."""
+    length: _builtins.int
+    """Tokens, and rows."""
     @_builtins.property
     def handle(self) -> Global___EmbeddingHandle: ...
+    @_builtins.property
+    def grid(self) -> Global___Grid:
+        """How the rows lie, for models whose tokens have three positions."""
+
     def __init__(
         self,
         *,
         start: _builtins.int = ...,
         handle: Global___EmbeddingHandle | None = ...,
+        row: _builtins.int = ...,
+        length: _builtins.int = ...,
+        grid: Global___Grid | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_grid", b"_grid", "grid", b"grid", "handle", b"handle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grid", b"_grid", "grid", b"grid", "handle", b"handle", "length", b"length", "row", b"row", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__grid: _TypeAlias = _typing.Literal["grid"]  # noqa: Y015
+    _WhichOneofArgType__grid: _TypeAlias = _typing.Literal["_grid", b"_grid"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__grid) -> _WhichOneofReturnType__grid | None: ...
+
+Global___MediaSpan: _TypeAlias = MediaSpan  # noqa: Y015
+
+@_typing.final
+class Grid(_message.Message):
+    """Rows in order of time, lines of a frame, and places in a line (M-RoPE, arXiv:2409.12191)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    time: _builtins.int
+    height: _builtins.int
+    width: _builtins.int
+    interval: _builtins.float
+    """Positions between two frames."""
+    def __init__(
+        self,
+        *,
+        time: _builtins.int = ...,
+        height: _builtins.int = ...,
+        width: _builtins.int = ...,
+        interval: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "interval", b"interval", "time", b"time", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___MediaSpan: _TypeAlias = MediaSpan  # noqa: Y015
+Global___Grid: _TypeAlias = Grid  # noqa: Y015
 
 @_typing.final
 class PrefillDone(_message.Message):
