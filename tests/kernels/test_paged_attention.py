@@ -62,11 +62,13 @@ def test_pages_hold_pairs_of_16_bit_elements_and_single_wider_ones() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("heads", [(6, 2), (4, 4), (3, 1)], ids=lambda heads: f"{heads[0]}q{heads[1]}kv")
+@pytest.mark.parametrize("sunk", [False, True], ids=["no sinks", "sinks"])
 @pytest.mark.parametrize(("block_size", "window", "softcap"), [(16, 0, 0.0), (5, 0, 0.0), (6, 7, 0.0), (16, 20, 2.0)])
 def test_a_mixed_batch_equals_dense_causal_attention(
     block_size: int,
     window: int,
     softcap: float,
+    sunk: bool,
     heads: tuple[int, int],
     dtype: torch.dtype,
     poisoned: Poisoned,
@@ -74,12 +76,13 @@ def test_a_mixed_batch_equals_dense_causal_attention(
 ) -> None:
     filled = fill(MIXED, *heads, block_size, dtype, poisoned)
     out = poisoned(*filled.q.shape, dtype=dtype)
-    kernels.paged_attention(filled.q, filled.kv, filled.batch, 0.3, out, window=window, softcap=softcap)
+    sinks = torch.randn(heads[0]) if sunk else None
+    kernels.paged_attention(filled.q, filled.kv, filled.batch, 0.3, out, window=window, softcap=softcap, sinks=sinks)
     starts = filled.batch.query_start.tolist()
     for row, (length, queries) in enumerate(MIXED):
         span = slice(starts[row], starts[row + 1])
-        expected = dense(filled.q[span], filled.keys[row], filled.values[row], length - queries, 0.3, window, softcap)
-        close(out[span], expected)
+        hidden = beyond(queries, length, window)
+        close(out[span], dense(filled.q[span], filled.keys[row], filled.values[row], hidden, softcap, sinks))
 
 
 def test_a_sequence_gets_the_same_bits_whatever_shares_its_batch(poisoned: Poisoned) -> None:
@@ -131,12 +134,19 @@ def fill(
     return Filled(torch.randn(int(counts.sum()), heads, 8).to(dtype), keys, values, kv, batch)
 
 
-def dense(q: Tensor, keys: Tensor, values: Tensor, past: int, scale: float, window: int, softcap: float) -> Tensor:
+def beyond(queries: int, length: int, window: int) -> Tensor:
+    """[queries, length]: what a query does not see."""
+    ahead = torch.arange(length) - (length - queries) - torch.arange(queries).unsqueeze(1)
+    return (ahead > 0) | (ahead <= -window) if window else ahead > 0
+
+
+def dense(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor, softcap: float, sinks: Tensor | None) -> Tensor:
     group = q.shape[1] // keys.shape[1]
     keys, values = (x.double().repeat_interleave(group, dim=1) for x in (keys, values))
-    scores = torch.einsum("qhd,khd->hqk", q.double(), keys) * scale
+    scores = torch.einsum("qhd,khd->hqk", q.double(), keys) * 0.3
     if softcap:
         scores = softcap * torch.tanh(scores / softcap)
-    ahead = torch.arange(len(keys)) - past - torch.arange(len(q)).unsqueeze(1)
-    hidden = (ahead > 0) | (ahead <= -window) if window else ahead > 0
-    return torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, -torch.inf).softmax(-1), values)
+    sink = torch.full((q.shape[1],), -torch.inf) if sinks is None else sinks
+    sink = sink.double()[:, None, None].expand(-1, len(q), 1)
+    scores = torch.cat((scores.masked_fill(hidden, -torch.inf), sink), -1)
+    return torch.einsum("hqk,khd->qhd", scores.softmax(-1)[..., :-1], values)

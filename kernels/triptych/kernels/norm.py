@@ -13,7 +13,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
 
     Args:
         x: [T, H].
-        weight: [H].
+        weight: [H] of the type of `x`, or float32.
         eps: Added to the mean square.
         out: [T, H]; may be `x`.
     """
@@ -27,7 +27,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: T
     Args:
         x: [T, H], what the last block computed.
         residual: [T, H], updated.
-        weight: [H].
+        weight: [H] of the type of `x`, or float32.
         eps: Added to the mean square.
         out: [T, H]; may be `x`, not `residual`.
     """
@@ -43,7 +43,7 @@ def add_rms_norm_rows(x: Tensor, residual: Tensor, rows: Tensor, weight: Tensor,
         x: [T, H], what the last block computed.
         residual: [T, H], not updated.
         rows: [R] int64, each in [0, T).
-        weight: [H].
+        weight: [H] of the type of `x`, or float32.
         eps: Added to the mean square.
         out: [R, H], neither `x` nor `residual`.
     """

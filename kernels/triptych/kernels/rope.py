@@ -6,20 +6,21 @@ from torch import Tensor
 def rope(q: Tensor, k: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> None:
     """Rotates queries and keys in place by their positions (arXiv:2104.09864).
 
-    Dimension i of a head is paired with dimension i + D/2, the layout of Hugging Face checkpoints, or interleaved,
-    2i with 2i + 1, the layout of llama.cpp's. The rotation is computed in the tables' type.
+    The first R ≤ D dimensions of a head are rotated, the others kept. Dimension i is paired with dimension i + R/2,
+    the layout of Hugging Face checkpoints, or interleaved, 2i with 2i + 1, the layout of llama.cpp's. The rotation is
+    computed in the tables' type.
 
     Args:
         q: [T, Hq, D], updated.
         k: [T, Hkv, D], updated.
         positions: [T] int64, each in [0, P).
-        cos: [P, D/2], float32 as a rule.
-        sin: [P, D/2].
+        cos: [P, R/2], float32 as a rule.
+        sin: [P, R/2].
         interleaved: Whether pairs are neighbours.
     """
     row_cos = cos.index_select(0, positions).unsqueeze(1)
     row_sin = sin.index_select(0, positions).unsqueeze(1)
-    for heads in (q, k):
+    for heads in (q[..., : 2 * cos.shape[1]], k[..., : 2 * cos.shape[1]]):
         low, high = (heads[..., ::2], heads[..., 1::2]) if interleaved else heads.chunk(2, dim=-1)
         rotated = (low * row_cos).addcmul_(high, row_sin, value=-1)
         high.copy_((high * row_cos).addcmul_(low, row_sin))

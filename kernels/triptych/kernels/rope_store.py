@@ -26,8 +26,8 @@ def rope_store(
         k: [T, Hkv, D]; undefined afterwards.
         v: [T, Hkv, D].
         positions: [T] int64, each in [0, P).
-        cos: [P, D/2], float32 as a rule.
-        sin: [P, D/2].
+        cos: [P, R/2], float32 as a rule; R ≤ D dimensions of a head are rotated.
+        sin: [P, R/2].
         slots: [T] int64; slot = block · B + offset of the token in its block, all different.
         kv: [N, 2, Hkv, B, D], one layer of the pool, in the order of `pages`; updated.
         interleaved: Whether pairs of dimensions are neighbours, as in `rope`.

@@ -93,6 +93,18 @@ def test_long_contexts(isa: Isa, threads: int, length: int, dtype: torch.dtype) 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("softcap", [0.0, 5.0])
+@pytest.mark.parametrize("size", [1.0, 50.0])
+def test_sinks_take_their_share_of_every_softmax(
+    isa: Isa, threads: int, size: float, softcap: float, dtype: torch.dtype
+) -> None:
+    case, sinks = fill(MIXED, 6, 2, 64, 16, dtype), size * torch.randn(6)
+    out = attend(isa, case, window=300, softcap=softcap, sinks=sinks)
+    for sequence, (length, queries) in enumerate(MIXED):
+        near(out[case.rows(sequence)], exact(case, sequence, length - queries, 300, softcap, sinks))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_large_scores(isa: Isa, dtype: torch.dtype) -> None:
     case = fill([(40, 20), (600, 1)], 4, 2, 64, 16, dtype)
     case.q.mul_(8)
@@ -224,13 +236,21 @@ def test_other_shapes_stay_with_the_reference(block_size: int, head_dim: int) ->
     assert not accepts(q, kv, AttentionBatch(torch.tensor([0, 1], dtype=torch.int32), one, one.view(1, 1)), 1.0, q)
 
 
-def attend(isa: Isa, case: Case, *, window: int = 0, softcap: float = 0.0, scale: float | None = None) -> Tensor:
+def attend(
+    isa: Isa,
+    case: Case,
+    *,
+    window: int = 0,
+    softcap: float = 0.0,
+    scale: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
     """The kernel's result, in rows that it must fill and between rows that it must leave."""
     scale = case.q.shape[-1] ** -0.5 if scale is None else scale
     guarded = torch.full((len(case.q) + 2, *case.q.shape[1:]), GUARD, dtype=case.q.dtype)
     out = guarded[1:-1].fill_(torch.nan)
-    assert accepts(case.q, case.kv, case.batch, scale, out, window=window, softcap=softcap)
-    PagedAttention(isa)(case.q, case.kv, case.batch, scale, out, window=window, softcap=softcap)
+    assert accepts(case.q, case.kv, case.batch, scale, out, window=window, softcap=softcap, sinks=sinks)
+    PagedAttention(isa)(case.q, case.kv, case.batch, scale, out, window=window, softcap=softcap, sinks=sinks)
     assert (guarded[[0, -1]] == GUARD).all()
     return out
 
@@ -260,7 +280,7 @@ def fill(
     return Case(q, kv, AttentionBatch(counts.cumsum(0).int(), lengths, tables), keys, values)
 
 
-def exact(case: Case, sequence: int, past: int, window: int, softcap: float) -> Tensor:
+def exact(case: Case, sequence: int, past: int, window: int, softcap: float, sinks: Tensor | None = None) -> Tensor:
     """The same in float64, without pages."""
     q = case.q[case.rows(sequence)].double()
     group = q.shape[1] // case.kv.shape[2]
@@ -270,7 +290,11 @@ def exact(case: Case, sequence: int, past: int, window: int, softcap: float) -> 
         scores = softcap * torch.tanh(scores / softcap)
     ahead = torch.arange(len(keys)) - past - torch.arange(len(q)).unsqueeze(1)
     hidden = (ahead > 0) | (ahead <= -window) if window else ahead > 0
-    return torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, -torch.inf).softmax(-1), values)
+    sink = torch.full((q.shape[1],), -torch.inf) if sinks is None else sinks
+    scores = torch.cat(
+        (scores.masked_fill(hidden, -torch.inf), sink.double()[:, None, None].expand(-1, len(q), 1)), -1
+    )
+    return torch.einsum("hqk,khd->qhd", scores.softmax(-1)[..., :-1], values)
 
 
 def near(result: Tensor, expected: Tensor) -> None:

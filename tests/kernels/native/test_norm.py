@@ -70,6 +70,19 @@ def test_a_recorded_call_picks_the_rows_of_its_run(isa: Isa) -> None:
     torch.testing.assert_close(out[1].float(), expected, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("width", [33, 256])
+def test_a_float32_weight_beside_bfloat16_rows_is_not_rounded(isa: Isa, width: int) -> None:
+    x, residual, _ = inputs(5, width, torch.bfloat16)
+    weight, total = 1 + torch.randn(width) / 1000, x + residual
+    with Guarded(5, width, torch.bfloat16) as out:
+        Norm(isa).rms_norm(x, weight, EPS, out)
+        near(out, exact(x, weight))
+        Norm(isa).add_rms_norm_rows(x, residual, torch.arange(5), weight, EPS, out)
+        near(out, exact(total, weight))
+        Norm(isa).add_rms_norm(x, residual, weight, EPS, out)
+        near(out, exact(total, weight))
+
+
 def inputs(rows: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     x, residual = (3 * torch.randn(2, rows, width)).to(dtype)
     return x, residual, torch.randn(width).to(dtype)

@@ -17,14 +17,16 @@ ROUNDING = {torch.float32: 2e-6, torch.bfloat16: 2**-8}
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("rows", "q_heads", "kv_heads", "dim", "block"),
+    ("rows", "q_heads", "kv_heads", "dim", "turned", "block"),
     [
-        (1, 9, 3, 64, 16),
-        (37, 9, 3, 64, 16),
-        (5, 4, 4, 128, 32),
-        (3, 2, 1, 6, 4),
-        (9, 3, 1, 46, 6),
-        (300, 8, 2, 80, 16),
+        (1, 9, 3, 64, 64, 16),
+        (37, 9, 3, 64, 64, 16),
+        (5, 4, 4, 128, 128, 32),
+        (3, 2, 1, 6, 6, 4),
+        (9, 3, 1, 46, 46, 6),
+        (300, 8, 2, 80, 80, 16),
+        (7, 4, 2, 128, 96, 16),
+        (7, 2, 1, 80, 20, 16),
     ],
 )
 def test_equals_float64(
@@ -34,12 +36,14 @@ def test_equals_float64(
     q_heads: int,
     kv_heads: int,
     dim: int,
+    turned: int,
     block: int,
     dtype: torch.dtype,
     interleaved: bool,
 ) -> None:
     q, k, v = (torch.randn(rows, heads, dim).to(dtype) for heads in (q_heads, kv_heads, kv_heads))
     cos, sin, positions, slots, kv = step(rows, kv_heads, dim, block, dtype)
+    cos, sin = (table[:, : turned // 2].contiguous() for table in (cos, sin))
     expected_q, expected_k = (
         rotated(heads.double(), positions, cos.double(), sin.double(), interleaved) for heads in (q, k)
     )
@@ -79,6 +83,7 @@ def test_the_reference_agrees(isa: Isa) -> None:
     q, k, v = (torch.randn(7, heads, 32) for heads in (6, 2, 2))
     cos, sin, positions, slots, kv = step(7, 2, 32, 16, torch.float32)
     pool, queries = kv.clone(), q.clone()
+    cos, sin = cos[:, :9].contiguous(), sin[:, :9].contiguous()
     rope_store.implementation("reference")(queries, k.clone(), v, positions, cos, sin, slots, pool, True)
     RopeStore(isa)(q, k, v, positions, cos, sin, slots, kv, True)
     torch.testing.assert_close(q, queries, rtol=1e-6, atol=1e-6)
@@ -91,7 +96,8 @@ def test_refuses_what_it_cannot_read() -> None:
     assert not accepts(q.bfloat16(), k, v, positions, cos, sin, slots, kv)
     assert not accepts(q.half(), k.half(), v.half(), positions, cos, sin, slots, kv.half())
     assert not accepts(q, k, v, positions, cos.double(), sin.double(), slots, kv)
-    assert not accepts(q, k, v, positions, cos[:, :8].contiguous(), sin[:, :8].contiguous(), slots, kv)
+    assert not accepts(q, k, v, positions, cos[:, :8], sin[:, :8], slots, kv)
+    assert not accepts(q, k, v, positions, *torch.ones(2, POSITIONS, 17), slots, kv)
     assert not accepts(q, k, v, positions, cos, sin, slots, torch.zeros(9, 2, 2, 5, 32, dtype=torch.bfloat16))
     assert not accepts(q[:, ::2], k, v, positions, cos, sin, slots, kv)
 
@@ -106,9 +112,11 @@ def step(rows: int, heads: int, dim: int, block: int, dtype: torch.dtype) -> tup
 
 
 def rotated(heads: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    half = heads.shape[-1] // 2
-    first, second = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(half), slice(half, None))
-    c, s, out = cos[positions].unsqueeze(1), sin[positions].unsqueeze(1), torch.empty_like(heads)
+    half = cos.shape[1]
+    first, second = (
+        (slice(0, 2 * half, 2), slice(1, 2 * half, 2)) if interleaved else (slice(half), slice(half, 2 * half))
+    )
+    c, s, out = cos[positions].unsqueeze(1), sin[positions].unsqueeze(1), heads.clone()
     out[..., first] = heads[..., first] * c - heads[..., second] * s
     out[..., second] = heads[..., second] * c + heads[..., first] * s
     return out

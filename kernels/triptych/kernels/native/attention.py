@@ -37,6 +37,7 @@ def accepts(
     *,
     window: int = 0,
     softcap: float = 0.0,
+    sinks: Tensor | None = None,
 ) -> bool:
     """Whether the kernels take these arguments: bfloat16 or float32, blocks and heads of multiples of 16."""
     block_size, head_dim = kv.shape[-2:]
@@ -53,6 +54,7 @@ def accepts(
         and head_dim <= _MAX_HEAD_DIM
         and q.shape[1] <= _MAX_GROUP * kv.shape[2]
         and scale > 0
+        and (sinks is None or (sinks.dtype is torch.float32 and sinks.is_contiguous() and len(sinks) == q.shape[1]))
     )
 
 
@@ -65,6 +67,7 @@ class AttentionArgs(ctypes.Structure):
         ("query_start", ctypes.c_void_p),
         ("kv_lengths", ctypes.c_void_p),
         ("block_tables", ctypes.c_void_p),
+        ("sinks", ctypes.c_void_p),
         ("partials", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
         ("sequences", ctypes.c_int64),
@@ -99,6 +102,7 @@ class PagedAttention:
         *,
         window: int = 0,
         softcap: float = 0.0,
+        sinks: Tensor | None = None,
     ) -> None:
         """See `triptych.kernels.paged_attention`."""
         _, _, kv_heads, block_size, head_dim = kv.shape
@@ -112,6 +116,7 @@ class PagedAttention:
             batch.query_start.data_ptr(),
             batch.kv_lengths.data_ptr(),
             batch.block_tables.data_ptr(),
+            None if sinks is None else sinks.data_ptr(),
             None if partials is None else partials.data_ptr(),
             out.data_ptr(),
             batch.kv_lengths.shape[0],
@@ -127,7 +132,7 @@ class PagedAttention:
             scale,
             softcap,
         )
-        tensors = (q, kv, batch.query_start, batch.kv_lengths, batch.block_tables, partials, out)
+        tensors = (q, kv, batch.query_start, batch.kv_lengths, batch.block_tables, sinks, partials, out)
         submit(self._attend, args, *tensors)
         if partials is not None:
             submit(self._merge, args, *tensors)

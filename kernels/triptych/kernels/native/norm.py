@@ -28,24 +28,23 @@ def register(isa: Isa) -> None:
         "cpu",
         norm.add_rms_norm_rows,
         lambda x, r, rows, w, eps, out: (
-            plain(x, r, w, out)
+            plain(x, r, out)
+            and _is_weight(w, x)
             and rows.dtype is torch.int64
             and rows.is_contiguous()
             and r.shape == x.shape
-            and w.shape == x.shape[1:]
             and out.shape == (*rows.shape, *w.shape)
         ),
     )
 
 
 def _accepts(x: Tensor, weight: Tensor, out: Tensor, residual: Tensor | None = None) -> bool:
-    others = (weight, out) if residual is None else (weight, out, residual)
-    return (
-        plain(x, *others)
-        and x.shape == out.shape
-        and weight.shape == x.shape[1:]
-        and (residual is None or residual.shape == x.shape)
-    )
+    others = (out,) if residual is None else (out, residual)
+    return plain(x, *others) and _is_weight(weight, x) and all(other.shape == x.shape for other in others)
+
+
+def _is_weight(weight: Tensor, x: Tensor) -> bool:
+    return weight.shape == x.shape[1:] and weight.is_contiguous() and weight.dtype in (x.dtype, torch.float32)
 
 
 class NormArgs(ctypes.Structure):
@@ -60,6 +59,7 @@ class NormArgs(ctypes.Structure):
         ("rows", ctypes.c_int64),
         ("width", ctypes.c_int64),
         ("is_bf16", ctypes.c_int64),
+        ("wide_weight", ctypes.c_int64),
         ("eps", ctypes.c_double),
     )
 
@@ -89,4 +89,5 @@ class Norm:
     ) -> None:
         tensors = (x, residual, rows, weight, out)
         addresses = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
-        submit(self._kernel, NormArgs(*addresses, *out.shape, x.dtype is torch.bfloat16, eps), *tensors)
+        types = (x.dtype is torch.bfloat16, weight.dtype is torch.float32)
+        submit(self._kernel, NormArgs(*addresses, *out.shape, *types, eps), *tensors)

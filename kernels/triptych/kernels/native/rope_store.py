@@ -33,14 +33,14 @@ def accepts(
     kv: Tensor,
     interleaved: bool = False,
 ) -> bool:
-    """Whether the kernel takes these: float32 or bfloat16 in packed pages; tables float32, for all of a head."""
+    """Whether the kernel takes these: float32 or bfloat16 in packed pages; tables float32."""
     tokens, _, head_dim = q.shape
     return (
         plain(q, k, v, kv)
         and plain(cos, sin)
         and cos.dtype is torch.float32
         and cos.shape == sin.shape
-        and 2 * cos.shape[1] == head_dim == kv.shape[4]
+        and 2 * cos.shape[1] <= head_dim == kv.shape[4]
         and k.shape == v.shape == (tokens, kv.shape[2], head_dim)
         and positions.shape == slots.shape == (tokens,)
         and positions.dtype is slots.dtype is torch.int64
@@ -66,6 +66,7 @@ class RopeStoreArgs(ctypes.Structure):
         ("q_heads", ctypes.c_int64),
         ("kv_heads", ctypes.c_int64),
         ("dim", ctypes.c_int64),
+        ("half", ctypes.c_int64),
         ("block_size", ctypes.c_int64),
         ("is_bf16", ctypes.c_int64),
         ("interleaved", ctypes.c_int64),
@@ -97,6 +98,7 @@ class RopeStore:
             *q.shape[:2],
             k.shape[1],
             q.shape[2],
+            cos.shape[1],
             kv.shape[3],
             q.dtype is torch.bfloat16,
             interleaved,

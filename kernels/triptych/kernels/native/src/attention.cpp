@@ -38,7 +38,7 @@ int64_t merge_pieces(const AttentionArgs& args) {
 }
 
 template <class T>
-void merge_head(const AttentionArgs& args, const float* first, int64_t splits, T* out) {
+void merge_head(const AttentionArgs& args, int64_t head, const float* first, int64_t splits, T* out) {
     const int64_t width = partial_width(args), dims = args.head_dim;
     float most = kNothing, total = 0, weights[kMaxSplits];
     for (int64_t s = 0; s < splits; ++s) most = std::max(most, first[s * width + dims + 1]);
@@ -47,11 +47,12 @@ void merge_head(const AttentionArgs& args, const float* first, int64_t splits, T
         weights[s] = Arithmetic<T>::power(splat((part[dims + 1] - most) * exponent_scale<T>(args)))[0];
         total += part[dims] * weights[s];
     }
+    const float factor = share_of(args, head, most, total);
     for (int64_t dim = 0; dim < dims; dim += kLanes) {
         f32x16 sums{};
         for (int64_t s = 0; s < splits; ++s)
             sums = fma(load<f32x16>(first + s * width + dim), splat(weights[s]), sums);
-        store_f32(out + dim, sums * (1.0f / total));
+        store_f32(out + dim, sums * factor);
     }
 }
 
@@ -65,7 +66,7 @@ void merge(const AttentionArgs& args, int64_t piece) {
             for (int64_t t = 0; t < sequence.queries; ++t)
                 for (int64_t head = 0; head < args.heads; ++head)
                     merge_head(
-                        args, partial(args, partial_row + t, head, 0), sequence.splits,
+                        args, head, partial(args, partial_row + t, head, 0), sequence.splits,
                         static_cast<T*>(args.out) + (sequence.row + t) * args.out_stride + head * args.head_dim
                     );
             return;

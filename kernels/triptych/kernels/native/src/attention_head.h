@@ -19,6 +19,15 @@ inline float exponent_scale(const AttentionArgs& args) {
     return static_cast<float>(args.softcap != 0 ? 1.0 : args.scale) * Arithmetic<T>::kBase;
 }
 
+// What the sums of a row are multiplied by: one over its total, to which the head's sink adds its power.
+inline float share_of(const AttentionArgs& args, int64_t head, float most, float total) {
+    if (!args.sinks) return 1.0f / total;
+    const float top = most * static_cast<float>(args.softcap != 0 ? 1.0 : args.scale), sink = args.sinks[head];
+    if (sink <= top) return 1.0f / (total + std::exp(sink - top));
+    const float faded = std::exp(top - sink);
+    return faded / (total * faded + 1.0f);
+}
+
 // A row is a query token and one of the query heads that share the key head.
 template <class T>
 class HeadRows {
@@ -127,7 +136,7 @@ class HeadRows {
     void write(int64_t r) const {
         const int64_t row = work_.sequence.row + token_ + r / args_.group();
         T* out = static_cast<T*>(args_.out) + row * args_.out_stride + query_head(r) * args_.head_dim;
-        const float factor = 1.0f / sum(totals_[r]);
+        const float factor = share_of(args_, query_head(r), most_[r], sum(totals_[r]));
         for (int64_t dim = 0; dim < args_.head_dim; dim += kLanes)
             store_f32(out + dim, load<f32x16>(sums_ + r * args_.head_dim + dim) * factor);
     }

@@ -24,6 +24,7 @@ struct AttentionArgs {
     const int32_t* query_start;   // [sequences + 1]
     const int32_t* kv_lengths;    // [sequences]
     const int32_t* block_tables;  // [sequences, …], rows table_stride apart
+    const float* sinks;           // [heads], scores without a value; or null
     float* partials;              // [query rows of split sequences, heads, kMaxSplits, head_dim + 2]
     void* out;                    // as q, rows out_stride elements apart
     int64_t sequences, table_stride, q_stride, out_stride;

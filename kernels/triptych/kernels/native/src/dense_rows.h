@@ -16,8 +16,6 @@ inline bool many(int64_t rows, int64_t inner, int64_t is_bf16) {
     return rows > kFewRows && kPanelRows * inner * (is_bf16 ? 2 : 4) <= kScratchBytes - 64 * kPanelRows;
 }
 
-inline int64_t groups_of(int64_t outputs) { return (outputs + kGroup - 1) / kGroup; }
-
 // Where panels go, null for few rows.
 template <class Args>
 u32x16* panels(const Args& args, char* scratch) {

@@ -10,10 +10,10 @@ struct NormArgs {
     const void* x;          // [.., width]
     void* residual;         // [.., width], updated unless rows are picked; or null
     const int64_t* picked;  // [rows], the rows of x and residual; null for all in their order
-    const void* weight;     // [width]
+    const void* weight;     // [width], of the type of the rows or float32
     void* out;              // [rows, width]
     int64_t rows, width;
-    int64_t is_bf16;
+    int64_t is_bf16, wide_weight;
     double eps;
 };
 
@@ -51,8 +51,8 @@ float sum_of_squares(const T* x, int64_t width) {
     return sum(squares) + rest;
 }
 
-template <class T>
-void scaled(const T* x, const T* weight, float scale, T* out, int64_t width) {
+template <class T, class W>
+void scaled(const T* x, const W* weight, float scale, T* out, int64_t width) {
     int64_t i = 0;
     for (; i + kLanes <= width; i += kLanes) store_f32(out + i, load_f32(x + i) * scale * load_f32(weight + i));
     for (; i < width; ++i) store_scalar(out + i, load_scalar(x + i) * scale * load_scalar(weight + i));
@@ -73,7 +73,8 @@ void one_row(const NormArgs& args, int64_t row) {
         squares = sum_of_squares(values, width);
     }
     const float scale = 1.0f / std::sqrt(squares / width + static_cast<float>(args.eps));
-    scaled(values, static_cast<const T*>(args.weight), scale, out, width);
+    args.wide_weight ? scaled(values, static_cast<const float*>(args.weight), scale, out, width)
+                     : scaled(values, static_cast<const T*>(args.weight), scale, out, width);
 }
 
 void run(const NormArgs& args, int64_t piece, char*) {

@@ -41,8 +41,6 @@ struct ProductArgs {
     ProductPart part[4];
 };
 
-inline int64_t groups_of(int64_t outputs) { return (outputs + kGroup - 1) / kGroup; }
-
 inline int64_t chunks_of(int64_t rows) { return (rows + kChunkRows - 1) / kChunkRows; }
 
 inline Range chunk_of(Range rows, int64_t i) {

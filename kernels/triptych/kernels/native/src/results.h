@@ -9,6 +9,8 @@
 
 constexpr int64_t kGroup = 16;  // outputs that a kernel computes side by side
 
+inline int64_t groups_of(int64_t outputs) { return (outputs + kGroup - 1) / kGroup; }
+
 // Asks memory for what lies some way behind the weight that is being read. Into the second-level cache, because the
 // first would have to hold it while the rows of x pass through it; this alone doubled the rate at eight rows.
 TRIPTYCH_INLINE void prefetch_beyond(const void* weight) {

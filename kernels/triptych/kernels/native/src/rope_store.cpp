@@ -11,9 +11,9 @@ struct RopeStoreArgs {
     void* k;        // [rows, kv_heads, dim], rotated in place on its way to the pages
     const void* v;  // [rows, kv_heads, dim]
     const int64_t *positions, *slots;  // [rows]
-    const float *cos, *sin;            // [positions, dim / 2]
+    const float *cos, *sin;            // [positions, half]: the first 2 · half dimensions are rotated
     void* kv;                          // [blocks, 2, kv_heads, block_size, dim]
-    int64_t rows, q_heads, kv_heads, dim, block_size;
+    int64_t rows, q_heads, kv_heads, dim, half, block_size;
     int64_t is_bf16, interleaved;
 };
 
@@ -104,7 +104,7 @@ void store_values(const Pages<T>& pages, T* slab, const T* v, int64_t offset) {
 
 template <class T>
 void one_row(const RopeStoreArgs& args, int64_t row) {
-    const int64_t dim = args.dim, half = dim / 2;
+    const int64_t dim = args.dim, half = args.half;
     const float *cos = args.cos + args.positions[row] * half, *sin = args.sin + args.positions[row] * half;
     T* q = static_cast<T*>(args.q) + row * args.q_heads * dim;
     for (int64_t head = 0; head < args.q_heads; ++head) rotate(q + head * dim, cos, sin, half, args.interleaved);
