@@ -69,7 +69,7 @@ def test_a_gguf_gives_the_config_of_its_model(llama_gguf: Gguf, rng: np.random.G
         "num_key_value_heads": 2,
         "head_dim": 16,
         "hidden_act": "silu",
-        "rms_norm_eps": pytest.approx(1e-5),
+        "rms_norm_eps": 1e-5,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         "max_position_embeddings": 128,
         "attention_bias": False,

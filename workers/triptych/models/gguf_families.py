@@ -27,6 +27,10 @@ _SANDWICH_NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "pre_feedforward_
 _EXPERTS = {f"ffn_{part}_exps": f"mlp.experts.{{}}.{part}_proj" for part in ("gate", "up", "down")}
 _LLAMA = {**_ATTENTION, **_MLP, **_PRE_NORMS}
 
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+_PERIODS: Mapping[str, int] = {"gemma2": 2, "gemma3_text": 6, "olmo3": 4}
+"""Of families that mix both, every so many layers one sees everything."""
+
 _WINDOW = Number("sliding_window", "attention.sliding_window", int)
 _TOP_K = Number("num_experts_per_tok", "expert_used_count", int)
 _EXPERT_SIZE = Number("moe_intermediate_size", "expert_feed_forward_length", int)
@@ -45,10 +49,13 @@ def _every(period: int, layers: int) -> list[bool]:
 def _layer_types(config: dict[str, Any], metadata: Metadata, period: int) -> list[str]:
     stated = metadata.raw("attention.sliding_window_pattern")
     if isinstance(stated, tuple):
-        full = [not sliding for sliding in stated]
-    else:
-        full = _every(metadata.get("attention.sliding_window_pattern", int, period), config["num_hidden_layers"])
-    return ["full_attention" if whole else "sliding_attention" for whole in full]
+        return [_SLIDING if sliding else _FULL for sliding in stated]
+    stated_period = metadata.get("attention.sliding_window_pattern", int, period)
+    return _periodic_types(config["num_hidden_layers"], stated_period)
+
+
+def _periodic_types(layers: int, period: int) -> list[str]:
+    return [_FULL if last else _SLIDING for last in _every(period, layers)]
 
 
 def _query_scale(config: dict[str, Any], layers_of_27b: int) -> int:
@@ -60,7 +67,7 @@ def _query_scale(config: dict[str, Any], layers_of_27b: int) -> int:
 
 def _gemma2(config: dict[str, Any], metadata: Metadata) -> dict[str, Any]:
     return {
-        "layer_types": _layer_types(config, metadata, 2),
+        "layer_types": _layer_types(config, metadata, _PERIODS["gemma2"]),
         "query_pre_attn_scalar": _query_scale(config, 46),
     }
 
@@ -68,11 +75,11 @@ def _gemma2(config: dict[str, Any], metadata: Metadata) -> dict[str, Any]:
 def _gemma3(config: dict[str, Any], metadata: Metadata) -> dict[str, Any]:
     local = metadata.get("rope.freq_base_swa", float, 10000.0)
     return {
-        "layer_types": _layer_types(config, metadata, 6 if config["sliding_window"] else 1),
+        "layer_types": _layer_types(config, metadata, _PERIODS["gemma3_text"] if config["sliding_window"] else 1),
         "query_pre_attn_scalar": _query_scale(config, 62),
         "rope_parameters": {
-            "full_attention": rope_parameters(metadata, config["head_dim"], theta=1e6),
-            "sliding_attention": {"rope_type": "default", "rope_theta": local},
+            _FULL: rope_parameters(metadata, config["head_dim"], theta=1e6),
+            _SLIDING: {"rope_type": "default", "rope_theta": local},
         },
     }
 
@@ -81,10 +88,10 @@ def _olmo3(config: dict[str, Any], metadata: Metadata) -> dict[str, Any]:
     full = config["rope_parameters"]
     local = metadata.get("rope.freq_base_swa", float, full["rope_theta"])
     return {
-        "layer_types": _layer_types(config, metadata, 4),
+        "layer_types": _layer_types(config, metadata, _PERIODS["olmo3"]),
         "rope_parameters": {
-            "full_attention": full,
-            "sliding_attention": {"rope_type": "default", "rope_theta": local},
+            _FULL: full,
+            _SLIDING: {"rope_type": "default", "rope_theta": local},
         },
     }
 
@@ -155,7 +162,7 @@ QWEN3_MOE = Family(
     model_type="qwen3_moe",
     tensors={**_ATTENTION, **_QK_NORMS, **_PRE_NORMS, "ffn_gate_inp": "mlp.gate"},
     experts=_EXPERTS,
-    numbers=(Number("num_experts", "expert_count", int), _TOP_K, _EXPERT_SIZE),
+    numbers=(Number("num_experts", "expert_count", int, alias="num_local_experts"), _TOP_K, _EXPERT_SIZE),
     constants={**_SILU, "use_sliding_window": False, "attention_bias": False, "norm_topk_prob": True},
 )
 GEMMA2 = Family(
@@ -261,3 +268,9 @@ def family_of(metadata: Metadata) -> Family:
         )
     marked = [family for family in named if metadata.raw(_MARKS.get(family.model_type, ""))]
     return (marked or named)[0]
+
+
+def default_layer_types(family: Family, layers: int) -> list[str] | None:
+    """What llama.cpp takes for `layer_types` where a file does not say; None for families that do not mix."""
+    period = _PERIODS.get(family.model_type)
+    return None if period is None else _periodic_types(layers, period)

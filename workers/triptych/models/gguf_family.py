@@ -23,12 +23,14 @@ class Number:
         key: In the metadata, without the architecture.
         kind: int or float.
         required: A file without it cannot be read; otherwise config.json is silent too.
+        alias: Another name of it in config.json.
     """
 
     name: str
     key: str
     kind: type[int] | type[float]
     required: bool = True
+    alias: str = ""
 
 
 COMMON: tuple[Number, ...] = (

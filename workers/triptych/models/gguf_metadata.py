@@ -2,6 +2,8 @@
 
 from typing import TypeVar
 
+import numpy as np
+
 from triptych.core.errors import DataLoss, Unimplemented
 from triptych.models.gguf_header import GgufHeader, Value
 
@@ -23,7 +25,10 @@ class Metadata:
         return self._key(key) in self.header.metadata
 
     def need(self, key: str, kind: type[_Kind]) -> _Kind:
-        """One value that the model cannot do without; numbers are positive."""
+        """One value that the model cannot do without; numbers are positive.
+
+        A file has numbers in float32; they come as the shortest decimals that mean the same, as config.json has them.
+        """
         return self._checked(self._key(key), kind)
 
     def get(self, key: str, kind: type[_Kind], default: _Kind) -> _Kind:
@@ -50,4 +55,4 @@ class Metadata:
             raise Unimplemented(f"{path}: metadata {key} must be one {kind.__name__}, got {value!r:.60}")
         if kind is not str and value <= 0:  # type: ignore[operator]
             raise DataLoss(f"{path}: metadata {key} must be positive, got {value}")
-        return value
+        return kind(str(np.float32(value))) if kind is float else value

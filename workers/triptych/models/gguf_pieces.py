@@ -17,7 +17,8 @@ from triptych.models.gguf_rope import ROPE_TENSORS
 RowOrder = Literal["hugging_face", "llama_cpp"]
 
 _NAME = re.compile(r"(?:blk\.(?P<layer>\d+)\.)?(?P<stem>\w+)\.(?P<ending>weight|bias)")
-_ROW = frozenset({"ffn_gate_inp_shexp"})  # a vector that Hugging Face keeps as a matrix of one row
+SINGLE_ROWS = frozenset({"ffn_gate_inp_shexp"})
+"""Vectors that Hugging Face keeps as matrices of one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,6 @@ def _pieces(header: GgufHeader, family: Family, tensor: GgufTensor, reordered: M
         raise DataLoss(
             f"{header.path}: tensor {tensor.name} has {tensor.shape[0]} rows for {heads} heads of even size"
         )
-    shape = (1, *tensor.shape) if stem in _ROW and len(tensor.shape) == 1 else tensor.shape
+    shape = (1, *tensor.shape) if stem in SINGLE_ROWS and len(tensor.shape) == 1 else tensor.shape
     shift = 1.0 if family.shifted_norms and stem.endswith("norm") else 0.0
     return {f"{prefix}{name}.{ending}": Piece(tensor, shape, heads=heads, shift=shift)}

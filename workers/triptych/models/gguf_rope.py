@@ -16,7 +16,8 @@ ROPE_TENSORS = frozenset({_FACTORS, _LONG, _SHORT})
 
 # All Llama 3 checkpoints with scaling share these; only the factor differs (8 in 3.1 and 3.3, 32 in 3.2).
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-_YARN = (("attention_factor", "yarn_attn_factor"), ("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow"))
+YARN = (("attention_factor", "yarn_attn_factor"), ("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow"))
+"""Fields that YaRN may have: in config.json, and in the metadata behind rope.scaling."""
 
 
 def rope_parameters(metadata: Metadata, head_dim: int, theta: float = 10000.0) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def _yarn(metadata: Metadata) -> dict[str, Any]:
         "factor": metadata.need("rope.scaling.factor", float),
         "original_max_position_embeddings": metadata.need("rope.scaling.original_context_length", int),
     }
-    known = {name: f"rope.scaling.{key}" for name, key in _YARN}
+    known = {name: f"rope.scaling.{key}" for name, key in YARN}
     return rope | {name: metadata.need(key, float) for name, key in known.items() if metadata.has(key)}
 
 
