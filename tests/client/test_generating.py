@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from triptych.client import (
     user_message,
 )
 from triptych.client.testing import TIMELINE, FakeServer
+from triptych.core.chat import ChatEnd, ChatOptions, ToolCall
 from triptych.core.inputs import ChatInput, TextInput, TokenInput
 from triptych.wire.limits import MAX_MESSAGE_BYTES
 
@@ -84,6 +86,55 @@ def test_result_reads_what_is_left(client: Client) -> None:
 def test_a_prompt_has_three_forms(server: FakeServer, client: Client, prompt: object, expected: object) -> None:
     client.generate(prompt)  # type: ignore[arg-type]
     assert server.requests[-1].prompt == expected
+
+
+def test_a_conversation_with_tools_reaches_the_server(server: FakeServer, client: Client) -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"b": 1, "a": 1.0}}}
+    call = {"id": "7", "type": "function", "function": {"name": "look", "arguments": {"é": "x"}}}
+    messages = [
+        {"role": "user", "content": "Look."},
+        {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "Hm."},
+        {"role": "tool", "tool_call_id": "7", "name": "look", "content": "seven"},
+        {"role": "assistant", "content": "It is"},
+    ]
+    client.generate(
+        messages, tools=[tool], chat_template_kwargs={"enable_thinking": False}, continue_final_message=True
+    )
+    options = ChatOptions(
+        ('{"type": "function", "function": {"name": "look", "parameters": {"b": 1, "a": 1.0}}}',),
+        '{"enable_thinking": false}',
+        ChatEnd.CONTINUE,
+    )
+    expected = ChatInput(
+        (
+            ChatMessage("user", (TextPart("Look."),)),
+            ChatMessage("assistant", (), (ToolCall("look", '{"é": "x"}', "7"),), reasoning="Hm."),
+            ChatMessage("tool", (TextPart("seven"),), (), "7", "look"),
+            ChatMessage("assistant", (TextPart("It is"),)),
+        ),
+        options,
+    )
+    assert server.requests[-1].prompt == expected
+    client.generate([user_message("Hi")], add_generation_prompt=False)
+    assert server.requests[-1].prompt == ChatInput((user_message("Hi"),), ChatOptions(end=ChatEnd.NOTHING))
+    assert client.tokenize(messages, tools=[tool]) == client.tokenize(messages)  # the fake counts texts
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"tools": ["look"]}, "chat.tools[0]"),
+        ({"tools": [{"x": object()}]}, "chat.tools[0]"),
+        ({"chat_template_kwargs": {"x": float("nan")}}, "chat.template_kwargs"),
+        ({"add_generation_prompt": True, "continue_final_message": True}, "chat.end"),
+    ],
+)
+def test_a_wrong_template_option_is_refused_by_name(client: Client, options: Any, field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        client.generate([user_message("Hi")], **options)
+    assert caught.value.field == field
+    with pytest.raises(InvalidArgument, match="go with a conversation"):
+        client.generate("Hi", tools=[{}])
 
 
 def test_every_option_reaches_the_server(server: FakeServer, client: Client) -> None:
@@ -170,7 +221,14 @@ def test_an_image_file_that_cannot_be_read_is_named(client: Client, tmp_path: Pa
         ("\ud800", "prompt"),
         (user_message("Hi"), "prompt"),
         ([{"role": "user"}], "chat.messages[0]"),
-        ([{"role": "user", "content": "Hi", "name": "x"}], "chat.messages[0]"),
+        ([{"role": "user", "content": "Hi", "names": "x"}], "chat.messages[0]"),
+        ([{"role": "user", "content": "Hi", "name": 3}], "chat.messages[0].name"),
+        ([{"role": "assistant", "tool_calls": "look"}], "chat.messages[0].tool_calls"),
+        ([{"role": "assistant", "tool_calls": [{"name": "look"}]}], "chat.messages[0].tool_calls[0]"),
+        (
+            [{"role": "assistant", "tool_calls": [{"function": {"name": "look", "arguments": [1]}}]}],
+            "chat.messages[0].tool_calls[0].arguments",
+        ),
         ([{"role": "user", "content": 3}], "chat.messages[0].content"),
         ([{"role": "user", "content": [b"?"]}], "chat.messages[0].content"),
         ([user_message("Hi"), {"role": "robot", "content": "Hi"}], "chat.messages[1].role"),

@@ -171,7 +171,7 @@ def test_a_special_token_spelled_in_one_part_borders_on_others_freely(
         ((), InvalidArgument, "chat.messages"),
         ((ChatMessage("user", ()),), InvalidArgument, "chat.messages"),
         ((ChatMessage("user", (TextPart(""),)), ChatMessage("system", ())), InvalidArgument, "chat.messages"),
-        ((*user("hi"), ChatMessage("tool", (TextPart("x"),))), InvalidArgument, "chat.messages[1].role"),
+        ((*user("hi"), ChatMessage("robot", (TextPart("x"),))), InvalidArgument, "chat.messages[1].role"),
         (
             (*user("hi"), ChatMessage("user", (TextPart("x"), PICTURE))),
             FailedPrecondition,

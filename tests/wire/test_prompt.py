@@ -3,6 +3,7 @@ import random
 
 import pytest
 
+from triptych.core.chat import ChatEnd, ChatOptions, ToolCall
 from triptych.core.errors import InvalidArgument
 from triptych.core.inputs import ChatInput, GenerationInput, TextInput, TokenInput
 from triptych.core.plan import Placement
@@ -16,11 +17,13 @@ from triptych.wire.request import MAX_REQUEST_ID, generation_from_proto, generat
 CONVERSATION = (
     ChatMessage("system", (TextPart("Be short."),)),
     ChatMessage("user", (ImagePart(b"\x89PNG"), TextPart("What is it?"), ImagePart(b"GIF8"))),
-    ChatMessage("assistant", ()),
+    ChatMessage("assistant", (), (ToolCall("look", '{"b": 1, "a": 1.0}', "1"), ToolCall("wait")), reasoning="Hm."),
+    ChatMessage("tool", (TextPart("seven"),), tool_call_id="1", name="look"),
 )
+OPTIONS = ChatOptions(('{"type": "function"}', "{}"), '{"enable_thinking": false}', ChatEnd.CONTINUE)
 
 
-@pytest.mark.parametrize("prompt", [TextInput("é"), TokenInput((0, 2**31 - 1)), ChatInput(CONVERSATION)])
+@pytest.mark.parametrize("prompt", [TextInput("é"), TokenInput((0, 2**31 - 1)), ChatInput(CONVERSATION, OPTIONS)])
 @pytest.mark.parametrize("placement", list(Placement))
 def test_a_request_survives_the_wire(prompt: TextInput | TokenInput | ChatInput, placement: Placement) -> None:
     request = GenerationInput(prompt, SamplingParams(max_tokens=3), "model", "id", placement)
@@ -53,7 +56,7 @@ def test_a_data_uri_and_its_bytes_are_the_same_image() -> None:
     uri = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     part = pb.ContentPart(image=pb.Image(data_uri=uri))
     chat = pb.Chat(messages=[pb.ChatMessage(role="user", parts=[part])])
-    assert chat_from_proto(chat) == (ChatMessage("user", (ImagePart(data),)),)
+    assert chat_from_proto(chat) == ChatInput((ChatMessage("user", (ImagePart(data),)),))
     assert chat_from_proto(chat_to_proto(chat_from_proto(chat))) == chat_from_proto(chat)
     assert parse_data_uri(uri.replace("data:image/png", "DATA:IMAGE/PNG")) == data
 
@@ -91,7 +94,8 @@ def test_a_data_uri_is_read_strictly(uri: str, message: str) -> None:
         (pb.GenerationInput(token_ids=pb.TokenIds()), "token_ids"),
         (pb.GenerationInput(chat=pb.Chat()), "chat"),
         (pb.TokenizeRequest(), "prompt"),
-        (pb.GenerationInput(chat=pb.Chat(messages=[pb.ChatMessage(role="tool")])), "chat.messages[0].role"),
+        (pb.GenerationInput(chat=pb.Chat(messages=[pb.ChatMessage(role="user")], end=9)), "chat.end"),  # type: ignore[arg-type]
+        (pb.GenerationInput(chat=pb.Chat(messages=[pb.ChatMessage(role="robot")])), "chat.messages[0].role"),
         (
             pb.GenerationInput(chat=pb.Chat(messages=[pb.ChatMessage(role="user", parts=[pb.ContentPart()])])),
             "chat.messages[0].parts[0]",

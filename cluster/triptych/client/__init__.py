@@ -12,12 +12,14 @@
 
 from triptych.client.asynchronous import AsyncClient
 from triptych.client.cluster import ClusterStatus, RouterStatus, WorkerLoad, WorkerStatus
+from triptych.client.messages import MessageLike
 from triptych.client.operations import Scaling
-from triptych.client.prompts import ImageSource, MessageLike, PromptLike, load_image, user_message
-from triptych.client.requests import GenerateOptions
+from triptych.client.prompts import ImageSource, PromptLike, load_image, user_message
+from triptych.client.requests import GenerateOptions, TemplateOptions
 from triptych.client.results import Generation, ModelInfo, TextChunk
 from triptych.client.stream import AsyncTextStream, TextStream
 from triptych.client.sync import Client
+from triptych.core.chat import ToolCall
 from triptych.core.errors import (
     AlreadyExists,
     Cancelled,
@@ -71,10 +73,12 @@ __all__ = [
     "Scaling",
     "Span",
     "Stage",
+    "TemplateOptions",
     "TextChunk",
     "TextPart",
     "TextStream",
     "TokenLogprob",
+    "ToolCall",
     "TriptychError",
     "Unavailable",
     "Unimplemented",

@@ -14,11 +14,13 @@ from grpc import aio
 from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
 from triptych.client.cluster import ClusterStatus, cluster_from_proto
 from triptych.client.line import FAREWELL_SECONDS, AsyncLine, Call, Lines, now
+from triptych.client.messages import MessageLike
 from triptych.client.operations import Scaling, drain_request, scale_request, scaling_from_proto
-from triptych.client.prompts import ImageSource, MessageLike, PromptLike
+from triptych.client.prompts import ImageSource, PromptLike
 from triptych.client.pursuit import Pursuit
 from triptych.client.requests import (
     GenerateOptions,
+    TemplateOptions,
     chat_prompt,
     detokenize_request,
     generation_request,
@@ -87,9 +89,12 @@ class AsyncClient:
 
         return AsyncTextStream(self._line(prompt, options, dial))
 
-    async def tokenize(self, prompt: str | Sequence[MessageLike], *, model: str = "") -> tuple[int, ...]:
+    async def tokenize(
+        self, prompt: str | Sequence[MessageLike], *, model: str = "", **options: Unpack[TemplateOptions]
+    ) -> tuple[int, ...]:
         """Token ids of a text or a conversation, as a generation would see them."""
-        return tuple((await self._call(self._inference.Tokenize, tokenize_request(prompt, model))).token_ids)
+        request = tokenize_request(prompt, model, options)
+        return tuple((await self._call(self._inference.Tokenize, request)).token_ids)
 
     async def detokenize(self, token_ids: Sequence[int], *, model: str = "") -> str:
         """The text of token ids."""

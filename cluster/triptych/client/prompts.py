@@ -3,8 +3,8 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
+from triptych.client.messages import MessageLike, to_message
 from triptych.core.errors import InvalidArgument, NotFound, ResourceExhausted
 from triptych.core.inputs import ChatInput, PromptInput, TextInput, TokenInput
 from triptych.core.prompt import ChatMessage, ImagePart, TextPart
@@ -13,13 +13,8 @@ from triptych.wire.limits import MAX_MESSAGE_BYTES
 ImageSource = str | os.PathLike[str] | bytes | ImagePart
 """A path, or the bytes of an encoded picture."""
 
-MessageLike = ChatMessage | Mapping[str, object]
-"""A `ChatMessage`, or `{"role": ..., "content": ...}` with a text or a sequence of texts and parts as content."""
-
 PromptLike = str | Sequence[int] | Sequence[MessageLike]
 """Plain text, token ids, or a conversation."""
-
-_KEYS: Final = {"role", "content"}
 
 
 def user_message(text: str, *, images: Iterable[ImageSource] = ()) -> ChatMessage:
@@ -71,38 +66,9 @@ def to_prompt(prompt: PromptLike) -> PromptInput:
         return TokenInput(token_ids)
     messages = tuple(item for item in items if isinstance(item, (ChatMessage, Mapping)))
     if len(messages) == len(items):
-        return ChatInput(tuple(_to_message(index, message) for index, message in enumerate(messages)))
+        return ChatInput(tuple(to_message(index, message) for index, message in enumerate(messages)))
     raise _not_a_prompt(f"a sequence that holds {', '.join(sorted({type(item).__name__ for item in items}))}")
-
-
-def _to_message(index: int, message: MessageLike) -> ChatMessage:
-    if isinstance(message, ChatMessage):
-        return message
-    field = f"chat.messages[{index}]"
-    role, content = message.get("role"), message.get("content")
-    if message.keys() != _KEYS or not isinstance(role, str):
-        raise InvalidArgument(f"{field} must have the keys role and content, got {list(message)}", field=field)
-    if isinstance(content, str):
-        return ChatMessage(role, (TextPart(content),))
-    if not isinstance(content, Sequence) or isinstance(content, bytes):
-        raise _not_content(field, content)
-    return ChatMessage(role, tuple(_to_part(field, part) for part in content))
-
-
-def _to_part(field: str, part: object) -> TextPart | ImagePart:
-    match part:
-        case TextPart() | ImagePart():
-            return part
-        case str():
-            return TextPart(part)
-        case _:
-            raise _not_content(field, part)
 
 
 def _not_a_prompt(got: str) -> InvalidArgument:
     return InvalidArgument(f"a prompt is a text, token ids or chat messages, got {got}", field="prompt")
-
-
-def _not_content(field: str, got: object) -> InvalidArgument:
-    message = f"{field}.content must be a text or a sequence of texts, TextPart and ImagePart"
-    return InvalidArgument(f"{message}, got {type(got).__name__}", field=f"{field}.content")

@@ -1,13 +1,16 @@
 """Requests as callers write them, made into messages: pure functions that both clients share."""
 
 import uuid
-from collections.abc import Iterable, Sequence
-from typing import TypedDict, Unpack, assert_never
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypedDict, Unpack, assert_never
 
-from triptych.client.prompts import ImageSource, MessageLike, PromptLike, to_prompt, user_message
+from triptych.client.messages import MessageLike
+from triptych.client.prompts import ImageSource, PromptLike, to_prompt, user_message
 from triptych.client.settings import not_negative
+from triptych.core.chat import NO_OPTIONS, ChatEnd, ChatOptions
 from triptych.core.errors import InvalidArgument
-from triptych.core.inputs import ChatInput, GenerationInput, TextInput, TokenInput
+from triptych.core.inputs import ChatInput, GenerationInput, PromptInput, TextInput, TokenInput
 from triptych.core.plan import Placement
 from triptych.core.sampling import SamplingParams
 from triptych.inference.v1 import inference_pb2 as pb
@@ -38,8 +41,24 @@ class SamplingOptions(ScalarOptions, total=False):
     stop_token_ids: Sequence[int]
 
 
-class GenerateOptions(SamplingOptions, total=False):
-    """The keywords of `generate`, `chat` and `stream`.
+class TemplateOptions(TypedDict, total=False):
+    """How a conversation is rendered: the keywords that `apply_chat_template` of transformers has for it.
+
+    Attributes:
+        tools: Functions that the model may call, as JSON Schemas.
+        chat_template_kwargs: Further variables of the template, such as `{"enable_thinking": False}`.
+        add_generation_prompt: Whether the assistant's turn begins behind the last message; by default it does.
+        continue_final_message: The last message is left open, and the model goes on with it.
+    """
+
+    tools: Sequence[Mapping[str, Any]]
+    chat_template_kwargs: Mapping[str, Any]
+    add_generation_prompt: bool
+    continue_final_message: bool
+
+
+class GenerateOptions(SamplingOptions, TemplateOptions, total=False):
+    """The keywords of `generate`, `chat` and `stream`; those of `TemplateOptions` are for conversations.
 
     Attributes:
         sampling: All sampling parameters at once, in place of the keywords of `SamplingOptions`.
@@ -86,19 +105,19 @@ def chat_prompt(messages: str | Sequence[MessageLike], images: Iterable[ImageSou
     return messages
 
 
-def tokenize_request(prompt: str | Sequence[MessageLike], model: str) -> pb.TokenizeRequest:
+def tokenize_request(prompt: str | Sequence[MessageLike], model: str, options: TemplateOptions) -> pb.TokenizeRequest:
     """The message that asks for token ids.
 
     Raises:
         InvalidArgument: the prompt is neither a text nor messages.
     """
-    form = to_prompt(prompt)
+    form = _with_options(to_prompt(prompt), _chat_options(**options))
     with sending("prompt"):
         match form:
             case TextInput(text):
                 return pb.TokenizeRequest(model=model, text=text)
-            case ChatInput(messages):
-                return pb.TokenizeRequest(model=model, chat=chat_to_proto(messages))
+            case ChatInput():
+                return pb.TokenizeRequest(model=model, chat=chat_to_proto(form))
             case TokenInput():
                 raise InvalidArgument("the prompt is token ids already", field="prompt")
             case unknown:
@@ -125,15 +144,20 @@ def _generation_request(
     timeout: float | None = None,
     reconnect: float | None = None,
     linger: float = 0.0,
+    tools: Sequence[Mapping[str, Any]] = (),
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    add_generation_prompt: bool | None = None,
+    continue_final_message: bool = False,
     **fields: Unpack[SamplingOptions],
 ) -> pb.GenerationInput:
     if sampling is not None and fields:
         given = ", ".join(sorted(fields))
         raise InvalidArgument(f"give sampling or its fields as keywords, not both: {given}", field="sampling")
     sampling = sampling or _sampling(**fields)
+    options = _chat_options(tools, chat_template_kwargs, add_generation_prompt, continue_final_message)
     return generation_to_proto(
         GenerationInput(
-            to_prompt(prompt),
+            _with_options(to_prompt(prompt), options),
             sampling,
             model,
             request_id or uuid.uuid4().hex,
@@ -141,6 +165,30 @@ def _generation_request(
             not_negative(linger, "linger"),
         )
     )
+
+
+def _chat_options(
+    tools: Sequence[Mapping[str, Any]] = (),
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    add_generation_prompt: bool | None = None,
+    continue_final_message: bool = False,
+) -> ChatOptions:
+    if continue_final_message and add_generation_prompt:
+        raise InvalidArgument(
+            "a message that goes on is followed by no other: add_generation_prompt and continue_final_message "
+            "exclude each other",
+            field="chat.end",
+        )
+    end = ChatEnd.NOTHING if add_generation_prompt is False else ChatEnd.NEXT_TURN
+    return ChatOptions.of(tools, chat_template_kwargs, ChatEnd.CONTINUE if continue_final_message else end)
+
+
+def _with_options(prompt: PromptInput, options: ChatOptions) -> PromptInput:
+    if options == NO_OPTIONS:
+        return prompt
+    if isinstance(prompt, ChatInput):
+        return replace(prompt, options=options)
+    raise InvalidArgument("tools and the other options of a chat template go with a conversation", field="chat")
 
 
 def _sampling(

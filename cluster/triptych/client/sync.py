@@ -11,11 +11,13 @@ from google.protobuf.message import Message
 from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
 from triptych.client.cluster import ClusterStatus, cluster_from_proto
 from triptych.client.line import FAREWELL_SECONDS, Call, Line, Lines, now
+from triptych.client.messages import MessageLike
 from triptych.client.operations import Scaling, drain_request, scale_request, scaling_from_proto
-from triptych.client.prompts import ImageSource, MessageLike, PromptLike
+from triptych.client.prompts import ImageSource, PromptLike
 from triptych.client.pursuit import Pursuit
 from triptych.client.requests import (
     GenerateOptions,
+    TemplateOptions,
     chat_prompt,
     detokenize_request,
     generation_request,
@@ -91,9 +93,12 @@ class Client:
 
         return TextStream(self._line(prompt, options, dial))
 
-    def tokenize(self, prompt: str | Sequence[MessageLike], *, model: str = "") -> tuple[int, ...]:
+    def tokenize(
+        self, prompt: str | Sequence[MessageLike], *, model: str = "", **options: Unpack[TemplateOptions]
+    ) -> tuple[int, ...]:
         """Token ids of a text or a conversation, as a generation would see them."""
-        return tuple(self._call(self._inference.Tokenize, tokenize_request(prompt, model)).token_ids)
+        request = tokenize_request(prompt, model, options)
+        return tuple(self._call(self._inference.Tokenize, request).token_ids)
 
     def detokenize(self, token_ids: Sequence[int], *, model: str = "") -> str:
         """The text of token ids."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from triptych.core.chat import NO_OPTIONS, ChatOptions
 from triptych.core.plan import Placement
 from triptych.core.prompt import ChatMessage
 from triptych.core.sampling import SamplingParams
@@ -26,6 +27,7 @@ class ChatInput:
     """A conversation, rendered by the model's chat template."""
 
     messages: tuple[ChatMessage, ...]
+    options: ChatOptions = NO_OPTIONS
 
 
 PromptInput = TextInput | TokenInput | ChatInput

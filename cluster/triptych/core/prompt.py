@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-ROLES: Final = ("system", "user", "assistant")
+from triptych.core.chat import ToolCall
+
+ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 """Who may speak in a conversation."""
 
 
@@ -23,10 +25,23 @@ class ImagePart:
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One turn of a conversation; the order of the parts is the order in which the model reads them."""
+    """One turn of a conversation; the order of the parts is the order in which the model reads them.
+
+    Attributes:
+        role: One of `ROLES`.
+        parts: What is said; nothing where a turn consists of tool calls.
+        tool_calls: Functions that the assistant called in this turn.
+        tool_call_id: Of a tool's turn: the call that it answers.
+        name: Of a tool's turn: the function; of others: who speaks.
+        reasoning: What the assistant thought before it spoke; templates show it as they were trained to.
+    """
 
     role: str
     parts: tuple[TextPart | ImagePart, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,8 +133,8 @@ class Intake:
                 return await self._sized(token_ids, self.text.token_ids)
             case TextInput(text):
                 return await self._sized(text, self.text.text)
-            case ChatInput(messages):
-                return await self._aside(self.text.chat, messages)
+            case ChatInput(messages, options):
+                return await self._aside(self.text.chat, messages, options)
 
     async def detokenize(self, token_ids: Sequence[int], context_length: int) -> str:
         """Token ids to text.

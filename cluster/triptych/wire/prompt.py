@@ -1,32 +1,42 @@
 """Prompts and chat messages, and their wire form."""
 
-from collections.abc import Iterable
-from typing import assert_never
+from typing import Final, assert_never
 
+from triptych.core.chat import ChatEnd, ChatOptions, ToolCall
 from triptych.core.errors import InvalidArgument
 from triptych.core.inputs import ChatInput, PromptInput, TextInput, TokenInput
 from triptych.core.prompt import ROLES, ChatMessage, ImagePart, TextPart
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.wire.data_uri import parse_data_uri
 
+_ENDS: Final = {
+    ChatEnd.NEXT_TURN: pb.CHAT_END_UNSPECIFIED,
+    ChatEnd.CONTINUE: pb.CHAT_END_CONTINUE,
+    ChatEnd.NOTHING: pb.CHAT_END_NOTHING,
+}
+_ENDS_FROM_PROTO: Final = {value: end for end, value in _ENDS.items()}
 
-def chat_to_proto(messages: Iterable[ChatMessage]) -> pb.Chat:
+
+def chat_to_proto(chat: ChatInput) -> pb.Chat:
     """The wire form of a conversation."""
     return pb.Chat(
-        messages=[
-            pb.ChatMessage(role=message.role, parts=[_part_to_proto(part) for part in message.parts])
-            for message in messages
-        ]
+        messages=[_message_to_proto(message) for message in chat.messages],
+        tools=chat.options.tools,
+        template_kwargs=chat.options.template_kwargs,
+        end=_ENDS[chat.options.end],
     )
 
 
-def chat_from_proto(message: pb.Chat) -> tuple[ChatMessage, ...]:
+def chat_from_proto(message: pb.Chat) -> ChatInput:
     """A conversation with every data URI decoded.
 
     Raises:
-        InvalidArgument: names `chat.messages[i].role` or `chat.messages[i].parts[j]`.
+        InvalidArgument: names `chat.messages[i].role`, `chat.messages[i].parts[j]` or `chat.end`.
     """
-    return tuple(_message(index, item) for index, item in enumerate(message.messages))
+    if message.end not in _ENDS_FROM_PROTO:
+        raise InvalidArgument(f"chat.end {message.end} is not known", field="chat.end")
+    options = ChatOptions(tuple(message.tools), message.template_kwargs, _ENDS_FROM_PROTO[message.end])
+    return ChatInput(tuple(_message(index, item) for index, item in enumerate(message.messages)), options)
 
 
 def prompt_from_proto(message: pb.GenerationInput | pb.TokenizeRequest) -> PromptInput:
@@ -41,7 +51,7 @@ def prompt_from_proto(message: pb.GenerationInput | pb.TokenizeRequest) -> Promp
         case "token_ids" if isinstance(message, pb.GenerationInput) and message.token_ids.ids:
             return TokenInput(tuple(message.token_ids.ids))
         case "chat" if message.chat.messages:
-            return ChatInput(chat_from_proto(message.chat))
+            return chat_from_proto(message.chat)
         case None:
             raise InvalidArgument("the request has no prompt", field="prompt")
         case form:
@@ -63,6 +73,22 @@ def _message(index: int, message: pb.ChatMessage) -> ChatMessage:
     return ChatMessage(
         message.role,
         tuple(_part(f"{field}.parts[{place}]", part) for place, part in enumerate(message.parts)),
+        tuple(ToolCall(call.name, call.arguments, call.id) for call in message.tool_calls),
+        message.tool_call_id,
+        message.name,
+        message.reasoning,
+    )
+
+
+def _message_to_proto(message: ChatMessage) -> pb.ChatMessage:
+    calls = [pb.ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in message.tool_calls]
+    return pb.ChatMessage(
+        role=message.role,
+        parts=[_part_to_proto(part) for part in message.parts],
+        tool_calls=calls,
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+        reasoning=message.reasoning,
     )
 
 

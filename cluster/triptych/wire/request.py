@@ -74,8 +74,8 @@ def _set_prompt(message: pb.GenerationInput, prompt: PromptInput) -> None:
             message.text = text
         case TokenInput(token_ids):
             message.token_ids.CopyFrom(pb.TokenIds(ids=token_ids))
-        case ChatInput(messages):
-            message.chat.CopyFrom(chat_to_proto(messages))
+        case ChatInput():
+            message.chat.CopyFrom(chat_to_proto(prompt))
         case unknown:
             assert_never(unknown)
 

@@ -9,8 +9,10 @@ result  = pending.wait()
 emitted = scheduler.commit(plan, result)
 """
 
+from triptych.core.chat import ChatOptions
+from triptych.core.inputs import ChatInput
 from triptych.core.sampling import SamplingParams
 from triptych.engine.answer import Completion
 from triptych.engine.engine import Engine
 
-__all__ = ["Completion", "Engine", "SamplingParams"]
+__all__ = ["ChatInput", "ChatOptions", "Completion", "Engine", "SamplingParams"]

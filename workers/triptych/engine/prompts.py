@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from triptych.core.errors import InvalidArgument, PromptTooLong
+from triptych.core.inputs import ChatInput
 from triptych.core.prompt import ChatMessage, ImagePart, Prompt
 from triptych.engine.sequence import Media
 from triptych.models.files import ModelFiles
@@ -18,12 +19,12 @@ from triptych.models.spec import ModelSpec
 from triptych.models.text import TextProcessor
 from triptych.models.vision import VisionEncoder
 
-PromptLike: TypeAlias = str | Sequence_[int] | Sequence_[ChatMessage]
+PromptLike: TypeAlias = str | Sequence_[int] | Sequence_[ChatMessage] | ChatInput
 
 
 def is_single(prompts: object) -> bool:
     """Whether `prompts` is one prompt: a text, token ids, or the messages of one chat."""
-    if isinstance(prompts, str):
+    if isinstance(prompts, (str, ChatInput)):
         return True
     return isinstance(prompts, Sequence_) and bool(prompts) and isinstance(prompts[0], (int, ChatMessage))
 
@@ -68,20 +69,25 @@ def tokenize(prompt: PromptLike, text: TextProcessor) -> Prompt:
     """
     if isinstance(prompt, str):
         return text.text(prompt)
+    if isinstance(prompt, ChatInput):
+        return text.chat(prompt.messages, prompt.options)
     if not prompt:
         raise InvalidArgument("the prompt is empty", field="prompt")
     if all(isinstance(item, ChatMessage) for item in prompt):
         return text.chat([item for item in prompt if isinstance(item, ChatMessage)])
     if all(isinstance(item, int) for item in prompt):
         return text.token_ids([item for item in prompt if isinstance(item, int)])
-    raise InvalidArgument("a prompt is a text, a list of token ids or a list of ChatMessage", field="prompt")
+    raise InvalidArgument(
+        "a prompt is a text, a list of token ids, a list of ChatMessage or a ChatInput", field="prompt"
+    )
 
 
 def images_of(prompt: PromptLike) -> list[bytes]:
     """The pictures of a chat, in order."""
     if isinstance(prompt, str):
         return []
-    messages = (item for item in prompt if isinstance(item, ChatMessage))
+    items = prompt.messages if isinstance(prompt, ChatInput) else prompt
+    messages = (item for item in items if isinstance(item, ChatMessage))
     return [part.data for message in messages for part in message.parts if isinstance(part, ImagePart)]
 
 

@@ -2,14 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Final, cast
 
 from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
+from triptych.core.chat import NO_OPTIONS, ChatOptions
 from triptych.core.errors import FailedPrecondition, InvalidArgument
 from triptych.core.prompt import ROLES, ChatMessage, ImagePart, ImageSpan, Prompt, TextPart
 from triptych.models.control_tokens import ControlTokens
+from triptych.models.conversation import (
+    JsonObject,
+    keys_in,
+    strings_in,
+    template_arguments,
+    template_message,
+    texts_of,
+)
 from triptych.models.hf_tokenizer import leading_tokens, takes_parts
+
+_ESCAPED_MARKS: Final = ("\\U000f0000", "\\udb80\\udc00")
+"""How Python's `repr` and ASCII JSON write the character that stands before a special token of a caller's text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,33 +38,43 @@ class ChatTemplate:
 
     Special tokens come from the template alone. A caller's text that spells one (`<|im_start|>`, `<image>`) is
     tokenized as the characters it is made of, and texts that spell one only together are refused: nobody opens a
-    turn or claims an image place from inside a message.
+    turn or claims an image place from inside a message, a tool's result or the description of a tool.
 
     Args:
         tokenizer: Writes the token ids.
         template: A Jinja template; it is run in transformers' sandbox.
         image: Of a vision-language model.
+        tool_template: For conversations with tools, where the model has a template of its own for them.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, template: str, image: ImageTokens | None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        template: str,
+        image: ImageTokens | None,
+        tool_template: str | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._template = template
+        self._tool_template = tool_template or template
         self._image = image
         self._takes_parts = image is not None and takes_parts(tokenizer, template)
         self._prefix = leading_tokens(tokenizer) if image else []
-        self._control_tokens = ControlTokens(tokenizer.added_tokens_encoder)
+        self._control_tokens = ControlTokens(tokenizer)
 
-    def apply(self, messages: Sequence[ChatMessage]) -> Prompt:
-        """The prompt that asks for the next turn of the assistant.
+    def apply(self, messages: Sequence[ChatMessage], options: ChatOptions = NO_OPTIONS) -> Prompt:
+        """The prompt that the messages make, by default up to where the assistant's next turn begins.
 
         Raises:
-            InvalidArgument: nothing to read, an unknown role, a special token spelled across parts, or a
-                conversation that the template refuses.
+            InvalidArgument: nothing to read, an unknown role, a special token spelled across parts or in the key of
+                an object, JSON that is none, or a conversation that the template refuses.
             FailedPrecondition: an image for a model that reads text only.
         """
         images = _check(messages, self._image is not None)
-        self._require_apart([part.text for m in messages for part in m.parts if isinstance(part, TextPart)])
-        token_ids = self._encode([self._render(message) for message in messages])
+        arguments = template_arguments(options)
+        conversation = [self._message(i, message) for i, message in enumerate(messages)]
+        self._require_apart(messages, conversation, arguments)
+        token_ids = self._encode(conversation, arguments)
         if self._image is None:
             return Prompt(tuple(token_ids))
         found = token_ids.count(self._image.token_id)
@@ -63,33 +86,62 @@ class ChatTemplate:
             )
         return _with_images(token_ids, self._image)
 
-    def _render(self, message: ChatMessage) -> dict[str, Any]:
+    def _message(self, index: int, message: ChatMessage) -> JsonObject:
+        content: str | list[dict[str, str]]
         if self._takes_parts:
-            return {"role": message.role, "content": [_part(part) for part in message.parts]}
-        text = "".join(part.text for part in message.parts if isinstance(part, TextPart))
-        return {"role": message.role, "content": text}
+            content = [_part(part) for part in message.parts]
+        else:
+            content = "".join(part.text for part in message.parts if isinstance(part, TextPart))
+        return template_message(message, content, f"chat.messages[{index}]")
 
-    def _require_apart(self, texts: list[str]) -> None:
-        if token := self._control_tokens.across(texts):
+    def _require_apart(
+        self, messages: Sequence[ChatMessage], conversation: list[JsonObject], arguments: JsonObject
+    ) -> None:
+        calls = (call["function"] for message in conversation for call in message.get("tool_calls", ()))
+        values = [*arguments.values(), *(value for call in calls for value in call.values())]
+        for key in keys_in(values):  # marks are set in values only
+            if token := self._control_tokens.within(key):
+                raise InvalidArgument(f"the key {key!r:.60} holds the special token {token!r}", field="chat")
+        said = [part.text for m in messages for part in m.parts if isinstance(part, TextPart)]
+        everything = texts_of(messages) + list(strings_in(values))
+        if token := self._control_tokens.across(said) or self._control_tokens.across(everything):
             raise InvalidArgument(
                 f"two texts of this conversation together spell the special token {token!r}", field="chat.messages"
             )
 
-    def _encode(self, conversation: list[dict[str, Any]]) -> list[int]:
+    def _encode(self, conversation: list[JsonObject], arguments: JsonObject) -> list[int]:
+        template = self._tool_template if arguments["tools"] else self._template
+        marked = self._control_tokens.of_template(template)
         try:
-            rendered = self._tokenizer.apply_chat_template(
-                conversation,
-                chat_template=self._template,
-                add_generation_prompt=True,
-                sanitize_control_tokens=True,
-                return_dict=False,
+            rendered = cast(
+                str,
+                self._tokenizer.apply_chat_template(
+                    mark_control_tokens(conversation, marked),
+                    chat_template=template,
+                    tokenize=False,
+                    **mark_control_tokens(arguments, marked),
+                ),
             )
+            _require_marks(rendered, conversation, arguments)
+            token_ids: list[int] = encode_marked_chat(self._tokenizer, rendered)
+        except InvalidArgument:
+            raise
         except Exception as error:  # a template is a program and may fail in any way
             raise InvalidArgument(
                 f"the model's chat template refuses this conversation: {error}", field="chat.messages"
             ) from error
-        token_ids, prefix = cast(list[int], rendered), self._prefix
+        prefix = self._prefix
         return token_ids if token_ids[: len(prefix)] == prefix else prefix + token_ids
+
+
+def _require_marks(rendered: str, *given: object) -> None:
+    """Refuses what a template has written escaped: a special token in it has lost the mark that it is text."""
+    for escaped in _ESCAPED_MARKS:
+        if escaped in rendered and not any(escaped in text for text in strings_in(list(given))):
+            raise InvalidArgument(
+                "a text of this conversation spells a special token, and the model's chat template writes it escaped",
+                field="chat.messages",
+            )
 
 
 def _check(messages: Sequence[ChatMessage], takes_images: bool) -> int:
@@ -110,7 +162,7 @@ def _check(messages: Sequence[ChatMessage], takes_images: bool) -> int:
                     raise FailedPrecondition(
                         f"{field}.parts[{j}] is an image, and the model reads text only", field=f"{field}.parts[{j}]"
                     )
-    if not images and not any(part.text for m in messages for part in m.parts if isinstance(part, TextPart)):
+    if not images and not any(message.tool_calls for message in messages) and not texts_of(messages):
         raise InvalidArgument("the prompt is empty: no message holds text or an image", field="chat.messages")
     return images
 

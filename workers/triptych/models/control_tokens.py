@@ -1,8 +1,10 @@
 """Special tokens that several texts of a conversation spell only together."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
+
+from transformers import PreTrainedTokenizerFast
 
 _MARKERS: Final = dict.fromkeys((0xF0000, 0xF0001))
 """Private characters that transformers removes from what it renders; without them their neighbours touch."""
@@ -15,10 +17,26 @@ class ControlTokens:
     and `<|im_` and `end|>` are harmless each for itself.
     """
 
-    def __init__(self, tokens: Iterable[str]) -> None:
-        longest_first = sorted((token for token in tokens if token), key=len, reverse=True)
-        self._length = len(longest_first[0]) if longest_first else 0
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        # Some vocabularies have added tokens for runs of space, which carry no meaning of their own.
+        added = [token for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
+        self._special = tuple(token.content for token in added if token.special)
+        self._ordinary = tuple(token.content for token in added if not token.special)
+        self._length = max(map(len, (*self._special, *self._ordinary)), default=0)
+        self._pattern = _any_of((*self._special, *self._ordinary))
+
+    def of_template(self, template: str) -> re.Pattern[str]:
+        """Matches the special tokens, and of the other added ones those that the template writes (`<tool_call>`).
+
+        This is what `apply_chat_template(sanitize_control_tokens=True)` keeps apart from callers' texts.
+        """
+        written = (token for token in self._ordinary if token in template)
+        return _any_of((*self._special, *written))
+
+    def within(self, text: str) -> str | None:
+        """A token that the text spells by itself."""
+        match = self._pattern.search(text.translate(_MARKERS))
+        return match[0] if match else None
 
     def across(self, texts: Sequence[str]) -> str | None:
         """A token that begins in one text and ends in another, side by side as they are or without outer space."""
@@ -35,3 +53,8 @@ class ControlTokens:
                 if match and match.end() > border:
                     return match[0]
         return None
+
+
+def _any_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    """Matches any of these, the longest first."""
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")

@@ -39,6 +39,12 @@ def read_chat_template(tokenizer: PreTrainedTokenizerFast, folder: Path) -> str 
     return template if isinstance(template, str) else None
 
 
+def read_tool_template(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """The template for conversations with tools, where a model has several; None where one serves for all."""
+    template: Any = tokenizer.chat_template
+    return template.get("tool_use") if isinstance(template, dict) else None
+
+
 def takes_parts(tokenizer: PreTrainedTokenizerFast, template: str) -> bool:
     """Whether the template wants a message's content as a list of parts, found out by trying."""
     probe = "probe-5f1d"

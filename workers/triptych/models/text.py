@@ -6,11 +6,13 @@ from typing import Self
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from triptych.core.chat import NO_OPTIONS, ChatOptions
 from triptych.core.errors import FailedPrecondition, InvalidArgument, PromptTooLong
-from triptych.core.prompt import ChatMessage, Prompt, TextPart
+from triptych.core.prompt import ChatMessage, Prompt
 from triptych.models.chat import ChatTemplate, ImageTokens
+from triptych.models.conversation import texts_of
 from triptych.models.files import ModelFiles
-from triptych.models.hf_tokenizer import read_chat_template, read_tokenizer
+from triptych.models.hf_tokenizer import read_chat_template, read_tokenizer, read_tool_template
 from triptych.models.spec import ModelSpec
 from triptych.models.token_stream import TokenStream, stream_factory
 from triptych.models.tokenizer import tokenizer_folder
@@ -23,14 +25,21 @@ class TextProcessor:
         tokenizer: transformers' wrapper of the model's tokenizer.json.
         template: The chat template; None for a model that has none.
         spec: Bounds of the ids and of the context, and the size of an image.
+        tool_template: For conversations with tools, where the model has a template of its own for them.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, template: str | None, spec: ModelSpec) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        template: str | None,
+        spec: ModelSpec,
+        tool_template: str | None = None,
+    ) -> None:
         self._backend: Tokenizer = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
         self._image = _image_tokens(spec)
-        self._chat = ChatTemplate(tokenizer, template, self._image) if template else None
+        self._chat = ChatTemplate(tokenizer, template, self._image, tool_template) if template else None
         self._vocab_size = spec.decoder.vocab_size
         self._longest_text = spec.context_length * max(map(len, self._backend.get_vocab()))
         self._new_stream = stream_factory(self._backend)
@@ -45,7 +54,7 @@ class TextProcessor:
         """
         folder = tokenizer_folder(files)
         tokenizer = read_tokenizer(folder)
-        return cls(tokenizer, read_chat_template(tokenizer, folder), spec)
+        return cls(tokenizer, read_chat_template(tokenizer, folder), spec, read_tool_template(tokenizer))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, exactly as transformers' tokenizer gives them.
@@ -81,8 +90,8 @@ class TextProcessor:
             raise InvalidArgument("the prompt is empty: token_ids holds nothing", field="token_ids")
         return self._without_images(self._require_ids(token_ids, "token_ids"), "token_ids")
 
-    def chat(self, messages: Sequence[ChatMessage]) -> Prompt:
-        """A conversation up to where the assistant's next turn begins.
+    def chat(self, messages: Sequence[ChatMessage], options: ChatOptions = NO_OPTIONS) -> Prompt:
+        """A conversation, by default up to where the assistant's next turn begins.
 
         Raises:
             FailedPrecondition: the model has no chat template, or reads no images.
@@ -91,8 +100,9 @@ class TextProcessor:
         """
         if self._chat is None:
             raise FailedPrecondition("the model has no chat template; send the prompt as text", field="chat")
-        self._require_readable([part.text for m in messages for part in m.parts if isinstance(part, TextPart)])
-        prompt = self._chat.apply(messages)
+        calls = [text for m in messages for call in m.tool_calls for text in (call.name, call.arguments, call.id)]
+        self._require_readable([*texts_of(messages), *calls, *options.tools, options.template_kwargs])
+        prompt = self._chat.apply(messages, options)
         self._require_ids(prompt.token_ids, "chat")
         return prompt
 
