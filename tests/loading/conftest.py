@@ -121,7 +121,17 @@ def _tensors(rng: np.random.Generator) -> dict[str, np.ndarray]:
             f"blk.{layer}.ffn_up.weight": (FEED_FORWARD, HIDDEN),
             f"blk.{layer}.ffn_down.weight": (HIDDEN, FEED_FORWARD),
         }
-    return {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+    return {name: _values(rng, shape) for name, shape in shapes.items()}
+
+
+def _values(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """A vector around 1, or a matrix that keeps the size of what it multiplies, as training starts from them.
+
+    Unscaled, matrices make attention scores of 300 and a softmax between two of them: roundings of the embeddings
+    would come out 30 times as large, and now and then 1000 times.
+    """
+    values = rng.standard_normal(shape, dtype=np.float32)
+    return 1 + 0.2 * values if len(shape) == 1 else values / shape[1] ** 0.5
 
 
 @pytest.fixture(scope="session")
