@@ -3,13 +3,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from triptych.config.spec import ClusterSpec
-from triptych.controller.desired import PROCESS_BYTES, decoder_parameters, require_memory, weight_bytes
+from triptych.controller.desired import PROCESS_BYTES, require_memory, weight_bytes
 from triptych.core.errors import FailedPrecondition
 from triptych.core.fleet import Stage
 from triptych.models.files import ModelFiles
+from triptych.models.size import parameters
 
 MIB = 1 << 20
 
@@ -60,10 +60,10 @@ def test_a_cluster_that_does_not_fit_is_refused_with_what_it_needs(
 ) -> None:
     workers = make_workers("1E1P1D", vision=True, kv_cache={"memory": 100 * MIB})
     model = model_spec(vision=True)
-    needed = 200 * MIB + 4 * decoder_parameters(model.decoder) + 3 * PROCESS_BYTES
-    require_memory(workers, 4 * decoder_parameters(model.decoder), needed)
+    needed = 200 * MIB + 4 * parameters(model.decoder) + 3 * PROCESS_BYTES
+    require_memory(workers, 4 * parameters(model.decoder), needed)
     with pytest.raises(FailedPrecondition) as caught:
-        require_memory(workers, 4 * decoder_parameters(model.decoder), needed - MIB)
+        require_memory(workers, 4 * parameters(model.decoder), needed - MIB)
     assert caught.value.field == "kv_cache.memory"
     for part in (f"{needed >> 20} MiB", "200 MiB of it KV cache", f"{(needed - MIB) >> 20} MiB are available"):
         assert part in caught.value.message
@@ -77,7 +77,7 @@ def test_plain_and_int8_weights_are_counted(
 ) -> None:
     model, files = model_spec(), ModelFiles("m", tmp_path, "safetensors")
     counted = weight_bytes(ClusterSpec(model="m", **settings), files, model)
-    assert counted == itemsize * decoder_parameters(model.decoder)
+    assert counted == itemsize * parameters(model.decoder)
 
 
 def test_blocks_of_a_gguf_take_what_the_file_takes(model_spec: Callable[..., Any], tmp_path: Path) -> None:
@@ -85,14 +85,3 @@ def test_blocks_of_a_gguf_take_what_the_file_takes(model_spec: Callable[..., Any
     path.write_bytes(b"GGUF" * 250)
     spec = ClusterSpec(model="m", quantization="gguf")
     assert weight_bytes(spec, ModelFiles("m", path, "gguf"), model_spec()) == 1000
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_parameters_are_those_of_transformers_but_the_norms(tied: bool, model_spec: Callable[..., Any]) -> None:
-    sizes: dict[str, Any] = {
-        "vocab_size": 100, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
-        "num_attention_heads": 6, "num_key_value_heads": 2, "tie_word_embeddings": tied,
-    }  # fmt: skip
-    model = LlamaForCausalLM(LlamaConfig(**sizes))
-    matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2)
-    assert decoder_parameters(model_spec(**sizes).decoder) == matrices

@@ -40,8 +40,8 @@ def test_fields_that_a_config_leaves_out_have_transformers_defaults() -> None:
     layer = spec.decoder.layers[0]
     assert (len(spec.decoder.layers), spec.decoder.hidden_size, spec.decoder.vocab_size) == (32, 4096, 32000)
     assert (layer.attention.num_kv_heads, layer.attention.head_dim, layer.mlp.intermediate_size) == (32, 128, 11008)
-    assert (layer.norm_eps, layer.attention.bias, spec.decoder.tied_head) == (1e-6, False, False)
-    assert (spec.context_length, spec.eos_token_ids, layer.attention.rope) == (2048, (), RopeSpec(10000.0))
+    assert (layer.mlp_norms.before.eps, layer.attention.bias, spec.decoder.tied_head) == (1e-6, False, False)
+    assert (spec.context_length, spec.eos_token_ids, layer.attention.rope) == (2048, (), RopeSpec(10000.0, 128))
 
 
 def test_rope_is_read_as_old_and_new_configs_write_it() -> None:
@@ -49,7 +49,7 @@ def test_rope_is_read_as_old_and_new_configs_write_it() -> None:
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     }  # fmt: skip
-    expected = RopeSpec(500000.0, Llama3Scaling(8.0, 1.0, 4.0, 8192))
+    expected = RopeSpec(500000.0, 8, Llama3Scaling(8.0, 1.0, 4.0, 8192))
     old = read(LLAMA | {"rope_theta": 500000, "rope_scaling": scaling})
     new = read(LLAMA | {"rope_parameters": scaling | {"rope_theta": 500000}})
     assert old.decoder.layers[0].attention.rope == new.decoder.layers[0].attention.rope == expected
@@ -88,10 +88,10 @@ def test_llava_runs_the_tower_as_far_as_its_features_need(
         ),
         ({"architectures": None}, Unimplemented, "architectures", "names no architectures"),
         ({"hidden_act": "gelu"}, Unimplemented, "hidden_act", "'gelu' is not supported; supported: silu"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, Unimplemented, "rope_scaling.type", "'linear'"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, Unimplemented, "rope_parameters.rope_type", "default or llama3"),
+        ({"rope_scaling": {"type": "spiral", "factor": 2.0}}, Unimplemented, "rope_scaling.type", "'spiral'"),
+        ({"rope_parameters": {"rope_type": "ntk"}}, Unimplemented, "rope_parameters.rope_type", "default or linear"),
         ({"rope_parameters": {"rope_type": "llama3"}}, InvalidArgument, "rope_parameters.low_freq_factor", "None"),
-        ({"partial_rotary_factor": 0.5}, Unimplemented, "partial_rotary_factor", "0.5"),
+        ({"partial_rotary_factor": 0.1}, InvalidArgument, "partial_rotary_factor", "0.1"),
         ({"quantization_config": {"bits": 4}}, Unimplemented, "quantization_config", "bits"),
         ({"hidden_size": "many"}, InvalidArgument, "hidden_size", "a positive integer, got 'many'"),
         ({"num_hidden_layers": 0}, InvalidArgument, "num_hidden_layers", "a positive integer, got 0"),

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from triptych.models.spec import DecoderSpec, ModelSpec, ProjectorSpec, VisionSpec
+from triptych.models.spec import DecoderSpec, ModelSpec, NormSpec, ProjectorSpec, VisionSpec
 from triptych.models.text import TextProcessor
 
 SPECIAL = ["<|end|>", "<|im_start|>", "<|im_end|>", "<image>"]
@@ -145,7 +145,7 @@ def spec_for(tokenizer: Tokenizer, *, images: bool = False, context_length: int 
     vision = VisionSpec(8, 4, 3, 8, 8, 2, 1, "gelu", 1e-5, False, ProjectorSpec(8, "gelu", True))
     return ModelSpec(
         architecture="LlavaForConditionalGeneration" if images else "LlamaForCausalLM",
-        decoder=DecoderSpec(tokenizer.get_vocab_size(), 8, (), 1e-5, True),
+        decoder=DecoderSpec(tokenizer.get_vocab_size(), 8, (), NormSpec(1e-5), True),
         vision=vision if images else None,
         image_token_id=tokenizer.token_to_id("<image>") if images else None,
         eos_token_ids=(0,),

@@ -137,10 +137,10 @@ import triptych.models.images
 from triptych.core.prompt import ChatMessage, TextPart
 from triptych.models.detokenize import IncrementalDetokenizer
 from triptych.models.files import ModelFiles
-from triptych.models.spec import DecoderSpec, ModelSpec
+from triptych.models.spec import DecoderSpec, ModelSpec, NormSpec
 from triptych.models.text import TextProcessor
 
-spec = ModelSpec("LlamaForCausalLM", DecoderSpec(361, 8, (), 1e-5, True), None, None, (0,), 512)
+spec = ModelSpec("LlamaForCausalLM", DecoderSpec(361, 8, (), NormSpec(1e-5), True), None, None, (0,), 512)
 processor = TextProcessor.load(ModelFiles("tiny", Path({str(tmp_path)!r}), "safetensors"), spec)
 prompt = processor.chat([ChatMessage("user", (TextPart("The quick <|im_end|> fox"),))])
 print(IncrementalDetokenizer(processor, ("lazy",)).push(prompt.token_ids))

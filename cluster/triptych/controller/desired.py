@@ -8,7 +8,8 @@ from triptych.config.spec import ClusterSpec
 from triptych.core.errors import FailedPrecondition
 from triptych.core.fleet import Stage
 from triptych.models.files import ModelFiles
-from triptych.models.spec import DecoderSpec, ModelSpec
+from triptych.models.size import parameters
+from triptych.models.spec import ModelSpec
 from triptych.stages.settings import StageSettings
 
 PROCESS_BYTES = 450 << 20  # a Python process with torch and gRPC, measured
@@ -117,19 +118,8 @@ def weight_bytes(spec: ClusterSpec, files: ModelFiles, model: ModelSpec) -> int:
         case "gguf":
             return files.path.stat().st_size
         case "int8":
-            return decoder_parameters(model.decoder)
+            return parameters(model.decoder)
         case "none":
-            return decoder_parameters(model.decoder) * (4 if spec.dtype == "float32" else 2)
+            return parameters(model.decoder) * (4 if spec.dtype == "float32" else 2)
         case _:
             assert_never(spec.quantization)
-
-
-def decoder_parameters(spec: DecoderSpec) -> int:
-    """Weights of the language model, norms aside."""
-    heads = 1 if spec.tied_head else 2
-    total = heads * spec.vocab_size * spec.hidden_size
-    for layer in spec.layers:
-        attention = layer.attention
-        width = attention.head_dim * (2 * attention.num_heads + 2 * attention.num_kv_heads)
-        total += spec.hidden_size * (width + 3 * layer.mlp.intermediate_size)
-    return total

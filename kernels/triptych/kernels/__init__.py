@@ -5,43 +5,61 @@ same signature (`dispatch`). Shapes: T rows of a step, H hidden size, Hq query h
 size, N pages of B tokens.
 """
 
-from triptych.kernels.activation import gelu, quick_gelu, silu_mul
+from triptych.kernels.activation import gelu, gelu_mul, gelu_tanh, gelu_tanh_mul, quick_gelu, silu_mul
 from triptych.kernels.attention import attention, paged_attention
 from triptych.kernels.batch import AttentionBatch
 from triptych.kernels.dispatch import Op
 from triptych.kernels.embedding import embedding
+from triptych.kernels.experts import ClampedSilu, ExpertProjection, Experts, Gating, moe
 from triptych.kernels.kv_cache import store_kv
 from triptych.kernels.linear import gated_linear, linear, linear_argmax, linears
 from triptych.kernels.norm import add_rms_norm, add_rms_norm_rows, layer_norm, rms_norm
 from triptych.kernels.rope import rope
 from triptych.kernels.rope_store import rope_store
+from triptych.kernels.routing import Routing, route
 from triptych.kernels.sampling import draw_token
+from triptych.kernels.scaling import add_to, scale, softcap
+from triptych.kernels.segment_attention import segment_attention
 from triptych.kernels.weights import DenseWeight, GgufWeight, Int8Weight, Weight, dequantize
 
 __all__ = [
     "AttentionBatch",
+    "ClampedSilu",
     "DenseWeight",
+    "ExpertProjection",
+    "Experts",
+    "Gating",
     "GgufWeight",
     "Int8Weight",
     "Op",
+    "Routing",
     "Weight",
     "add_rms_norm",
     "add_rms_norm_rows",
+    "add_to",
     "attention",
     "dequantize",
     "draw_token",
     "embedding",
     "gated_linear",
     "gelu",
+    "gelu_mul",
+    "gelu_tanh",
+    "gelu_tanh_mul",
     "layer_norm",
     "linear",
     "linear_argmax",
     "linears",
+    "moe",
     "paged_attention",
     "quick_gelu",
     "rms_norm",
     "rope",
     "rope_store",
+    "route",
+    "scale",
+    "segment_attention",
     "silu_mul",
+    "softcap",
     "store_kv",
 ]

@@ -22,6 +22,32 @@ def silu_mul(gate: Tensor, up: Tensor, out: Tensor) -> None:
 
 
 @Op
+def gelu_mul(gate: Tensor, up: Tensor, out: Tensor) -> None:
+    """Gated linear unit with the exact Gaussian error linear unit: out = gelu(gate) · up (arXiv:2002.05202).
+
+    Args:
+        gate: [T, F].
+        up: [T, F].
+        out: [T, F]; may be `gate`, not `up`.
+    """
+    require_shape(out, *gate.shape)
+    torch.mul(functional.gelu(gate), up, out=out)
+
+
+@Op
+def gelu_tanh_mul(gate: Tensor, up: Tensor, out: Tensor) -> None:
+    """The same with the tanh approximation of gelu.
+
+    Args:
+        gate: [T, F].
+        up: [T, F].
+        out: [T, F]; may be `gate`, not `up`.
+    """
+    require_shape(out, *gate.shape)
+    torch.mul(functional.gelu(gate, approximate="tanh"), up, out=out)
+
+
+@Op
 def gelu(x: Tensor, out: Tensor) -> None:
     """Gaussian error linear unit, exact: out = x · Φ(x) (arXiv:1606.08415).
 
@@ -30,6 +56,17 @@ def gelu(x: Tensor, out: Tensor) -> None:
         out: As `x`; may be `x`.
     """
     out.copy_(functional.gelu(x))
+
+
+@Op
+def gelu_tanh(x: Tensor, out: Tensor) -> None:
+    """The tanh approximation of GELU that SigLIP was trained with.
+
+    Args:
+        x: Any shape.
+        out: As `x`; may be `x`.
+    """
+    out.copy_(functional.gelu(x, approximate="tanh"))
 
 
 @Op

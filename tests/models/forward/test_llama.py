@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from triptych.core.errors import DataLoss
@@ -39,29 +38,17 @@ def load(files: ModelFiles, dtype: torch.dtype = torch.float32) -> Decoder:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_logits_and_greedy_tokens_equal_transformers(
+def test_logits_of_chunks_and_of_single_tokens_equal_transformers(
     variant: str, llama_config: Config, saved: Saved, paged: Callable[..., Any]
 ) -> None:
+    """Every logit, not the likeliest tokens: two of them may be as likely as each other."""
     model: Any = LlamaForCausalLM(llama_config(**VARIANTS[variant]))
-    decoder = load(saved(model))
-    prompt = torch.randint(97, (70,))
+    sequence = paged(load(saved(model)))
+    token_ids = torch.randint(97, (102,))
     with torch.no_grad():
-        expected = model(prompt.unsqueeze(0)).logits[0]
-        generated = model.generate(prompt.unsqueeze(0), max_new_tokens=32, min_new_tokens=32, do_sample=False)
-    sequence = paged(decoder)
-    logits = sequence.feed_chunks(prompt, 24)
-    assert (logits - expected).abs().max() <= 1e-4 * expected.abs().max()
-    assert greedy(sequence, logits, 32, model) == generated[0, 70:].tolist()
-
-
-def greedy(sequence: Any, logits: Tensor, count: int, model: Any) -> list[int]:
-    """Takes the likeliest token; like `generate` with min_new_tokens, never the end of the text."""
-    tokens = []
-    for _ in range(count):
-        logits[-1, model.generation_config.eos_token_id] = -torch.inf
-        tokens.append(int(logits[-1].argmax()))
-        logits = sequence.feed(torch.tensor(tokens[-1:]))
-    return tokens
+        expected = model(token_ids.unsqueeze(0)).logits[0]
+    steps = [sequence.feed_chunks(token_ids[:70], 24), *(sequence.feed(one) for one in token_ids[70:].split(1))]
+    assert (torch.cat(steps) - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
 def test_a_mixed_batch_equals_its_sequences(llama_config: Config, saved: Saved, paged: Callable[..., Any]) -> None:
@@ -117,7 +104,7 @@ def test_bfloat16_is_no_farther_from_float32_than_transformers_is(
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("num_hidden_layers", 4, r"no tensor model\.layers\.3\.input_layernorm\.weight; expected shape \[48\]"),
+        ("num_hidden_layers", 4, r"no tensor model\.layers\.3\.\S+\.weight; expected shape \["),
         ("vocab_size", 98, r"model\.embed_tokens\.weight must have shape \[98, 48\], found \[97, 48\]"),
         ("attention_bias", True, r"no tensor model\.layers\.0\.self_attn\.q_proj\.bias; expected shape \[48\]"),
         ("intermediate_size", 81, r"mlp\.gate_proj\.weight must have shape \[81, 48\], found \[80, 48\]"),

@@ -6,23 +6,17 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from triptych.kernels import (
-    Weight,
-    add_rms_norm,
-    add_rms_norm_rows,
-    embedding,
-    linear,
-    linear_argmax,
-    rms_norm,
-)
+from triptych.kernels import Weight, embedding, linear, linear_argmax, scale, softcap
 from triptych.models.files import ModelFiles
 from triptych.models.head import Head, Likeliest, Logits
 from triptych.models.layer import DecoderLayer, load_layer
-from triptych.models.parameters import open_parameters
+from triptych.models.layout import decoder_tensors
+from triptych.models.norms import RmsNorm, load_norm
+from triptych.models.parameters import Parameters, open_parameters
 from triptych.models.progress import SILENT, Progress
 from triptych.models.quantization import Quantization
-from triptych.models.rotary import rotary_table
-from triptych.models.spec import DecoderSpec, ModelSpec
+from triptych.models.rotary import RotaryTable, rotary_table
+from triptych.models.spec import AttentionSpec, DecoderSpec, LatentAttentionSpec, ModelSpec, RopeSpec
 from triptych.models.step import StepInput
 from triptych.models.workspace import Activations, Workspace
 
@@ -41,8 +35,9 @@ class Decoder:
     dtype: torch.dtype
     device: torch.device
     _embedding: Weight
+    _embedding_scale: float
     _layers: tuple[DecoderLayer, ...]
-    _norm: Tensor
+    _norm: RmsNorm
     _head: Weight
     _workspace: Workspace
 
@@ -63,38 +58,39 @@ class Decoder:
             DataLoss: a file is damaged, or a tensor is missing or has another shape than the configuration says.
         """
         decoder, where = spec.decoder, torch.device(device)
-        prefixes = ("model.",) if decoder.tied_head else ("model.", "lm_head.")
-        parameters = open_parameters(files, spec.architecture, prefixes, dtype, where, progress, quantization)
-        size = (decoder.vocab_size, decoder.hidden_size)
-        tables = {
-            (layer.attention.rope, layer.attention.head_dim): rotary_table(
-                layer.attention.rope,
-                layer.attention.head_dim,
-                spec.context_length,
-                where,
-                interleaved=parameters.weights.interleaved,
-            )
-            for layer in set(decoder.layers)
-        }
-        table = parameters.weight("model.embed_tokens.weight", *size)
+        wanted = decoder_tensors(decoder)
+        parameters = open_parameters(files, spec, wanted, dtype, where, progress, quantization)
+        tables = _rotary_tables(decoder, spec.context_length, parameters)
+        table = parameters.weight("embedding.weight")
         return cls(
             spec=decoder,
             dtype=dtype,
             device=where,
             _embedding=table,
+            # As the code that the checkpoints were trained with has it: a number of the activations' type.
+            _embedding_scale=torch.tensor(decoder.embedding_scale, dtype=dtype).item(),
             _layers=tuple(
-                load_layer(index, decoder, parameters, tables[layer.attention.rope, layer.attention.head_dim])
+                load_layer(f"layers.{index}", layer, parameters, tables[_turned(layer.attention)])
                 for index, layer in enumerate(decoder.layers)
             ),
-            _norm=parameters.tensor("model.norm.weight", decoder.hidden_size),
-            _head=table if decoder.tied_head else parameters.weight("lm_head.weight", *size),
+            _norm=load_norm("norm", decoder.norm, parameters),
+            _head=table if decoder.tied_head else parameters.weight("head.weight"),
             _workspace=Workspace(decoder, dtype, where),
         )
 
     def kv_shape(self, num_blocks: int, block_size: int) -> tuple[int, int, int, int, int, int]:
-        """Shape of the pool that `forward` needs: [layer, block, k|v, kv_head, token in block, head_dim]."""
-        attention = self.spec.layers[0].attention
-        return len(self.spec.layers), num_blocks, 2, attention.num_kv_heads, block_size, attention.head_dim
+        """Shape of the pool that `forward` needs: [layer, block, k|v, kv_head, token in block, head_dim].
+
+        Latent attention has one vector per token, for keys and values and all heads.
+        """
+        layers, attention = len(self.spec.layers), self.spec.layers[0].attention
+        match attention:
+            case AttentionSpec():
+                return layers, num_blocks, 2, attention.num_kv_heads, block_size, attention.head_dim
+            case LatentAttentionSpec():
+                return layers, num_blocks, 1, 1, block_size, attention.latent_dim + attention.rope.dimensions
+            case _:
+                assert_never(attention)
 
     def reserve(self, rows: int) -> None:
         """Makes room for steps of so many rows, so that no later one has to move the buffers."""
@@ -127,28 +123,58 @@ class Decoder:
 
     def _embed(self, step: StepInput, acts: Activations) -> None:
         embedding(step.token_ids, self._embedding, acts.residual)
+        if self._embedding_scale != 1:
+            scale(acts.residual, self._embedding_scale, acts.residual)
         for rows in step.embeddings:
             acts.residual[rows.row : rows.row + len(rows.values)].copy_(rows.values)
 
     def _run_layers(self, step: StepInput, acts: Activations, kv: Tensor) -> None:
         """Leaves the last block's output in `acts.delta`, not yet added to `acts.residual`."""
         for index, (layer, pages) in enumerate(zip(self._layers, kv.unbind(0), strict=True)):
-            if index == 0:
-                rms_norm(acts.residual, layer.attention_norm, layer.norm_eps, acts.normed)
-            else:
-                add_rms_norm(acts.delta, acts.residual, layer.attention_norm, layer.norm_eps, acts.normed)
-            layer.attention(step, acts, pages)
-            add_rms_norm(acts.delta, acts.residual, layer.mlp_norm, layer.norm_eps, acts.normed)
-            layer.mlp(acts)
+            run = layer.attention if index else layer.attention.first
+            run(step, acts, pages)
+            layer.mlp(step, acts, pages)
 
     def _score(self, rows: Tensor, acts: Activations, head: Head) -> None:
         """Final norm and head, for the wanted rows only."""
         normed = acts.normed[: len(rows)]
-        add_rms_norm_rows(acts.delta, acts.residual, rows, self._norm, self.spec.norm_eps, normed)
+        self._norm.of_rows(acts.delta, acts.residual, rows, normed)
         match head:
             case Logits(values):
                 linear(normed, self._head, None, values)
+                self._moderate(values)
             case Likeliest(token_ids, values):
+                # Scaling and capping keep the order of scores.
                 linear_argmax(normed, self._head, token_ids, values)
             case _:
                 assert_never(head)
+
+    def _moderate(self, logits: Tensor) -> None:
+        if self.spec.logit_scale != 1:
+            scale(logits, self.spec.logit_scale, logits)
+        if self.spec.logit_softcap:
+            softcap(logits, self.spec.logit_softcap, logits)
+
+
+_Turned = tuple[RopeSpec | None, int]
+
+
+def _turned(attention: AttentionSpec | LatentAttentionSpec) -> _Turned:
+    """What a table of angles depends on."""
+    match attention:
+        case AttentionSpec(rope=rope, head_dim=head_dim):
+            return rope, head_dim
+        case LatentAttentionSpec(rope=rope):
+            return rope, rope.dimensions
+        case _:
+            assert_never(attention)
+
+
+def _rotary_tables(spec: DecoderSpec, positions: int, parameters: Parameters) -> dict[_Turned, RotaryTable]:
+    wanted = {_turned(layer.attention) for layer in spec.layers}
+    return {
+        (rope, head_dim): rotary_table(
+            rope, head_dim, positions, parameters.device, interleaved=parameters.interleaved
+        )
+        for rope, head_dim in wanted
+    }

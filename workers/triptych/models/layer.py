@@ -1,105 +1,109 @@
-"""One decoder layer."""
+"""One decoder layer: two blocks, each with the norms around it."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
-from triptych.kernels import gated_linear, linears, paged_attention, rope_store, silu_mul
-from triptych.models.parameters import Linear, Parameters
+from triptych.core.errors import Unimplemented
+from triptych.kernels import add_to, scale
+from triptych.models.attention import load_attention
+from triptych.models.feed_forward import load_feed_forward
+from triptych.models.norms import RmsNorm, load_norm
+from triptych.models.parameters import Parameters
 from triptych.models.rotary import RotaryTable
-from triptych.models.spec import AttentionSpec, DecoderSpec, LayerSpec
+from triptych.models.spec import AttentionSpec, LatentAttentionSpec, LayerSpec, MlpSpec, MoeSpec, Norms
 from triptych.models.step import StepInput
 from triptych.models.workspace import Activations
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionBlock:
-    """Projects, rotates, stores keys and values in the pool, attends, projects back."""
-
-    query: Linear
-    key: Linear
-    value: Linear
-    output: Linear
-    rotary: RotaryTable
-    scale: float
+class Mixer(Protocol):
+    """What a block computes: attention or feed-forward."""
 
     def __call__(self, step: StepInput, acts: Activations, kv: Tensor) -> None:
-        """From `acts.normed` to `acts.delta`; `kv` is this layer's part of the pool."""
-        linears(acts.normed, (self.query.to(acts.q), self.key.to(acts.k), self.value.to(acts.v)))
-        rope_store(
-            acts.q_heads,
-            acts.k_heads,
-            acts.v_heads,
-            step.positions,
-            self.rotary.cos,
-            self.rotary.sin,
-            step.slots,
-            kv,
-            self.rotary.interleaved,
-        )
-        paged_attention(acts.q_heads, kv, step.attention, self.scale, acts.attended_heads)
-        self.output(acts.attended, acts.delta)
+        """From `acts.normed` to `acts.delta`; `kv` is the layer's part of the pool."""
 
 
 @dataclass(frozen=True, slots=True)
-class FeedForward:
-    """down(silu(gate(x)) · up(x))."""
+class Block:
+    """A mixer between the residual stream and itself.
 
-    gate: Linear
-    up: Linear
-    down: Linear
+    Attributes:
+        before: Norm of what the mixer reads.
+        mixer: Computes.
+        after: Norm of what it leaves.
+        residual_scale: Factor of what it leaves.
+    """
 
-    def __call__(self, acts: Activations) -> None:
-        """From `acts.normed` to `acts.delta`."""
-        if self.gate.bias is None and self.up.bias is None:
-            gated_linear(acts.normed, self.gate.weight, self.up.weight, acts.gate)
+    before: RmsNorm | None
+    mixer: Mixer
+    after: RmsNorm | None
+    residual_scale: float
+
+    def first(self, step: StepInput, acts: Activations, kv: Tensor) -> None:
+        """Runs as the first block of all: `acts.delta` holds nothing yet."""
+        if self.before is not None:
+            self.before(acts.residual, acts.normed)
         else:
-            linears(acts.normed, (self.gate.to(acts.gate), self.up.to(acts.up)))
-            silu_mul(acts.gate, acts.up, acts.gate)
-        self.down(acts.gate, acts.delta)
+            acts.normed.copy_(acts.residual)
+        self._run(step, acts, kv)
+
+    def __call__(self, step: StepInput, acts: Activations, kv: Tensor) -> None:
+        """Adds what the last block left to the residual stream, and leaves its own in `acts.delta`."""
+        if self.before is not None:
+            self.before.of_sum(acts.delta, acts.residual, acts.normed)
+        else:
+            add_to(acts.delta, acts.residual, acts.normed)
+        self._run(step, acts, kv)
+
+    def _run(self, step: StepInput, acts: Activations, kv: Tensor) -> None:
+        self.mixer(step, acts, kv)
+        if self.after is not None:
+            self.after(acts.delta, acts.delta)
+        if self.residual_scale != 1:
+            scale(acts.delta, self.residual_scale, acts.delta)
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """The parts of a layer; `decoder` calls them between the norms."""
+    """Attention, then feed-forward."""
 
-    attention_norm: Tensor
-    attention: AttentionBlock
-    mlp_norm: Tensor
-    mlp: FeedForward
-    norm_eps: float
+    attention: Block
+    mlp: Block
 
 
-def load_layer(index: int, spec: DecoderSpec, parameters: Parameters, rotary: RotaryTable) -> DecoderLayer:
-    """Reads the parameters of layer `index`."""
-    layer, prefix = spec.layers[index], f"model.layers.{index}"
+def load_layer(prefix: str, spec: LayerSpec, parameters: Parameters, rotary: RotaryTable) -> DecoderLayer:
+    """Reads the layer whose tensors begin with `prefix`."""
+    attention = _load_attention(f"{prefix}.attention", spec.attention, parameters, rotary)
+    mlp = _load_feed_forward(f"{prefix}.mlp", spec.mlp, parameters)
     return DecoderLayer(
-        attention_norm=parameters.tensor(f"{prefix}.input_layernorm.weight", spec.hidden_size),
-        attention=_load_attention(f"{prefix}.self_attn", spec.hidden_size, layer.attention, parameters, rotary),
-        mlp_norm=parameters.tensor(f"{prefix}.post_attention_layernorm.weight", spec.hidden_size),
-        mlp=_load_mlp(f"{prefix}.mlp", spec.hidden_size, layer, parameters),
-        norm_eps=layer.norm_eps,
+        _around(f"{prefix}.attention", attention, spec.attention_norms, spec.residual_scale, parameters),
+        _around(f"{prefix}.mlp", mlp, spec.mlp_norms, spec.residual_scale, parameters),
+    )
+
+
+def _around(prefix: str, mixer: Mixer, norms: Norms, residual_scale: float, parameters: Parameters) -> Block:
+    return Block(
+        before=load_norm(f"{prefix}_norm", norms.before, parameters) if norms.before else None,
+        mixer=mixer,
+        after=load_norm(f"{prefix}_output_norm", norms.after, parameters) if norms.after else None,
+        residual_scale=residual_scale,
     )
 
 
 def _load_attention(
-    prefix: str, hidden: int, spec: AttentionSpec, parameters: Parameters, rotary: RotaryTable
-) -> AttentionBlock:
-    queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    return AttentionBlock(
-        query=parameters.linear(f"{prefix}.q_proj", queries, hidden, bias=spec.bias),
-        key=parameters.linear(f"{prefix}.k_proj", keys, hidden, bias=spec.bias),
-        value=parameters.linear(f"{prefix}.v_proj", keys, hidden, bias=spec.bias),
-        output=parameters.linear(f"{prefix}.o_proj", hidden, queries, bias=spec.bias),
-        rotary=rotary,
-        scale=spec.head_dim**-0.5,
-    )
+    prefix: str, spec: AttentionSpec | LatentAttentionSpec, parameters: Parameters, rotary: RotaryTable
+) -> Mixer:
+    match spec:
+        case AttentionSpec():
+            return load_attention(prefix, spec, parameters, rotary)
+        case LatentAttentionSpec():
+            raise Unimplemented("latent attention is not supported")
 
 
-def _load_mlp(prefix: str, hidden: int, spec: LayerSpec, parameters: Parameters) -> FeedForward:
-    inner, bias = spec.mlp.intermediate_size, spec.mlp.bias
-    return FeedForward(
-        gate=parameters.linear(f"{prefix}.gate_proj", inner, hidden, bias=bias),
-        up=parameters.linear(f"{prefix}.up_proj", inner, hidden, bias=bias),
-        down=parameters.linear(f"{prefix}.down_proj", hidden, inner, bias=bias),
-    )
+def _load_feed_forward(prefix: str, spec: MlpSpec | MoeSpec, parameters: Parameters) -> Mixer:
+    match spec:
+        case MlpSpec():
+            return load_feed_forward(prefix, spec, parameters)
+        case MoeSpec():
+            raise Unimplemented("mixtures of experts are not supported")

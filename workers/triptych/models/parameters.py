@@ -1,5 +1,6 @@
 """Takes a model's parameters from its checkpoint, by our names and with the shapes that its spec promises."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -13,6 +14,7 @@ from triptych.models.files import ModelFiles
 from triptych.models.progress import Progress
 from triptych.models.quantization import Quantization
 from triptych.models.recipes import Recipe, recipe_for
+from triptych.models.spec import ModelSpec
 from triptych.models.weights import Weights, open_weights
 
 
@@ -40,34 +42,46 @@ class Parameters:
         files: For messages.
         weights: The open checkpoint.
         recipe: Knows what the checkpoint calls our tensors.
+        wanted: Shapes by our names.
         device: Where tensors go; on "cpu" they stay views of the mapped file where its type allows.
     """
 
     files: ModelFiles
     weights: Weights
     recipe: Recipe
+    wanted: Mapping[str, tuple[int, ...]]
     device: torch.device
 
-    def tensor(self, name: str, *shape: int) -> Tensor:
+    @property
+    def interleaved(self) -> bool:
+        """Whether rows of q and k are in the order that llama.cpp's rotary embedding wants."""
+        return self.weights.interleaved
+
+    def has(self, name: str) -> bool:
+        """Whether the model has that tensor."""
+        return name in self.wanted
+
+    def tensor(self, name: str) -> Tensor:
         """One tensor.
 
         Raises:
             DataLoss: it is missing or has another shape; the message says the file, the tensor and both shapes.
         """
-        return self.weights.tensor(self._find(name, shape)).to(self.device)
+        return self.weights.tensor(self._find(name)).to(self.device)
 
-    def weight(self, name: str, outputs: int, inputs: int) -> Weight:
+    def weight(self, name: str) -> Weight:
         """A matrix that rows are projected by, or looked up in; DataLoss as in `tensor`."""
-        return _on(self.device, self.weights.matrix(self._find(name, (outputs, inputs))))
+        return _on(self.device, self.weights.matrix(self._find(name)))
 
-    def linear(self, name: str, outputs: int, inputs: int, *, bias: bool) -> Linear:
+    def linear(self, name: str) -> Linear:
         """`name`.weight and, if there is one, `name`.bias."""
-        weight = self.weight(f"{name}.weight", outputs, inputs)
-        return Linear(weight, self.tensor(f"{name}.bias", outputs) if bias else None)
+        bias = f"{name}.bias"
+        return Linear(self.weight(f"{name}.weight"), self.tensor(bias) if self.has(bias) else None)
 
-    def _find(self, name: str, shape: tuple[int, ...]) -> str:
+    def _find(self, name: str) -> str:
         """What the checkpoint calls our tensor `name`."""
-        candidates = self.recipe.candidates(name)
+        shape = self.wanted[name]
+        candidates = [place.name for place in self.recipe.places(name)]
         found = next((candidate for candidate in candidates if candidate in self.weights.names), None)
         if found is None:
             raise DataLoss(f"{self.files.path} has no tensor {' or '.join(candidates)}; expected shape {list(shape)}")
@@ -78,18 +92,18 @@ class Parameters:
 
 def open_parameters(
     files: ModelFiles,
-    architecture: str,
-    prefixes: tuple[str, ...],
+    spec: ModelSpec,
+    wanted: Mapping[str, tuple[int, ...]],
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress,
     quantization: Quantization = "none",
 ) -> Parameters:
-    """Opens those of a model's files that hold tensors which we call by one of `prefixes`."""
-    recipe = recipe_for(architecture)
-    theirs = tuple(name for prefix in prefixes for name in recipe.prefixes[prefix])
+    """Opens those of a model's files that hold the wanted tensors."""
+    recipe = recipe_for(spec.architecture)
+    theirs = tuple(place.name for name in wanted for place in recipe.places(name))
     weights = open_weights(files, dtype, theirs, quantization=quantization, progress=progress)
-    return Parameters(files, weights, recipe, device)
+    return Parameters(files, weights, recipe, wanted, device)
 
 
 def _on(device: torch.device, weight: Weight) -> Weight:

@@ -2,11 +2,19 @@
 
 import math
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from torch import Tensor
 
-from triptych.models.spec import Llama3Scaling, RopeSpec
+from triptych.models.spec import (
+    LinearScaling,
+    Llama3Scaling,
+    LongScaling,
+    RopeScaling,
+    RopeSpec,
+    YarnScaling,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,9 +22,9 @@ class RotaryTable:
     """Angles of every position, and which dimensions turn together.
 
     Attributes:
-        cos: [P, D/2] float32.
-        sin: [P, D/2] float32.
-        interleaved: Whether pairs are neighbours (llama.cpp) instead of half a head apart (Hugging Face).
+        cos: [P, dimensions/2] float32.
+        sin: [P, dimensions/2] float32.
+        interleaved: Whether pairs are neighbours (llama.cpp) instead of half of the dimensions apart (Hugging Face).
     """
 
     cos: Tensor
@@ -25,23 +33,66 @@ class RotaryTable:
 
 
 def rotary_table(
-    spec: RopeSpec, head_dim: int, positions: int, device: torch.device, *, interleaved: bool
+    spec: RopeSpec | None, head_dim: int, positions: int, device: torch.device, *, interleaved: bool
 ) -> RotaryTable:
-    """Tabulates position · frequency for positions 0 … P − 1.
+    """Tabulates position · frequency for positions 0 … P − 1; without a spec, every angle is zero.
 
     Angles are float32 products, as in the code that the checkpoints were trained with: at large positions their
     rounding is part of the model.
     """
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
-    frequencies = 1.0 / (spec.theta**exponents)
-    if spec.scaling is not None:
-        frequencies = _stretch(frequencies, spec.scaling)
-    angles = torch.arange(positions, dtype=torch.float32).unsqueeze(1) * frequencies
-    return RotaryTable(angles.cos().to(device), angles.sin().to(device), interleaved)
+    if spec is None:
+        still = torch.zeros(positions, head_dim // 2)
+        return RotaryTable(still.cos().to(device), still.to(device), interleaved)
+    angles = torch.arange(positions, dtype=torch.float32).unsqueeze(1) * frequencies(spec)
+    factor = attention_factor(spec.scaling)
+    cos, sin = angles.cos().mul_(factor), angles.sin().mul_(factor)
+    return RotaryTable(cos.to(device), sin.to(device), interleaved or spec.neighbours)
 
 
-def _stretch(frequencies: Tensor, scaling: Llama3Scaling) -> Tensor:
+def frequencies(spec: RopeSpec) -> Tensor:
+    """[dimensions/2] float32, in turns of 2π per position: how fast each pair of dimensions turns."""
+    exponents = torch.arange(0, spec.dimensions, 2, dtype=torch.int64).float() / spec.dimensions
+    plain = 1.0 / (spec.theta**exponents)
+    match spec.scaling:
+        case None:
+            return plain
+        case LinearScaling(factor):
+            return plain / factor
+        case Llama3Scaling() as scaling:
+            return _stretch(plain, scaling)
+        case YarnScaling() as scaling:
+            return _mixed(plain, spec, scaling)
+        case LongScaling(factors):
+            return 1.0 / (torch.tensor(factors, dtype=torch.float32) * spec.theta**exponents)
+        case unknown:
+            assert_never(unknown)
+
+
+def attention_factor(scaling: RopeScaling | None) -> float:
+    """Factor of cosines and sines."""
+    return scaling.attention_factor if isinstance(scaling, YarnScaling | LongScaling) else 1.0
+
+
+def _stretch(plain: Tensor, scaling: Llama3Scaling) -> Tensor:
     """Slows the low frequencies down by `factor`, as Llama 3.1 does."""
-    turns = scaling.original_context * frequencies / (2 * math.pi)
+    turns = scaling.original_context * plain / (2 * math.pi)
     kept = (turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency)
-    return torch.lerp(frequencies / scaling.factor, frequencies, kept.clamp(0, 1))
+    return torch.lerp(plain / scaling.factor, plain, kept.clamp(0, 1))
+
+
+def _mixed(plain: Tensor, spec: RopeSpec, scaling: YarnScaling) -> Tensor:
+    """YaRN's ramp from kept to interpolated dimensions."""
+
+    def dimension(turns: float) -> float:
+        wavelength = scaling.original_context / (turns * 2 * math.pi)
+        return spec.dimensions * math.log(wavelength) / (2 * math.log(spec.theta))
+
+    low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, spec.dimensions - 1)
+    if low == high:
+        high += 0.001
+    ramp = ((torch.arange(spec.dimensions // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    kept = 1 - ramp
+    return plain / scaling.factor * (1 - kept) + plain * kept

@@ -13,6 +13,7 @@ from triptych.models.parameters import Linear, Parameters, open_parameters
 from triptych.models.progress import SILENT, Progress
 from triptych.models.spec import ModelSpec, VisionSpec
 from triptych.models.vision_layer import ACTIVATIONS, Norm, VisionLayer, load_norm, load_vision_layer
+from triptych.models.vision_layout import vision_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +91,17 @@ class VisionEncoder:
         """
         if spec.vision is None:
             raise InvalidArgument(f"{files.name} ({spec.architecture}) has no vision tower", field="model")
-        prefixes = ("vision_tower.", "projector.")
-        parameters = open_parameters(files, spec.architecture, prefixes, dtype, torch.device(device), progress)
+        wanted = vision_tensors(spec.vision)
+        parameters = open_parameters(files, spec, wanted, dtype, torch.device(device), progress)
         vision = spec.vision
         return cls(
             spec=vision,
             dtype=dtype,
             device=parameters.device,
             _embeddings=_load_embeddings(vision, parameters),
-            _norm=load_norm("vision_tower.pre_layrnorm", vision, parameters),
+            _norm=load_norm("vision.norm", vision, parameters),
             _layers=tuple(
-                load_vision_layer(f"vision_tower.encoder.layers.{index}", vision, parameters)
-                for index in range(vision.num_layers)
+                load_vision_layer(f"vision.layers.{index}", vision, parameters) for index in range(vision.num_layers)
             ),
             _projector=_load_projector(vision, parameters),
         )
@@ -136,20 +136,17 @@ class VisionEncoder:
 
 
 def _load_embeddings(spec: VisionSpec, parameters: Parameters) -> Embeddings:
-    hidden, patch, prefix = spec.hidden_size, spec.patch_size, "vision_tower.embeddings"
-    filters = parameters.tensor(f"{prefix}.patch_embedding.weight", hidden, spec.num_channels, patch, patch)
     return Embeddings(
-        patch_size=patch,
-        patch_weight=DenseWeight(filters.flatten(1)),
-        class_token=parameters.tensor(f"{prefix}.class_embedding", hidden),
-        positions=parameters.tensor(f"{prefix}.position_embedding.weight", spec.num_patches + 1, hidden),
+        patch_size=spec.patch_size,
+        patch_weight=DenseWeight(parameters.tensor("vision.patches.weight").flatten(1)),
+        class_token=parameters.tensor("vision.class_token.weight"),
+        positions=parameters.tensor("vision.positions.weight"),
     )
 
 
 def _load_projector(spec: VisionSpec, parameters: Parameters) -> Projector:
-    width, bias = spec.projector.output_size, spec.projector.bias
     return Projector(
-        first=parameters.linear("projector.linear_1", width, spec.hidden_size, bias=bias),
+        first=parameters.linear("projector.up"),
         activation=ACTIVATIONS[spec.projector.activation],
-        second=parameters.linear("projector.linear_2", width, width, bias=bias),
+        second=parameters.linear("projector.down"),
     )

@@ -71,22 +71,20 @@ class VisionLayer:
 
 def load_vision_layer(prefix: str, spec: VisionSpec, parameters: Parameters) -> VisionLayer:
     """Reads the parameters of the layer called `prefix`."""
-    hidden, inner = spec.hidden_size, spec.intermediate_size
     return VisionLayer(
-        attention_norm=load_norm(f"{prefix}.layer_norm1", spec, parameters),
-        query=parameters.linear(f"{prefix}.self_attn.q_proj", hidden, hidden, bias=True),
-        key=parameters.linear(f"{prefix}.self_attn.k_proj", hidden, hidden, bias=True),
-        value=parameters.linear(f"{prefix}.self_attn.v_proj", hidden, hidden, bias=True),
-        output=parameters.linear(f"{prefix}.self_attn.out_proj", hidden, hidden, bias=True),
-        mlp_norm=load_norm(f"{prefix}.layer_norm2", spec, parameters),
-        expand=parameters.linear(f"{prefix}.mlp.fc1", inner, hidden, bias=True),
+        attention_norm=load_norm(f"{prefix}.attention_norm", spec, parameters),
+        query=parameters.linear(f"{prefix}.attention.query"),
+        key=parameters.linear(f"{prefix}.attention.key"),
+        value=parameters.linear(f"{prefix}.attention.value"),
+        output=parameters.linear(f"{prefix}.attention.output"),
+        mlp_norm=load_norm(f"{prefix}.mlp_norm", spec, parameters),
+        expand=parameters.linear(f"{prefix}.mlp.up"),
         activation=ACTIVATIONS[spec.activation],
-        contract=parameters.linear(f"{prefix}.mlp.fc2", hidden, inner, bias=True),
+        contract=parameters.linear(f"{prefix}.mlp.down"),
         num_heads=spec.num_heads,
     )
 
 
 def load_norm(prefix: str, spec: VisionSpec, parameters: Parameters) -> Norm:
     """Reads the weight and bias of the norm called `prefix`."""
-    weight, bias = (parameters.tensor(f"{prefix}.{name}", spec.hidden_size) for name in ("weight", "bias"))
-    return Norm(weight, bias, spec.norm_eps)
+    return Norm(parameters.tensor(f"{prefix}.weight"), parameters.tensor(f"{prefix}.bias"), spec.norm_eps)

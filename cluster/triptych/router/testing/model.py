@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from triptych.models.spec import DecoderSpec, ModelSpec
+from triptych.models.spec import DecoderSpec, ModelSpec, NormSpec
 from triptych.models.text import TextProcessor
 from triptych.router.intake import InputLimits, Intake
 
@@ -28,7 +28,7 @@ def byte_intake(model: str, context_length: int) -> Intake:
     bytewise.decoder = decoders.ByteLevel()
     bytewise.add_special_tokens([VOCABULARY[0]])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytewise)  # type: ignore[no-untyped-call]
-    decoder = DecoderSpec(len(VOCABULARY), 8, (), 1e-5, True)
+    decoder = DecoderSpec(len(VOCABULARY), 8, (), NormSpec(1e-5), True)
     spec = ModelSpec("LlamaForCausalLM", decoder, None, None, (0,), context_length)
     text = TextProcessor(tokenizer, _TEMPLATE, spec)
     return Intake(model, spec, text, InputLimits(context_length, 2, 1000, 1000))

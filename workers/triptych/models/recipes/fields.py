@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from triptych.core.errors import InvalidArgument, Unimplemented
 
@@ -52,7 +52,7 @@ class Fields:
     def positive(self, name: str, default: float | None) -> float:
         """A finite number above zero."""
         value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if not _is_positive(value):
             raise self._invalid(name, "a positive number", value)
         return float(value)
 
@@ -70,6 +70,35 @@ class Fields:
             if value == known:
                 return known
         raise self.unsupported(name, value, " or ".join(supported))
+
+    def numbers(self, name: str, length: int) -> tuple[float, ...]:
+        """A list of so many positive numbers."""
+        value = self._values.get(name)
+        if not isinstance(value, list) or len(value) != length or not all(_is_positive(item) for item in value):
+            raise self._invalid(name, f"a list of {length} positive numbers", value)
+        return tuple(float(item) for item in value)
+
+    def integers(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        """A list of integers that are not negative."""
+        value = self._get(name, list(default))
+        if not isinstance(value, list) or not all(_is_index(item) for item in value):
+            raise self._invalid(name, "a list of integers from 0", value)
+        return tuple(value)
+
+    def pairs(self, name: str, default: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        """A list of pairs of integers that are not negative; at least one pair."""
+        value = self._get(name, [list(pair) for pair in default])
+        if not isinstance(value, list) or not value or not all(_is_pair(item) for item in value):
+            raise self._invalid(name, "a list of pairs of integers from 0", value)
+        return tuple((first, second) for first, second in value)
+
+    def texts(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        """A list of words."""
+        value = self._values.get(name)
+        value = list(default) if value is None else value
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self._invalid(name, "a list of words", value)
+        return tuple(value)
 
     def token_ids(self, name: str) -> tuple[int, ...]:
         """One id, several, or none."""
@@ -100,3 +129,15 @@ class Fields:
         return InvalidArgument(
             f"config: {self._path}{name} must be {wanted}, got {value!r:.60}", field=self._path + name
         )
+
+
+def _is_positive(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _is_index(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_is_index(item) for item in value)

@@ -1,55 +1,95 @@
-"""LlamaForCausalLM (arXiv:2302.13971), with the defaults of transformers' LlamaConfig."""
+"""LlamaForCausalLM (arXiv:2302.13971), with the defaults of transformers' LlamaConfig; the base of many others."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from triptych.core.errors import InvalidArgument
 from triptych.models.recipes.fields import Fields
+from triptych.models.recipes.place import Place
 from triptych.models.recipes.recipe import Recipe
-from triptych.models.spec import AttentionSpec, DecoderSpec, LayerSpec, Llama3Scaling, MlpSpec, ModelSpec, RopeSpec
+from triptych.models.recipes.rope import context_length, read_rope
+from triptych.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MlpSpec, ModelSpec, Norms, NormSpec
+
+NAMES: Mapping[str, str | Place] = {
+    "embedding": "model.embed_tokens",
+    "norm": "model.norm",
+    "head": "lm_head",
+    "layers.{}.attention_norm": "model.layers.{0}.input_layernorm",
+    "layers.{}.attention.query": "model.layers.{0}.self_attn.q_proj",
+    "layers.{}.attention.key": "model.layers.{0}.self_attn.k_proj",
+    "layers.{}.attention.value": "model.layers.{0}.self_attn.v_proj",
+    "layers.{}.attention.output": "model.layers.{0}.self_attn.o_proj",
+    "layers.{}.mlp_norm": "model.layers.{0}.post_attention_layernorm",
+    "layers.{}.mlp.gate": "model.layers.{0}.mlp.gate_proj",
+    "layers.{}.mlp.up": "model.layers.{0}.mlp.up_proj",
+    "layers.{}.mlp.down": "model.layers.{0}.mlp.down_proj",
+}
 
 
 def read_llama(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a language model without images."""
     fields = Fields(config)
+    return language_model("LlamaForCausalLM", fields, read_decoder(fields, tied_head=tied_head(fields)))
+
+
+def language_model(
+    architecture: str, fields: Fields, decoder: DecoderSpec, *, context: int | None = None
+) -> ModelSpec:
+    """The spec of a language model without images."""
     return ModelSpec(
-        architecture="LlamaForCausalLM",
-        decoder=read_decoder(fields, tied_head=fields.flag("tie_word_embeddings", False)),
+        architecture=architecture,
+        decoder=decoder,
         vision=None,
         image_token_id=None,
         eos_token_ids=fields.token_ids("eos_token_id"),
-        context_length=context_length(fields),
+        context_length=context_length(fields) if context is None else context,
     )
 
 
-def context_length(fields: Fields) -> int:
-    """The longest sequence that the positions were trained for."""
-    return fields.count("max_position_embeddings", 2048)
+def tied_head(fields: Fields, default: bool = False) -> bool:
+    """Whether the head is the embedding."""
+    return fields.flag("tie_word_embeddings", default)
 
 
 def read_decoder(fields: Fields, *, tied_head: bool) -> DecoderSpec:
     """The decoder that a Llama config describes."""
     fields.refuse("quantization_config", None)
     fields.choice("hidden_act", "silu", ("silu",))
-    hidden_size = fields.count("hidden_size", 4096)
-    norm_eps = fields.positive("rms_norm_eps", 1e-6)
+    norm = NormSpec(fields.positive("rms_norm_eps", 1e-6))
+    bias = fields.flag("attention_bias", False)
     layer = LayerSpec(
-        attention=_attention(fields, hidden_size),
-        mlp=MlpSpec(fields.count("intermediate_size", 11008), fields.flag("mlp_bias", False)),
-        norm_eps=norm_eps,
+        attention=read_attention(fields, bias=bias, output_bias=bias),
+        mlp=MlpSpec(fields.count("intermediate_size", 11008), bias=fields.flag("mlp_bias", False)),
+        attention_norms=Norms(norm),
+        mlp_norms=Norms(norm),
     )
+    return stacked(fields, (layer,) * fields.count("num_hidden_layers", 32), norm, tied_head=tied_head)
+
+
+def stacked(fields: Fields, layers: tuple[LayerSpec, ...], norm: NormSpec, *, tied_head: bool) -> DecoderSpec:
+    """A decoder of these layers."""
     return DecoderSpec(
         vocab_size=fields.count("vocab_size", 32000),
-        hidden_size=hidden_size,
-        layers=(layer,) * fields.count("num_hidden_layers", 32),
-        norm_eps=norm_eps,
+        hidden_size=fields.count("hidden_size", 4096),
+        layers=layers,
+        norm=norm,
         tied_head=tied_head,
     )
 
 
-def _attention(fields: Fields, hidden_size: int) -> AttentionSpec:
-    num_heads = fields.count("num_attention_heads", 32)
-    num_kv_heads = fields.count("num_key_value_heads", num_heads)
+def read_attention(
+    fields: Fields, *, bias: bool = False, output_bias: bool = False, kv_heads: int | None = None
+) -> AttentionSpec:
+    """Grouped-query attention with rotary positions.
+
+    Args:
+        fields: The config.
+        bias: On the projections of queries, keys and values.
+        output_bias: On the output projection.
+        kv_heads: Key and value heads of a config that leaves them out; None means as many as query heads.
+    """
+    hidden_size, num_heads = fields.count("hidden_size", 4096), fields.count("num_attention_heads", 32)
+    num_kv_heads = fields.count("num_key_value_heads", kv_heads or num_heads)
     head_dim = fields.count("head_dim", hidden_size // num_heads)
     if num_heads % num_kv_heads:
         raise InvalidArgument(
@@ -58,32 +98,15 @@ def _attention(fields: Fields, hidden_size: int) -> AttentionSpec:
         )
     if head_dim % 2:
         raise InvalidArgument(f"config: head_dim must be even, got {head_dim}", field="head_dim")
-    return AttentionSpec(num_heads, num_kv_heads, head_dim, _rope(fields), fields.flag("attention_bias", False))
-
-
-def _rope(fields: Fields) -> RopeSpec:
-    """Reads `rope_parameters`, or `rope_scaling` and `rope_theta` as configs before transformers 5 have them."""
-    rope = fields.section("rope_parameters" if fields.has("rope_parameters") else "rope_scaling")
-    for section in (fields, rope):
-        section.refuse("partial_rotary_factor", 1.0)
-    theta = (rope if rope.has("rope_theta") else fields).positive("rope_theta", 10000.0)
-    kind = rope.choice("rope_type" if rope.has("rope_type") else "type", "default", ("default", "llama3"))
-    return RopeSpec(theta, _llama3(rope, context_length(fields)) if kind == "llama3" else None)
-
-
-def _llama3(rope: Fields, context: int) -> Llama3Scaling:
-    low, high = rope.positive("low_freq_factor", None), rope.positive("high_freq_factor", None)
-    if high <= low:
-        raise InvalidArgument(
-            f"config: high_freq_factor must be above low_freq_factor {low:g}, got {high:g}",
-            field="high_freq_factor",
-        )
-    return Llama3Scaling(
-        factor=rope.positive("factor", None),
-        low_frequency=low,
-        high_frequency=high,
-        original_context=rope.count("original_max_position_embeddings", context),
+    return AttentionSpec(
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        rope=read_rope(fields, head_dim),
+        scale=head_dim**-0.5,
+        bias=bias,
+        output_bias=output_bias,
     )
 
 
-LLAMA = Recipe(read=read_llama, prefixes={"model.": ("model.",), "lm_head.": ("lm_head.",)})
+LLAMA = Recipe(read=read_llama, names=NAMES)

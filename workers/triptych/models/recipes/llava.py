@@ -8,8 +8,10 @@ from typing import Any
 
 from triptych.core.errors import InvalidArgument
 from triptych.models.recipes.fields import Fields
-from triptych.models.recipes.llama import context_length, read_decoder
+from triptych.models.recipes.llama import NAMES, read_decoder
+from triptych.models.recipes.place import Place
 from triptych.models.recipes.recipe import Recipe
+from triptych.models.recipes.rope import context_length
 from triptych.models.spec import Activation, ModelSpec, ProjectorSpec, VisionSpec
 
 _ACTIVATIONS: tuple[Activation, ...] = ("gelu", "quick_gelu")
@@ -86,17 +88,39 @@ def _feature_layer(fields: Fields, num_layers: int) -> int:
     return layer % (num_layers + 1)
 
 
+CLIP_NAMES: Mapping[str, str | Place] = {
+    "vision.patches": "vision_tower.embeddings.patch_embedding",
+    "vision.class_token": Place("vision_tower.embeddings.class_embedding", weight=""),
+    "vision.positions": "vision_tower.embeddings.position_embedding",
+    "vision.norm": "vision_tower.pre_layrnorm",
+    "vision.layers.{}.attention_norm": "vision_tower.encoder.layers.{0}.layer_norm1",
+    "vision.layers.{}.attention.query": "vision_tower.encoder.layers.{0}.self_attn.q_proj",
+    "vision.layers.{}.attention.key": "vision_tower.encoder.layers.{0}.self_attn.k_proj",
+    "vision.layers.{}.attention.value": "vision_tower.encoder.layers.{0}.self_attn.v_proj",
+    "vision.layers.{}.attention.output": "vision_tower.encoder.layers.{0}.self_attn.out_proj",
+    "vision.layers.{}.mlp_norm": "vision_tower.encoder.layers.{0}.layer_norm2",
+    "vision.layers.{}.mlp.up": "vision_tower.encoder.layers.{0}.mlp.fc1",
+    "vision.layers.{}.mlp.down": "vision_tower.encoder.layers.{0}.mlp.fc2",
+    "projector.up": "multi_modal_projector.linear_1",
+    "projector.down": "multi_modal_projector.linear_2",
+}
+
+ROOTS: Mapping[str, tuple[str, ...]] = {
+    "model.": ("model.language_model.", "language_model.model."),
+    "lm_head.": ("lm_head.", "language_model.lm_head."),
+    "vision_tower.": (
+        "model.vision_tower.",
+        "model.vision_tower.vision_model.",
+        "vision_tower.",
+        "vision_tower.vision_model.",
+    ),
+    "multi_modal_projector.": ("model.multi_modal_projector.", "multi_modal_projector."),
+}
+
 LLAVA = Recipe(
     read=read_llava,
-    prefixes={
-        "model.": ("language_model.model.", "model.language_model."),
-        "lm_head.": ("language_model.lm_head.", "lm_head."),
-        "vision_tower.": (
-            "vision_tower.",
-            "vision_tower.vision_model.",
-            "model.vision_tower.",
-            "model.vision_tower.vision_model.",
-        ),
-        "projector.": ("multi_modal_projector.", "model.multi_modal_projector."),
-    },
+    names={**NAMES, **CLIP_NAMES},
+    roots=ROOTS,
+    # Features are taken before the last layers, and before the norm behind them.
+    ignored=("*vision_tower.*post_layernorm.*", "*vision_tower.*encoder.layers.*"),
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Place:
     """A tensor of the checkpoint, and which part of it is ours.
 
-    Its rows are taken apart in this order: `stacked`, `transposed`, `of`, `rows`.
+    Its rows are taken apart in this order: `stacked`, `transposed`, `of`, `every`.
 
     Attributes:
         name: Of the checkpoint's tensor without the ending; {0}, {1}, … are the numbers in our name.
@@ -15,17 +15,17 @@ class Place:
             number of rows of each is that of its own shape. Empty: the whole is ours.
         stacked: Its first dimension counts experts; ours is the one with the last number in our name.
         transposed: It is stored as [inputs, outputs].
-        rows: Ours are every so many of its rows.
+        first: The first row of ours.
+        every: Ours is one of so many rows from there on.
         weight: What follows the name in the checkpoint where ours ends in .weight.
         bias: The same for .bias.
-        offset: Added to every element: 1 for a norm that multiplies by 1 + w.
     """
 
     name: str
     of: tuple[str, ...] = ()
     stacked: bool = False
     transposed: bool = False
-    rows: slice = slice(None)
+    first: int = 0
+    every: int = 1
     weight: str = ".weight"
     bias: str = ".bias"
-    offset: float = 0.0

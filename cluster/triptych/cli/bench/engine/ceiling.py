@@ -19,6 +19,7 @@ from typing import assert_never
 from triptych.cli.bench.engine.workloads import Workload
 from triptych.kernels import DenseWeight, GgufWeight, Int8Weight, Weight
 from triptych.models.decoder import Decoder
+from triptych.models.size import attention_operations, kv_elements, linear_parameters
 from triptych.models.spec import DecoderSpec
 
 
@@ -53,10 +54,8 @@ class Cost:
             step_bytes=sum(sizes) - apart,
             weights_bytes=sum(sizes),
             kv_bytes=kv_token_bytes(spec, decoder.dtype.itemsize),
-            linear_operations=2 * sum(_layer_weights(spec)),
-            attention_operations=sum(
-                4 * a.num_heads * a.head_dim for a in (layer.attention for layer in spec.layers)
-            ),
+            linear_operations=2 * round(linear_parameters(spec)),
+            attention_operations=attention_operations(spec),
             head_operations=2 * spec.vocab_size * spec.hidden_size,
         )
 
@@ -90,7 +89,7 @@ def ceiling(workload: Workload, prompt_tokens: int, cost: Cost, rates: Rates) ->
 
 def kv_token_bytes(spec: DecoderSpec, item_bytes: int) -> int:
     """Bytes of the keys and values of one token, all layers."""
-    return sum(2 * a.num_kv_heads * a.head_dim * item_bytes for a in (layer.attention for layer in spec.layers))
+    return kv_elements(spec) * item_bytes
 
 
 def weight_bytes(weight: Weight) -> int:
@@ -123,10 +122,3 @@ def _step(rows: int, pairs: int, logits: int, cached: int, cost: Cost, rates: Ra
     reading = (cost.step_bytes + cached * cost.kv_bytes) / rates.read
     linear = (rows * cost.linear_operations + logits * cost.head_operations) / rates.linear
     return max(reading, linear + pairs * cost.attention_operations / rates.attention)
-
-
-def _layer_weights(spec: DecoderSpec) -> Iterator[int]:
-    for layer in spec.layers:
-        attention = layer.attention
-        heads = 2 * attention.num_heads + 2 * attention.num_kv_heads  # query and output, key and value
-        yield spec.hidden_size * (heads * attention.head_dim + 3 * layer.mlp.intermediate_size)
