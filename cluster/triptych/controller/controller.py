@@ -156,7 +156,7 @@ class Controller:
 
     async def _next(self) -> rules.Event:
         """What happens next; the router's view when nothing does for a while."""
-        wake = rules.wake_at(self._roster, self._terms.policy)
+        wake = rules.wake_at(self._roster)
         patience = LISTEN_SECONDS if wake is None else max(0.0, min(LISTEN_SECONDS, wake - now()))
         try:
             async with asyncio.timeout(patience):

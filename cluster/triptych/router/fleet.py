@@ -81,4 +81,5 @@ def introduction(welcome: pb.Welcome) -> Introduction:
         stages=frozenset(stage for value in welcome.stages if (stage := stage_from_proto(value))),
         total_blocks=welcome.total_blocks,
         block_size=welcome.block_size,
+        draining=welcome.draining,
     )

@@ -142,10 +142,8 @@ class Router:
         return self.dispatcher.requests()
 
     def health(self) -> Mapping[str, Health]:
-        """What each placed worker may be given; one without a stream is dead, one that is being started left out."""
-        placed = (address.worker_id for address in self.fleet.addresses.values() if address.address)
-        workers = self.dispatcher.workers
-        return {known: workers[known].health if known in workers else Health.DEAD for known in placed}
+        """What each connected worker may be given."""
+        return {worker_id: worker.health for worker_id, worker in self.dispatcher.workers.items()}
 
     def connected(self, welcome: stage_pb.Welcome) -> None:
         """A worker is ready.

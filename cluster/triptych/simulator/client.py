@@ -118,6 +118,7 @@ class Client:
                     self._follow_whim()
             case msg.Done(outcome):
                 self._line = None
+                self.refused = isinstance(outcome, Unavailable) and self._nobody_is_to_serve_it()
                 self._end(outcome)
             case msg.Refusal(error):
                 self._line = None
@@ -161,6 +162,15 @@ class Client:
             self.refused = not self._taken
             self._end(error)
 
+    @property
+    def _wants_a_pair(self) -> bool:
+        return self.wish.ask.colocated is False
+
+    def _nobody_is_to_serve_it(self) -> bool:
+        """Whether somebody's order has left it without workers for as long as a request waits for some."""
+        world = self.world
+        return self._wants_a_pair and world.troubles.vacant_for >= world.spec.cluster.replay_patience
+
     def _follow_whim(self) -> None:
         whim, self._whim = self._whim, Whim.NONE
         if self.outcome is not None or self._line is None:
@@ -200,7 +210,8 @@ class Client:
         self.longest_silence = max(self.longest_silence, now - self.heard)
         start = max(self.heard, self._away_until)
         if now - start > self.longest_wait:
-            self.longest_wait = max(self.longest_wait, self.world.troubles.calm(start, now))
+            calm = self.world.troubles.calm(start, now, for_pairs=self._wants_a_pair)
+            self.longest_wait = max(self.longest_wait, calm)
 
     def _end(self, outcome: FinishReason | TriptychError) -> None:
         self.world.check.ended(self, outcome)

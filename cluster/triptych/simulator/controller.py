@@ -12,7 +12,7 @@ from triptych.core.reconcile import messages as do
 from triptych.core.reconcile import orders
 from triptych.core.reconcile.adoption import adopt
 from triptych.core.reconcile.policy import Policy
-from triptych.core.reconcile.reconcile import reconcile, wake_at
+from triptych.core.reconcile.reconcile import drains, reconcile, wake_at
 from triptych.core.reconcile.roster import Roster, new_roster
 from triptych.core.reconcile.states import Serving
 from triptych.simulator.machine import Machine
@@ -55,6 +55,7 @@ class Controller(Machine):
             self._do(action)
         if self.roster is not before:
             self.publish()
+        self.world.troubles.ordered(self.roster.desired.values())
         self._sleep()
 
     def drain(self, worker_id: str) -> None:
@@ -93,6 +94,12 @@ class Controller(Machine):
             elif router and router.health().get(worker_id, Health.DEAD) in (Health.DRAINING, Health.DEAD):
                 yield f"{worker_id} is desired and serves, and to the router it is {router.health().get(worker_id)}"
 
+    def attach(self) -> None:
+        """Tells another router from now on: of the drains before it meets the workers, lest it give them new work."""
+        for drain in drains(self.roster, self.now, self._policy):
+            self._do(drain)
+        self.publish()
+
     def publish(self) -> None:
         """Tells the router where the workers are."""
         if router := self.world.router:
@@ -126,6 +133,6 @@ class Controller(Machine):
     def _sleep(self) -> None:
         self._wakes += 1
         wakes = self._wakes
-        due = wake_at(self.roster, self._policy)
+        due = wake_at(self.roster)
         if due is not None:
             self.clock.at(due + 1e-6, lambda: self.observe(None) if wakes == self._wakes else None, self.io)

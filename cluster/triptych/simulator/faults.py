@@ -64,7 +64,7 @@ def plan(spec: FaultSpec, dice: Dice, start: float, end: float) -> tuple[Fault, 
 
 def strike(world: World, fault: Fault) -> None:
     """Carries one out."""
-    world.troubles.begin(_own_time(world, fault.kind))
+    world.troubles.begin(*_times(world, fault.kind))
     match fault.kind:
         case Kind.ZOMBIE:
             _suspend(world, fault)
@@ -81,22 +81,22 @@ def strike(world: World, fault: Fault) -> None:
             assert_never(unknown)
 
 
-def _own_time(world: World, kind: Kind) -> float:
-    """Seconds that a misfortune lasts by itself, its healing aside."""
+def _times(world: World, kind: Kind) -> tuple[float, float]:
+    """Seconds that a misfortune lasts by itself, and those that it takes to notice beyond what a silence does."""
     faults, cluster = world.spec.faults, world.spec.cluster
     match kind:
         case Kind.CRASH | Kind.PARTITION:
-            return 0.0  # a partition's time is drawn
+            return 0.0, 0.0  # a partition's time is drawn
         case Kind.HANG:
-            return cluster.stall_seconds
+            return 0.0, cluster.stall_seconds
         case Kind.SLOW:
-            return faults.slow_seconds + cluster.stall_seconds
+            return faults.slow_seconds, cluster.stall_seconds  # what it begins then may last for ever
         case Kind.ZOMBIE:
-            return faults.zombie_seconds
+            return faults.zombie_seconds, 0.0
         case Kind.ROUTER_RESTART | Kind.CONTROLLER_RESTART:
-            return RESTART_SECONDS
+            return RESTART_SECONDS, 0.0
         case Kind.DRAIN | Kind.SCALE:
-            return cluster.drain_seconds
+            return cluster.drain_seconds, 0.0
         case unknown:
             assert_never(unknown)
 
@@ -108,7 +108,7 @@ def _strike_worker(world: World, worker: Worker, fault: Fault) -> None:
         case Kind.CRASH:
             world.runtime.crash(worker)
         case Kind.HANG:
-            world.agenda.stop(worker.compute)
+            worker.hang()
         case Kind.SLOW:
             worker.slowness *= spec.slow_factor
             world.agenda.after(spec.slow_seconds, lambda: _recover(worker, spec.slow_factor))
@@ -123,16 +123,20 @@ def _suspend(world: World, fault: Fault) -> None:
         process = there[int(fault.pick * len(there))]
         _count(world, process.name, fault.kind)
         process.stop()
+        if process in (world.router, world.controller):
+            world.troubles.nobody_heals(world.spec.faults.zombie_seconds)
         world.agenda.after(world.spec.faults.zombie_seconds, process.resume)
 
 
 def _restart(world: World, kind: Kind) -> None:
     if kind is Kind.ROUTER_RESTART and world.router:
         _count(world, "router", kind)
+        world.troubles.nobody_heals(RESTART_SECONDS)
         world.end_router()
         world.agenda.after(RESTART_SECONDS, world.start_router)
     elif kind is Kind.CONTROLLER_RESTART and world.controller:
         _count(world, "controller", kind)
+        world.troubles.nobody_heals(RESTART_SECONDS)
         world.end_controller()
         world.agenda.after(RESTART_SECONDS, world.start_controller)
 

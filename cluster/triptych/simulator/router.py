@@ -94,9 +94,8 @@ class Router(Machine):
         self.carry_out(self.desk.drain(worker_id, timeout, self.now))
 
     def health(self) -> dict[str, Health]:
-        """Of the placed workers; one without a stream is dead."""
-        workers = self.desk.fleet.workers
-        return {known: workers[known].health if known in workers else Health.DEAD for known in self.links}
+        """Of each connected worker."""
+        return {worker_id: worker.health for worker_id, worker in self.desk.fleet.workers.items()}
 
     def holders(self) -> Counter[str]:
         """How many requests each worker holds something for, and is not being freed of."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from triptych.core.fleet.stage import Stage
@@ -84,6 +84,7 @@ class Worker(Machine):
         self.introduction = Introduction(worker_id, incarnation, role, stages, blocks, cluster.block_size)
         self._last_report: Report | None = None
         self._report_due = False
+        self._hangs_idle = False
         self.every(HEARTBEAT_SECONDS, self._refresh, self.io)
 
     @property
@@ -105,7 +106,7 @@ class Worker(Machine):
         match message:
             case msg.Hello(router_id):
                 session.router_id = router_id
-                session.send(msg.Welcome(self.introduction))
+                session.send(msg.Welcome(replace(self.introduction, draining=self.draining)))
             case msg.Heartbeat():
                 if self.receiver:
                     self.receiver.renew(session.router_id)
@@ -123,7 +124,13 @@ class Worker(Machine):
             case msg.Prefill() | msg.Reserve() | msg.Decode():
                 if self.decoder:
                     self.decoder.post((session, message))
+        self._meet_work()
         self.touch()
+
+    def hang(self) -> None:
+        """Computation stands still for good. While there is nothing to compute, nobody can know and nobody cares."""
+        self._hangs_idle = not self.report().runnable
+        self.world.agenda.stop(self.compute)
 
     def drop(self, session: Session) -> None:
         """A router is gone."""
@@ -150,6 +157,11 @@ class Worker(Machine):
             steps += self.encoder.control.ended_batches
             runnable += self.encoder.runnable
         return Report(steps, runnable, held, self.draining)
+
+    def _meet_work(self) -> None:
+        if self._hangs_idle and self.report().runnable:
+            self._hangs_idle = False
+            self.world.troubles.begin(0.0, self.world.spec.cluster.stall_seconds)
 
     def _free(self, session: Session, key: OperationKey) -> None:
         if self.encoder and self.decoder:

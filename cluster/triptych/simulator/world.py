@@ -106,7 +106,7 @@ class World:
         self.router = Router(f"router-{len(self.routers)}", self._serials.getrandbits(24), self)
         self.routers.append(self.router)
         if self.controller:
-            self.controller.publish()
+            self.controller.attach()
 
     def end_router(self) -> None:
         """Kills the router."""

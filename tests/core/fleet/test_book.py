@@ -1,6 +1,7 @@
 """The workers of one router: who may be sent work, who is given up, and what was dispatched to whom."""
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +41,19 @@ def test_only_healthy_and_proven_workers_are_in_the_snapshot() -> None:
     assert fleet.workers["suspect"].health is Health.SUSPECT
     assert accepting(fleet, 6.0) == "healthy"
     assert accepting(fleet, 8.0) == "healthy failing"
+
+
+def test_a_worker_that_was_drained_before_its_router_came_gets_nothing() -> None:
+    fleet = FleetBook(LIMITS)
+    drained = replace(introduction("D1"), draining=True)
+    fleet.connect(drained, 0.0)
+    fleet.observe("D1", Heard(), 1.0)
+    assert fleet.workers["D1"].health is Health.DRAINING
+    assert accepting(fleet, 1.0) == ""
+    fleet.observe("D1", Reported(Report(runnable=1)), 2.0)
+    fleet.disconnect("D1")
+    assert fleet.connect(drained, 3.0) is fleet.workers["D1"]
+    assert fleet.workers["D1"].health is Health.DRAINING
 
 
 def test_a_silent_worker_is_named_until_it_is_disconnected() -> None:

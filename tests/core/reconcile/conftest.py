@@ -39,7 +39,7 @@ def ids(layout: dict[str, int]) -> dict[str, Stage]:
 
 @dataclass
 class World:
-    """Actors by worker id, and what is under way; `requests` and `dead` are what the router would say."""
+    """Actors by worker id, and what is under way; `requests`, `dead` and `unheard` are how the router sees them."""
 
     roster: Roster
     policy: Policy
@@ -48,6 +48,7 @@ class World:
     under_way: list[Event] = field(default_factory=list)
     requests: dict[str, int] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
+    unheard: set[str] = field(default_factory=set)
     done: list[Action] = field(default_factory=list)
     drained: set[str] = field(default_factory=set)
 
@@ -61,8 +62,9 @@ class World:
 
     def hear(self) -> tuple[Action, ...]:
         """The router's view."""
-        health = {worker: Health.HEALTHY for worker in self.actors if worker not in self.dead}
-        return self.turn(Heard(health | dict.fromkeys(self.dead, Health.DEAD), dict(self.requests)))
+        health = dict.fromkeys(self.actors, Health.HEALTHY) | dict.fromkeys(self.dead, Health.DEAD)
+        heard = {worker: health[worker] for worker in health.keys() - self.unheard}
+        return self.turn(Heard(heard, dict(self.requests)))
 
     def die(self, worker_id: str) -> tuple[Action, ...]:
         return self.turn(Died(worker_id, self.actors[worker_id]))
@@ -88,7 +90,7 @@ class World:
             self.requests.clear()
             self.dead.clear()
             self.finish()
-            asked, wake = self.hear(), wake_at(self.roster, self.policy)
+            asked, wake = self.hear(), wake_at(self.roster)
             if not asked and not self.under_way and wake is None:
                 return
             self.now = max(self.now, wake or 0.0)

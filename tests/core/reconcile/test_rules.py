@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from triptych.core.fleet import Health, Stage
 from triptych.core.reconcile import (
     Backoff,
@@ -171,11 +173,11 @@ def test_one_that_dies_while_it_is_drained_does_not_come_back(make_world: Make) 
     assert list(world.roster.workers) == ["decode-0"]
 
 
-def test_one_that_the_router_gives_up_is_killed_after_a_while(make_world: Make) -> None:
+def test_one_that_the_router_does_not_hear_is_killed_after_a_while(make_world: Make) -> None:
     world = make_world(decode=1)
-    world.now, world.dead = 100.0, {"decode-0"}
+    world.now, world.unheard = 100.0, {"decode-0"}
     assert world.hear() == ()
-    assert state(world, "decode-0") == Silent(0.0, 100.0)
+    assert state(world, "decode-0") == Silent(0.0, 100.0, 130.0)
     assert wake_at(world.roster) == 130.0
     world.now = 129.9
     assert world.hear() == ()
@@ -184,6 +186,35 @@ def test_one_that_the_router_gives_up_is_killed_after_a_while(make_world: Make) 
     world.finish()
     assert isinstance(state(world, "decode-0"), Serving)
     assert world.roster.workers["decode-0"].history.total == 1
+
+
+def test_one_that_is_heard_and_stands_still_has_had_its_time_already(make_world: Make) -> None:
+    world = make_world(decode=1)
+    world.now, world.dead = 100.0, {"decode-0"}
+    assert world.hear() == ()
+    assert state(world, "decode-0") == Silent(0.0, 100.0, 105.0)
+    world.now = 104.0
+    assert world.hear() == ()
+    world.now = 105.0
+    assert world.turn() == (Kill("decode-0"),)
+
+
+@pytest.mark.parametrize(("back", "killed"), [(101.0, 106.0), (128.0, 130.0)])
+def test_one_that_comes_back_and_still_stands_still_is_not_waited_for_twice(
+    back: float, killed: float, make_world: Make
+) -> None:
+    world = make_world(decode=1)
+    world.now, world.unheard, world.dead = 100.0, {"decode-0"}, {"decode-0"}
+    world.hear()
+    world.now, world.unheard = back, set()
+    world.hear()
+    assert wake_at(world.roster) == killed
+    world.now += 1.0
+    world.hear()
+    assert wake_at(world.roster) == killed
+    world.dead.clear()
+    world.hear()
+    assert isinstance(state(world, "decode-0"), Serving)
 
 
 def test_one_that_comes_back_in_time_is_trusted_again_but_not_on_suspicion(make_world: Make) -> None:

@@ -91,6 +91,7 @@ class WorkerPanel:
             model=self._model,
             block_size=pool.block_size if pool else 0,
             total_blocks=pool.pool.count if pool else 0,
+            draining=self._draining,
         )
 
     def handle(self, command: Command) -> None:

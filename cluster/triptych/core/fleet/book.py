@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from triptych.core.fleet.load import NOTHING, Load
-from triptych.core.fleet.observe import Aged, HealthLimits, Observation, observe, reconnected
+from triptych.core.fleet.observe import Aged, DrainBegun, HealthLimits, Observation, observe, reconnected
 from triptych.core.fleet.worker import Fleet, Health, Introduction, Worker
 
 
@@ -30,6 +30,8 @@ class FleetBook:
         worker = Worker(introduction, heard=now, progressed=now, load=self._loads.get(worker_id, NOTHING))
         if former := self._former.pop(worker_id, None):
             worker = reconnected(former, worker, self.limits)
+        if introduction.draining:
+            worker = observe(worker, DrainBegun(), now, self.limits)
         self.workers[worker_id] = worker
         return worker
 

@@ -32,6 +32,7 @@ class Introduction:
         stages: What it is able to do.
         total_blocks: Size of its KV pool.
         block_size: Tokens per block.
+        draining: It refuses new work already, whoever has drained it.
     """
 
     worker_id: str
@@ -40,6 +41,7 @@ class Introduction:
     stages: frozenset[Stage]
     total_blocks: int = 0
     block_size: int = 0
+    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ class Heard:
     """The router's view, about once a second.
 
     Attributes:
-        health: Of each worker that it knows; one that is missing is not connected.
+        health: Of each connected worker: one that is missing is not heard, one that is dead computes nothing.
         requests: What runs on each worker or awaits its Free; a missing one has none.
     """
 

@@ -78,8 +78,12 @@ def _heard(roster: Roster, said: Heard, now: float, policy: Policy) -> Roster:
 def _judged(state: State, health: Health | None, requests: int, now: float, policy: Policy) -> State:
     """A suspect is neither trusted nor given up: it stays what it was."""
     match state, health:
-        case Serving(since), Health.DEAD | None:
-            return Silent(since, now)
+        case Serving(since), None:
+            return Silent(since, now, now + policy.hung_after)
+        case Serving(since), Health.DEAD:
+            return Silent(since, now, now + policy.stalled_after)
+        case Silent(until=until), Health.DEAD if until > now + policy.stalled_after:  # it is back, and stands still
+            return replace(state, until=now + policy.stalled_after)
         case Silent(since), Health.HEALTHY:
             return Serving(since)
         case Serving() | Silent(), Health.DRAINING:  # by somebody of whom this controller knows nothing

@@ -9,8 +9,10 @@ class Policy:
     """Times of the rules.
 
     Attributes:
-        hung_after: A worker whose process lives, and which the router gives up for so long, is killed. Long enough
-            for a connection to come back, or a paused process to be continued.
+        hung_after: A worker whose process lives, and which the router does not hear for so long, is killed. Long
+            enough for a connection to come back, or a paused process to be continued.
+        stalled_after: The same for one that the router hears, and has given up because it computes nothing. The
+            patience for that was the router's; this is long enough for a continued process to say that it computes.
         drain_grace: After its time a drained worker has so much more until what still runs there has moved.
         first_delay: Before the second start in a row of a worker that keeps dying; doubles with each further one.
         longest_delay: The most that it grows to.
@@ -18,6 +20,7 @@ class Policy:
     """
 
     hung_after: float = 30.0
+    stalled_after: float = 5.0
     drain_grace: float = 10.0
     first_delay: float = 0.5
     longest_delay: float = 30.0

@@ -30,7 +30,7 @@ def drains(roster: Roster, now: float, policy: Policy = DEFAULT) -> tuple[Drain,
     )
 
 
-def wake_at(roster: Roster, policy: Policy = DEFAULT) -> float | None:
+def wake_at(roster: Roster) -> float | None:
     """When `reconcile` has something to do though nothing happens; None when never."""
     times = []
     for worker in roster.workers.values():
@@ -39,8 +39,8 @@ def wake_at(roster: Roster, policy: Policy = DEFAULT) -> float | None:
                 times.append(until)
             case Draining(_, deadline):
                 times.append(deadline)
-            case Silent(_, lost_at):
-                times.append(lost_at + policy.hung_after)
+            case Silent(until=until):
+                times.append(until)
             case _:
                 pass
     return min(times, default=None)

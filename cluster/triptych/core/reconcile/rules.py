@@ -101,7 +101,7 @@ def kill_hung(roster: Roster, now: float, policy: Policy) -> Step:
     actions: list[Action] = []
     for worker_id, worker in roster.workers.items():
         match worker.state:
-            case Silent(since, lost_at) if now >= lost_at + policy.hung_after:
+            case Silent(since, lost_at, until) if now >= until:
                 history, delay = after_death(worker.history, lost_at - since, policy)
                 roster = roster.with_worker(worker_id, replace(worker, state=Stopping(delay), history=history))
                 actions.append(Kill(worker_id))

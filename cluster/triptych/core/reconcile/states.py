@@ -40,10 +40,11 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """Its process lives, and the router has given it up since `lost_at`."""
+    """Its process lives, and the router has given it up since `lost_at`; at `until` it is killed."""
 
     since: float
     lost_at: float
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
