@@ -51,7 +51,18 @@ def register(isa: Isa) -> None:
     Raises:
         NotAvailable: they cannot be compiled or loaded here.
     """
-    from triptych.kernels.native import activation, attention, embedding, linear, norm, rope_store, sampling
+    from triptych.kernels.native import (
+        activation,
+        attention,
+        embedding,
+        experts,
+        linear,
+        norm,
+        rope_store,
+        routing,
+        sampling,
+        scaling,
+    )
     from triptych.kernels.native.building import build, missing, units
     from triptych.kernels.native.library import load
 
@@ -59,5 +70,6 @@ def register(isa: Isa) -> None:
     build(missing(needed))  # what is there already is checked once, when it is loaded
     for unit in needed:
         load(unit.source, unit.isa)
-    for kernels in (activation, attention, embedding, linear, norm, rope_store, sampling):
+    modules = (activation, attention, embedding, experts, linear, norm, rope_store, routing, sampling, scaling)
+    for kernels in modules:
         kernels.register(isa)

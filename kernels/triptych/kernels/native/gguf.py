@@ -91,8 +91,13 @@ def _packed(weight: GgufWeight, bias: Tensor | None, out: Tensor | None) -> Pack
     return PackedPart(weight.blocks, None, bias, out, weight.outputs)
 
 
+def row_bytes(inputs: int) -> int:
+    """Of a quantised row among few, at most."""
+    return -(-(inputs // GGUF_BLOCK) // 4) * 4 * _FEW_BYTES
+
+
 def _quantised_bytes(rows: int, inputs: int) -> int:
     blocks = inputs // GGUF_BLOCK
     if rows <= FEW_ROWS:
-        return rows * -(-blocks // 4) * 4 * _FEW_BYTES
+        return rows * row_bytes(inputs)
     return -(-rows // 16) * blocks * _PANEL_BYTES

@@ -68,9 +68,12 @@ def _packed(weight: Int8Weight, bias: Tensor | None, out: Tensor | None) -> Pack
     return PackedPart(weight.values, weight.scales, bias, out, weight.outputs)
 
 
+def row_bytes(inputs: int) -> int:
+    """Of a quantised row: `RowBlock`s of src/int8_rows.h."""
+    header = 8
+    return -(-inputs // BLOCK_INPUTS) * (BLOCK_INPUTS + header)
+
+
 def _quantised_bytes(rows: int, inputs: int) -> int:
     """As many blocks of few rows, or of vectors of sixteen rows among many (src/linear_int8.cpp)."""
-    blocks, header = -(-inputs // BLOCK_INPUTS), 8
-    if rows <= FEW_ROWS:
-        return rows * blocks * (BLOCK_INPUTS + header)
-    return -(-rows // 16) * blocks * 16 * (BLOCK_INPUTS + header)
+    return (rows if rows <= FEW_ROWS else -(-rows // 16) * 16) * row_bytes(inputs)

@@ -1,0 +1,163 @@
+"""Mixture of experts in C++: choices sorted by expert, then two products that read every active expert once."""
+
+import ctypes
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from triptych.kernels.experts import ClampedSilu, ExpertProjection, Experts, Gating, moe
+from triptych.kernels.native.activation import Gate
+from triptych.kernels.native.expert_forms import ExpertForm, ExpertForms, ExpertsArgs, RowsArgs, bytes_of, kind_of
+from triptych.kernels.native.isa import Isa
+from triptych.kernels.native.library import Kernel, load_kernel
+from triptych.kernels.native.plain import plain
+from triptych.kernels.native.team import submit, workspace
+
+MAX_TOKENS = 1 << 15
+"""Whose sums fit into a thread's scratch memory (src/experts.h)."""
+MAX_INPUTS = 1 << 14
+"""Of which two times sixteen outputs fit there as float32."""
+_ALIGNED = 64
+_GATES: Mapping[str, Gate] = {"silu": Gate.SILU, "gelu": Gate.GELU, "gelu_tanh": Gate.GELU_TANH}
+
+
+def register(isa: Isa) -> None:
+    """Makes the kernels the backend of `moe` on CPUs.
+
+    Raises:
+        NotAvailable: they cannot be compiled here.
+    """
+    mixture = Moe(isa)
+    moe.register("native", "cpu", mixture, mixture.accepts)
+
+
+class PlanArgs(ctypes.Structure):
+    """Mirror of `PlanArgs` in src/experts_plan.cpp."""
+
+    _fields_ = (
+        ("ids", ctypes.c_void_p),
+        ("plan", ctypes.c_void_p),
+        ("tokens", ctypes.c_int64),
+        ("top_k", ctypes.c_int64),
+        ("experts", ctypes.c_int64),
+    )
+
+
+class Moe:
+    """See `triptych.kernels.moe`."""
+
+    def __init__(self, isa: Isa) -> None:
+        self._plan: Kernel[PlanArgs] = load_kernel("experts_plan", "experts_plan", PlanArgs, isa)
+        self._forms = ExpertForms(isa)
+
+    def accepts(self, x: Tensor, experts: Experts, ids: Tensor, weights: Tensor, gating: Gating, out: Tensor) -> bool:
+        """Whether there are kernels for these arguments: gate and up are of one form."""
+        gate, up, down = experts.gate, experts.up, experts.down
+        return (
+            plain(x, out)
+            and x.shape == out.shape == (len(x), gate.inputs)
+            and len(x) <= MAX_TOKENS
+            and max(gate.inputs, down.inputs) <= MAX_INPUTS
+            and ids.dtype is torch.int32
+            and weights.dtype is torch.float32
+            and ids.is_contiguous()
+            and weights.is_contiguous()
+            and ids.shape == weights.shape == (len(x), ids.shape[1])
+            and (gate.outputs, gate.inputs) == (up.outputs, up.inputs) == (down.inputs, down.outputs)
+            and kind_of(gate.weights[0]) == kind_of(up.weights[0])
+            and self._forms.find(gate.weights[0], x.dtype) is self._forms.find(up.weights[0], x.dtype)
+            and all(self._takes(projection, x.dtype) for projection in (gate, up, down))
+        )
+
+    def _takes(self, projection: ExpertProjection, dtype: torch.dtype) -> bool:
+        biased = projection.biases is None or projection.biases[0].dtype is dtype
+        return biased and self._forms.find(projection.weights[0], dtype) is not None
+
+    def __call__(
+        self, x: Tensor, experts: Experts, ids: Tensor, weights: Tensor, gating: Gating, out: Tensor
+    ) -> None:
+        """Runs it, or records the calls."""
+        first, second = (self._form(p, x.dtype) for p in (experts.gate, experts.down))
+        entries, features = ids.numel(), experts.down.inputs
+        sizes = (
+            4 * (2 + 2 * experts.gate.experts + entries),
+            len(x) * first.row_bytes(experts.gate.inputs),
+            entries * features * x.itemsize,
+            entries * second.row_bytes(features),
+        )
+        plan, rows, hidden, hidden_rows = _carve(sizes)
+        kept = (*_tensors(experts), ids, weights)
+        submit(self._plan, PlanArgs(ids.data_ptr(), plan.data_ptr(), *ids.shape, experts.gate.experts), ids, plan)
+        product = _Product(ids, plan, weights, gating, x.dtype is torch.bfloat16, kept)
+        ready = product.ready(first, x, len(x), experts.gate, rows)
+        product.submit(first.gated, ready, experts.gate, experts.up, hidden)
+        ready = product.ready(second, hidden, entries, experts.down, hidden_rows)
+        product.submit(second.summed, ready, experts.down, experts.down, out)
+
+    def _form(self, projection: ExpertProjection, dtype: torch.dtype) -> ExpertForm:
+        form = self._forms.find(projection.weights[0], dtype)
+        assert form is not None, "asked for before `accepts`"
+        return form
+
+
+class _Product:
+    """What both products of a call have in common."""
+
+    def __init__(
+        self, ids: Tensor, plan: Tensor, weights: Tensor, gating: Gating, is_bf16: bool, kept: tuple[Tensor, ...]
+    ) -> None:
+        self._ids, self._plan, self._weights, self._is_bf16, self._kept = ids, plan, weights, is_bf16, kept
+        match gating:
+            case ClampedSilu(alpha, limit):
+                self._gate = (Gate.CLAMPED, alpha, limit)
+            case name:
+                self._gate = (_GATES[name], 0.0, 0.0)
+
+    def ready(self, form: ExpertForm, x: Tensor, rows: int, projection: ExpertProjection, memory: Tensor) -> Tensor:
+        """Rows as the form reads them."""
+        if form.rows is None:
+            return x
+        kind = kind_of(projection.weights[0])
+        args = RowsArgs(x.data_ptr(), memory.data_ptr(), rows, projection.inputs, self._is_bf16, kind)
+        submit(form.rows, args, x, memory)
+        return memory
+
+    def submit(
+        self,
+        kernel: Kernel[ExpertsArgs],
+        x: Tensor,
+        projection: ExpertProjection,
+        other: ExpertProjection,
+        out: Tensor,
+    ) -> None:
+        """Runs or records one product."""
+        weight = projection.weights[0]
+        tensors = (x, self._plan, projection.addresses, other.addresses, self._weights, out)
+        args = ExpertsArgs(
+            *(tensor.data_ptr() for tensor in tensors),
+            *self._ids.shape,
+            projection.experts,
+            projection.inputs,
+            projection.outputs,
+            self._is_bf16,
+            kind_of(weight),
+            bytes_of(weight),
+            *self._gate,
+        )
+        submit(kernel, args, *tensors, *self._kept)
+
+
+def _carve(sizes: tuple[int, ...]) -> list[Tensor]:
+    """Pieces of the memory that calls share, each of so many bytes, aligned."""
+    starts = [0]
+    for size in sizes:
+        starts.append(starts[-1] + -(-size // _ALIGNED) * _ALIGNED)
+    memory = workspace(starts[-1])
+    return [memory[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+
+
+def _tensors(experts: Experts) -> tuple[Tensor, ...]:
+    """Everything that is read through the addresses."""
+    projections = (experts.gate, experts.up, experts.down)
+    return tuple(tensor for projection in projections for tensor in projection.tensors)

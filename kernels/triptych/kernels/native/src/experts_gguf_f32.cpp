@@ -1,0 +1,56 @@
+// A mixture of experts whose weights are GGUF blocks, for float32 rows: sixteen outputs' weights at a time become
+// float32, which is exact, and are multiplied like plain ones.
+
+#include "dot.h"
+#include "experts.h"
+#include "gguf.h"
+
+namespace {
+
+template <class Kind>
+class FloatForm {
+  public:
+    struct Group {
+        const float* rows[kGroup];
+    };
+
+    FloatForm(const ExpertsArgs& args, char* scratch)
+        : inputs_(args.inputs), outputs_(args.outputs), weights_(reinterpret_cast<float*>(scratch)) {}
+
+    int64_t row_bytes() const { return inputs_ * sizeof(float); }
+
+    // Beyond the last output it is repeated.
+    Group group(const int64_t* addresses, int64_t expert, int64_t output, int64_t place) const {
+        const auto* weight = reinterpret_cast<const uint8_t*>(addresses[expert]);
+        const int64_t blocks = inputs_ / kBlock;
+        Group group;
+        for (int64_t c = 0; c < kGroup; ++c) {
+            const uint8_t* row = weight + std::min(output + c, outputs_ - 1) * blocks * Kind::kBytes;
+            float* values = weights_ + (place * kGroup + c) * inputs_;
+            for (int64_t i = 0; i < blocks; ++i) Kind::dequantize(row + i * Kind::kBytes, values + i * kBlock);
+            group.rows[c] = values;
+        }
+        return group;
+    }
+
+    void multiply(const char* rows, int64_t count, const Group& weight, f32x16* outputs) const {
+        dot_group(reinterpret_cast<const float*>(rows), count, weight.rows, inputs_, outputs);
+    }
+
+  private:
+    int64_t inputs_, outputs_;
+    float* weights_;
+};
+
+void gated(const ExpertsArgs& args, int64_t piece, char* scratch) {
+    with_kind(args.kind, [&]<class Kind>(Kind) { GatedUnit<FloatForm<Kind>, float>(args, scratch).run(piece); });
+}
+
+void sum_up(const ExpertsArgs& args, int64_t piece, char* scratch) {
+    with_kind(args.kind, [&]<class Kind>(Kind) { sum_piece<FloatForm<Kind>, float>(args, piece, scratch); });
+}
+
+}  // namespace
+
+TRIPTYCH_KERNEL(experts_gated, ExpertsArgs, gated_pieces, gated)
+TRIPTYCH_KERNEL(experts_sum, ExpertsArgs, sum_pieces, sum_up)

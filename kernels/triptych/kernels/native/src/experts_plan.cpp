@@ -1,0 +1,41 @@
+// Sorts the choices of all tokens by expert.
+
+#include "experts_plan.h"
+
+#include <algorithm>
+
+namespace {
+
+struct PlanArgs {
+    const int32_t* ids;  // [tokens, top_k]
+    void* plan;
+    int64_t tokens, top_k, experts;
+};
+
+constexpr int64_t kExpertsOfScratch = kScratchBytes / sizeof(int32_t);
+
+int64_t pieces(const PlanArgs&) { return 1; }
+
+void run(const PlanArgs& args, int64_t, char* scratch) {
+    const int64_t choices = args.tokens * args.top_k;
+    auto* next = reinterpret_cast<int32_t*>(scratch);  // [experts], how many entries, then where the next one goes
+    const auto expert = [&](int64_t i) { return clamp(args.ids[i], 0, std::min(args.experts, kExpertsOfScratch) - 1); };
+    std::fill_n(next, args.experts, 0);
+    for (int64_t i = 0; i < choices; ++i) ++next[expert(i)];
+    Plan plan(args.plan, args.experts);
+    int32_t active = 0, first = 0;
+    for (int64_t e = 0; e < args.experts; ++e) {
+        if (next[e] == 0) continue;
+        plan.numbers()[active] = static_cast<int32_t>(e);
+        plan.starts()[active++] = first;
+        first += next[e];
+        next[e] = first - next[e];
+    }
+    plan.starts()[active] = first;
+    plan.active() = active;
+    for (int64_t i = 0; i < choices; ++i) plan.entries()[next[expert(i)]++] = static_cast<int32_t>(i);
+}
+
+}  // namespace
+
+TRIPTYCH_KERNEL(experts_plan, PlanArgs, pieces, run)

@@ -1,0 +1,218 @@
+"""Mixture of experts by every form of weight against float64, on every instruction set."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from triptych.kernels import ClampedSilu, DenseWeight, ExpertProjection, Experts, Gating, GgufWeight, Weight, moe
+from triptych.kernels.native import team
+from triptych.kernels.native.experts import Moe
+from triptych.kernels.native.isa import Isa
+from triptych.kernels.weights import GGUF_BLOCK_BYTES, GgufKind, Int8Weight, dequantize
+
+GUARD = 3.0
+SCALE = 0.05
+
+
+def dense_weight(dtype: torch.dtype, outputs: int, inputs: int) -> Weight:
+    return DenseWeight(torch.randn(outputs, inputs).mul_(SCALE).to(dtype))
+
+
+def int8_weight(outputs: int, inputs: int) -> Weight:
+    tiles, words = -(-outputs // 16), -(-inputs // 4)
+    plain = torch.zeros(tiles * 16, words * 4, dtype=torch.int8)
+    plain[:outputs, :inputs] = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
+    values = plain.view(tiles, 16, words, 4).transpose(1, 2).contiguous()
+    return Int8Weight(values, torch.rand(outputs) * SCALE / 64, inputs)
+
+
+def gguf_weight(kind: GgufKind, outputs: int, inputs: int) -> Weight:
+    blocks = torch.randint(0, 256, (outputs, inputs // 32, GGUF_BLOCK_BYTES[kind]), dtype=torch.uint8)
+    header = torch.randn(outputs, inputs // 32, 2).mul_(SCALE / (64 if kind == "Q8_0" else 8))
+    count = 4 if kind == "Q4_1" else 2
+    blocks[..., :count] = header.half().view(torch.uint8)[..., :count]
+    return GgufWeight(blocks.view(outputs, -1), kind, inputs)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A form of weight beside rows of a type.
+
+    Attributes:
+        make: A weight [O, I].
+        dtype: Of the rows.
+        tolerance: Of an output, in units of what its products add up to in size.
+    """
+
+    make: Callable[[int, int], Weight]
+    dtype: torch.dtype
+    tolerance: float
+
+
+F32, BF16 = torch.float32, torch.bfloat16
+CASES = {
+    "f32": Case(partial(dense_weight, F32), F32, 2e-6),
+    "bf16": Case(partial(dense_weight, BF16), BF16, 2**-7),
+    "int8 f32": Case(int8_weight, F32, 2**-6),
+    "int8 bf16": Case(int8_weight, BF16, 2**-6),
+    "Q4_0 f32": Case(partial(gguf_weight, "Q4_0"), F32, 2e-6),
+    "Q4_1 bf16": Case(partial(gguf_weight, "Q4_1"), BF16, 2**-5),
+    "Q8_0 bf16": Case(partial(gguf_weight, "Q8_0"), BF16, 2**-5),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+def projection(case: Case, count: int, outputs: int, inputs: int, *, biased: bool) -> ExpertProjection:
+    weights = tuple(case.make(outputs, inputs) for _ in range(count))
+    return ExpertProjection(weights, tuple(torch.randn(count, outputs).to(case.dtype).unbind()) if biased else None)
+
+
+def experts_of(case: Case, count: int, hidden: int, features: int, *, biased: bool = False) -> Experts:
+    gate, up = (projection(case, count, features, hidden, biased=biased) for _ in range(2))
+    return Experts(gate, up, projection(case, count, hidden, features, biased=biased))
+
+
+def choices(tokens: int, top_k: int, count: int) -> tuple[Tensor, Tensor]:
+    ids = torch.rand(tokens, count).argsort(dim=1)[:, :top_k].int().contiguous()
+    return ids, torch.rand(tokens, top_k)
+
+
+def run(isa: Isa, x: Tensor, experts: Experts, ids: Tensor, weights: Tensor, gating: Gating = "silu") -> Tensor:
+    memory = torch.full((len(x) + 2, x.shape[1]), GUARD, dtype=x.dtype)
+    out = memory[1:-1].fill_(torch.nan)
+    mixture = Moe(isa)
+    assert mixture.accepts(x, experts, ids, weights, gating, out)
+    mixture(x, experts, ids, weights, gating, out)
+    assert (memory[[0, -1]] == GUARD).all()
+    return out
+
+
+def gated(gate: Tensor, up: Tensor, gating: Gating) -> Tensor:
+    match gating:
+        case ClampedSilu(alpha, limit):
+            kept = gate.clamp(max=limit)
+            return kept * torch.sigmoid(alpha * kept) * (up.clamp(-limit, limit) + 1)
+        case "silu":
+            return gate * gate.sigmoid() * up
+        case "gelu":
+            return torch.nn.functional.gelu(gate) * up
+        case "gelu_tanh":
+            return torch.nn.functional.gelu(gate, approximate="tanh") * up
+
+
+def exact(x: Tensor, experts: Experts, ids: Tensor, weights: Tensor, gating: Gating) -> tuple[Tensor, Tensor]:
+    """In float64, and the size of what was added up."""
+    out, size = torch.zeros(2, *x.shape, dtype=torch.float64)
+    for token, place in torch.cartesian_prod(*map(torch.arange, ids.shape)):
+        expert, share = int(ids[token, place]), weights[token, place].double()
+        gate, up = (apply(experts_part, expert, x[token].double()) for experts_part in (experts.gate, experts.up))
+        hidden = gated(gate, up, gating)
+        out[token] += share * apply(experts.down, expert, hidden)
+        size[token] += share * (dequantize(experts.down.weights[expert]).double().abs() @ hidden.abs() + 1)
+    return out, size
+
+
+def apply(part: ExpertProjection, expert: int, x: Tensor) -> Tensor:
+    bias = part.bias(expert)
+    product = dequantize(part.weights[expert]).double() @ x
+    return product if bias is None else product + bias.double()
+
+
+def near(case: Case, out: Tensor, x: Tensor, experts: Experts, ids: Tensor, weights: Tensor, gating: Gating) -> None:
+    expected, size = exact(x, experts, ids, weights, gating)
+    assert out.isfinite().all()
+    assert ((out.double() - expected).abs() <= case.tolerance * (size + expected.abs())).all()
+
+
+@pytest.mark.parametrize(("tokens", "top_k", "count"), [(0, 2, 4), (1, 1, 3), (1, 6, 8), (9, 2, 40), (50, 3, 5)])
+def test_equals_float64(isa: Isa, case: Case, tokens: int, top_k: int, count: int, seed: int) -> None:
+    random.seed(seed)
+    hidden, features = random.choice((64, 160)), random.choice((32, 96))
+    experts = experts_of(case, count, hidden, features, biased=bool(seed % 2))
+    x, (ids, weights) = torch.randn(tokens, hidden).to(case.dtype), choices(tokens, top_k, count)
+    near(case, run(isa, x, experts, ids, weights), x, experts, ids, weights, "silu")
+
+
+@pytest.mark.parametrize("gating", ["gelu", "gelu_tanh", ClampedSilu(1.702, 0.5)])
+@pytest.mark.parametrize("form", ["f32", "bf16"])
+def test_other_gates_and_odd_widths(isa: Isa, form: str, gating: Gating) -> None:
+    case = CASES[form]
+    experts = experts_of(case, 4, 37, 21, biased=True)
+    x, (ids, weights) = torch.randn(12, 37).to(case.dtype), choices(12, 2, 4)
+    near(case, run(isa, x, experts, ids, weights, gating), x, experts, ids, weights, gating)
+
+
+def test_the_reference_is_what_the_kernels_compute(isa: Isa) -> None:
+    case = CASES["f32"]
+    experts = experts_of(case, 6, 64, 48, biased=True)
+    x, (ids, weights) = torch.randn(30, 64), choices(30, 3, 6)
+    out = torch.full_like(x, torch.nan)
+    moe.implementation("reference")(x, experts, ids, weights, "silu", out)
+    torch.testing.assert_close(run(isa, x, experts, ids, weights), out, rtol=1e-5, atol=1e-5)
+
+
+def test_forms_of_the_two_products_differ(isa: Isa) -> None:
+    case = CASES["Q8_0 bf16"]
+    gate, up = (projection(case, 5, 64, 96, biased=False) for _ in range(2))
+    experts = Experts(gate, up, projection(CASES["int8 bf16"], 5, 96, 64, biased=False))
+    x, (ids, weights) = torch.randn(7, 96).bfloat16(), choices(7, 2, 5)
+    near(case, run(isa, x, experts, ids, weights), x, experts, ids, weights, "silu")
+
+
+def test_a_token_has_the_same_result_in_any_company(isa: Isa, case: Case) -> None:
+    experts = experts_of(case, 6, 96, 64)
+    x, (ids, weights) = torch.randn(70, 96).to(case.dtype), choices(70, 3, 6)
+    together = run(isa, x, experts, ids, weights)
+    for rows in (slice(0, 1), slice(3, 12), slice(20, 60)):
+        part = (tensor[rows].contiguous() for tensor in (ids, weights))
+        assert torch.equal(run(isa, x[rows].contiguous(), experts, *part), together[rows])
+
+
+def test_the_order_of_a_tokens_experts_changes_nothing(isa: Isa) -> None:
+    experts = experts_of(CASES["f32"], 6, 96, 64)
+    x, (ids, weights) = torch.randn(4, 96), choices(4, 4, 6)
+    turned = (tensor.flip(1).contiguous() for tensor in (ids, weights))
+    assert torch.equal(run(isa, x, experts, *turned), run(isa, x, experts, ids, weights))
+
+
+@pytest.mark.parametrize("tokens", [1, 30])
+def test_threads_change_nothing_and_a_recorded_call_follows_the_choices(
+    isa: Isa, threads: int, case: Case, tokens: int
+) -> None:
+    experts = experts_of(case, 12, 256, 64)
+    x, (ids, weights) = torch.randn(tokens, 256).to(case.dtype), choices(tokens, 3, 12)
+    out = torch.full_like(x, torch.nan)
+    with team.capture() as program:
+        Moe(isa)(x, experts, ids, weights, "silu", out)
+    for _ in range(2):
+        for tensor, new in zip((ids, weights), choices(tokens, 3, 12), strict=True):
+            tensor.copy_(new)
+        program.run()
+        team.resize(1)
+        alone = run(isa, x, experts, ids, weights)
+        team.resize(threads)
+        assert torch.equal(out, alone)
+
+
+def test_what_the_kernels_refuse(isa: Isa) -> None:
+    case, mixture = CASES["bf16"], Moe(isa)
+    experts = experts_of(case, 4, 64, 32)
+    x, (ids, weights) = torch.randn(3, 64).bfloat16(), choices(3, 2, 4)
+    out, gguf = torch.empty_like(x), experts_of(CASES["Q4_0 f32"], 4, 64, 32)
+    assert mixture.accepts(x, experts, ids, weights, "silu", out)
+    assert mixture.accepts(x, gguf, ids, weights, "silu", out)
+    assert not mixture.accepts(x.float(), experts, ids, weights, "silu", out.float())
+    assert not mixture.accepts(x, experts, ids.long(), weights, "silu", out)
+    assert not mixture.accepts(x, Experts(gguf.gate, experts.up, experts.down), ids, weights, "silu", out)
+    assert not mixture.accepts(x, Experts(experts.gate, experts.up, experts.up), ids, weights, "silu", out)
+    with pytest.raises(ValueError, match="one form and shape"):
+        ExpertProjection((*experts.gate.weights, *gguf.gate.weights))
