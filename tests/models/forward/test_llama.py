@@ -47,7 +47,7 @@ def test_logits_of_chunks_and_of_single_tokens_equal_transformers(
     token_ids = torch.randint(97, (102,))
     with torch.no_grad():
         expected = model(token_ids.unsqueeze(0)).logits[0]
-    steps = [sequence.feed_chunks(token_ids[:70], 24), *(sequence.feed(one) for one in token_ids[70:].split(1))]
+    steps = [sequence.feed_chunks(token_ids[:70], 24), *(sequence.feed(token_ids[i : i + 1]) for i in range(70, 102))]
     assert (torch.cat(steps) - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
@@ -104,7 +104,7 @@ def test_bfloat16_is_no_farther_from_float32_than_transformers_is(
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("num_hidden_layers", 4, r"no tensor model\.layers\.3\.input_layernorm\.weight; expected shape \[48\]"),
+        ("num_hidden_layers", 4, r"no tensor model\.layers\.3\.\S+\.weight; expected shape \["),
         ("vocab_size", 98, r"model\.embed_tokens\.weight must have shape \[98, 48\], found \[97, 48\]"),
         ("attention_bias", True, r"no tensor model\.layers\.0\.self_attn\.q_proj\.bias; expected shape \[48\]"),
         ("intermediate_size", 81, r"mlp\.gate_proj\.weight must have shape \[81, 48\], found \[80, 48\]"),
