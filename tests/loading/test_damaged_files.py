@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from triptych.core.errors import DataLoss, NotFound, TriptychError, Unimplemented
+from triptych.models.checkpoint import open_checkpoint
 from triptych.models.files import ModelFiles
 from triptych.models.gguf_header import read_header as read_gguf_header
 from triptych.models.safetensors_header import read_header
@@ -56,7 +57,7 @@ def test_an_unknown_element_type_is_named(tmp_path: Path, dtype: object) -> None
 def test_float8_weights_are_refused_rather_than_read_without_their_scales(tmp_path: Path) -> None:
     safetensors(tmp_path / "model.safetensors", entry("F8_E4M3", [8]), b"\0" * 8)
     with pytest.raises(Unimplemented, match=r"tensor w is F8_E4M3 at byte \d+, which is not read"):
-        open_weights(ModelFiles("m", tmp_path, "safetensors"), torch.float32)
+        open_weights(open_checkpoint(ModelFiles("m", tmp_path, "safetensors")), torch.float32)
 
 
 def test_a_header_longer_than_the_file(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_a_gguf_with_a_flipped_byte_is_read_or_refused_never_crashes(
         flipped[place] ^= 1 << int(rng.integers(8))
         files.path.write_bytes(flipped)
         try:
-            open_weights(files, torch.float32)
+            open_weights(open_checkpoint(files), torch.float32)
             outcomes.append("read")
         except TriptychError as error:
             outcomes.append(type(error).__name__)
@@ -147,7 +148,7 @@ def test_a_tensor_from_elsewhere_has_no_place_in_llama(
 ) -> None:
     files = llama_gguf(rng, tensors={"blk.0.ssm_a.weight": np.zeros(4, dtype=np.float32)})
     with pytest.raises(Unimplemented, match=r"tensor blk\.0\.ssm_a\.weight has no place in the llama architecture"):
-        open_weights(files, torch.float32)
+        open_weights(open_checkpoint(files), torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -167,4 +168,4 @@ def test_a_broken_index_is_described(
     files = folder({"1.safetensors": {"a": torch.ones(3)}})
     (files.path / "model.safetensors.index.json").write_text(index)
     with pytest.raises(kind, match=said):
-        open_weights(files, torch.float32)
+        open_weights(open_checkpoint(files), torch.float32)

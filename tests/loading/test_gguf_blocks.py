@@ -11,6 +11,7 @@ from gguf import GGMLQuantizationType
 
 from triptych.core.errors import DataLoss, InvalidArgument
 from triptych.kernels import DenseWeight, GgufWeight, dequantize
+from triptych.models.checkpoint import open_checkpoint
 from triptych.models.files import ModelFiles
 from triptych.models.gguf_header import read_header
 from triptych.models.quantization import choose_quantization
@@ -21,7 +22,7 @@ HEADS = {"q_proj": 4, "k_proj": 2}
 
 
 def open_blocks(files: ModelFiles, dtype: torch.dtype = torch.float32) -> Weights:
-    return open_weights(files, dtype, quantization="gguf")
+    return open_weights(open_checkpoint(files, "llama_cpp"), dtype, quantization="gguf")
 
 
 def in_hugging_face_order(name: str, rows: torch.Tensor) -> torch.Tensor:
@@ -46,9 +47,9 @@ def test_every_matrix_is_a_view_of_the_file(
     llama_gguf: Gguf, rng: np.random.Generator, cache: Path, kind: str
 ) -> None:
     files = llama_gguf(rng, GGMLQuantizationType[kind])
-    plain, weights = open_weights(files, torch.float32), open_blocks(files)
+    plain, weights = open_weights(open_checkpoint(files), torch.float32), open_blocks(files)
     raw, stored = files.path.read_bytes(), read_header(files.path).tensors
-    assert weights.opened == (files.path,)
+    assert files.path in weights.files
     assert weights.interleaved
     assert weights.names == plain.names
     for name in (name for name in plain.names if len(plain.shape(name)) == 2):
@@ -70,7 +71,7 @@ def test_vectors_are_converted_to_the_dtype_and_nothing_else_is(
     files = llama_gguf(rng, GGMLQuantizationType.Q4_1)
     weights = open_blocks(files, torch.bfloat16)
     (converted,) = cache.rglob("*.safetensors")
-    assert weights.opened == (files.path, converted)
+    assert weights.files == {files.path, converted}
     assert converted.stat().st_size < 2000
     assert weights.tensor("model.norm.weight").dtype is torch.bfloat16
 
@@ -82,7 +83,7 @@ def test_biases_of_q_and_k_keep_the_order_of_their_rows_and_a_file_of_their_own(
     files = llama_gguf(rng, GGMLQuantizationType.F16, tensors={"blk.0.attn_q.bias": bias})
     for _ in range(2):
         assert open_blocks(files, torch.bfloat16).tensor(name).tolist() == bias.tolist()
-        plain = open_weights(files, torch.bfloat16).tensor(name)
+        plain = open_weights(open_checkpoint(files), torch.bfloat16).tensor(name)
         assert plain.tolist() == in_hugging_face_order("q_proj", torch.from_numpy(bias)).tolist()
 
 
@@ -91,7 +92,7 @@ def test_other_kinds_become_plain_numbers_in_the_same_order(
     llama_gguf: Gguf, rng: np.random.Generator, cache: Path, kind: str
 ) -> None:
     files = llama_gguf(rng, GGMLQuantizationType[kind])
-    plain, weights = open_weights(files, torch.float32), open_blocks(files)
+    plain, weights = open_weights(open_checkpoint(files), torch.float32), open_blocks(files)
     for name in (name for name in plain.names if len(plain.shape(name)) == 2):
         weight = weights.matrix(name)
         assert isinstance(weight, DenseWeight)
@@ -109,7 +110,7 @@ def test_kinds_may_differ_from_tensor_to_tensor(llama_gguf: Gguf, rng: np.random
 
 def test_smollm2_is_read_without_a_copy(smollm2: ModelFiles) -> None:
     weights = open_blocks(smollm2)
-    assert weights.opened == (smollm2.path,)
+    assert weights.files == {smollm2.path}
     matrices = [weights.matrix(name) for name in weights.names if len(weights.shape(name)) == 2]
     assert {weight.kind for weight in matrices if isinstance(weight, GgufWeight)} == {"Q4_1", "Q8_0"}
     assert sum(weight.blocks.nbytes for weight in matrices if isinstance(weight, GgufWeight)) > 96_000_000

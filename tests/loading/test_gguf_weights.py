@@ -11,6 +11,7 @@ from gguf import GGMLQuantizationType
 from transformers import AutoModelForCausalLM, GgufConfig
 
 from triptych.core.errors import Unimplemented
+from triptych.models.checkpoint import open_checkpoint
 from triptych.models.files import ModelFiles
 from triptych.models.gguf_source import GgufSource
 from triptych.models.mapping import map_file
@@ -33,7 +34,7 @@ def reference(files: ModelFiles) -> dict[str, torch.Tensor]:
 
 
 def assert_equal_tensors(files: ModelFiles, expected: dict[str, torch.Tensor]) -> None:
-    weights = open_weights(files, torch.float32)
+    weights = open_weights(open_checkpoint(files), torch.float32)
     assert weights.names == expected.keys() - {"lm_head.weight"} | (weights.names & {"lm_head.weight"})
     different = [name for name in sorted(weights.names) if not torch.equal(weights.tensor(name), expected[name])]
     assert different == []
@@ -50,13 +51,13 @@ def test_tensors_equal_those_of_transformers(
 def test_smollm2_equals_transformers_bit_by_bit(smollm2: ModelFiles) -> None:
     expected = reference(smollm2)
     assert_equal_tensors(smollm2, expected)
-    halves = open_weights(smollm2, torch.bfloat16)
+    halves = open_weights(open_checkpoint(smollm2), torch.bfloat16)
     assert all(torch.equal(halves.tensor(name), expected[name].bfloat16()) for name in halves.names)
 
 
 def test_an_own_head_is_found(llama_gguf: Gguf, rng: np.random.Generator, cache: Path) -> None:
     head = rng.standard_normal((48, 64), dtype=np.float32)
-    weights = open_weights(llama_gguf(rng, tensors={"output.weight": head}), torch.float32)
+    weights = open_weights(open_checkpoint(llama_gguf(rng, tensors={"output.weight": head})), torch.float32)
     assert np.array_equal(weights.tensor("lm_head.weight").numpy(), head)
 
 
@@ -64,7 +65,7 @@ def test_biases_of_q_and_k_are_put_back_in_order_like_their_rows(
     llama_gguf: Gguf, rng: np.random.Generator, cache: Path
 ) -> None:
     bias = np.arange(64, dtype=np.float32)
-    weights = open_weights(llama_gguf(rng, tensors={"blk.0.attn_q.bias": bias}), torch.float32)
+    weights = open_weights(open_checkpoint(llama_gguf(rng, tensors={"blk.0.attn_q.bias": bias})), torch.float32)
     order = bias.reshape(4, 8, 2).swapaxes(1, 2).reshape(-1)
     assert weights.tensor("model.layers.0.self_attn.q_proj.bias").tolist() == order.tolist()
 
@@ -77,7 +78,7 @@ def test_other_packings_are_left_to_the_gguf_package(
     _, size = gguf.GGML_QUANT_SIZES[packing]
     packed = rng.integers(0, 60, (48, size), dtype=np.uint8)
     files = _with_packed_embedding(llama_gguf(rng).path, packed, packing)
-    weights = open_weights(files, torch.float32, ("model.embed_tokens",))
+    weights = open_weights(open_checkpoint(files), torch.float32)
     expected = gguf.quants.dequantize(packed, packing)
     assert np.array_equal(weights.tensor("model.embed_tokens.weight").numpy(), expected, equal_nan=True)
 
@@ -87,15 +88,18 @@ def test_a_packing_that_nobody_undoes_is_named(llama_gguf: Gguf, rng: np.random.
     packed = np.zeros((48, gguf.GGML_QUANT_SIZES[packing][1]), dtype=np.uint8)
     files = _with_packed_embedding(llama_gguf(rng).path, packed, packing)
     with pytest.raises(Unimplemented, match=r"tensor token_embd\.weight is packed as Q8_K, which is not read"):
-        open_weights(files, torch.float32)
+        open_weights(open_checkpoint(files), torch.float32)
 
 
 def test_plain_tensors_of_a_gguf_are_used_where_they_lie(
     llama_gguf: Gguf, rng: np.random.Generator, cache: Path
 ) -> None:
     files = llama_gguf(rng, GGMLQuantizationType.BF16)
-    weights = open_weights(files, torch.bfloat16, ("model.embed_tokens", "model.layers.0.mlp"))
-    assert weights.opened == (files.path,)
+    source = open_checkpoint(files)
+    for name, kind in (("embed_tokens", "BF16"), ("layers.0.mlp.up_proj", "BF16"), ("norm", "F32")):
+        extent = source.extent(f"model.{name}.weight", kind)
+        assert extent is not None
+        assert extent.path == files.path
     assert map_file(files.path).numel() == files.path.stat().st_size
 
 

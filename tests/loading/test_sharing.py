@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from triptych.kernels import dequantize
+from triptych.models.checkpoint import open_checkpoint
 from triptych.models.files import ModelFiles
 from triptych.models.quantization import Quantization
 from triptych.models.weights import open_weights
@@ -18,19 +19,21 @@ import sys, torch
 from contextlib import contextmanager
 from pathlib import Path
 from triptych.kernels import dequantize
+from triptych.models.checkpoint import open_checkpoint
 from triptych.models.files import ModelFiles
 from triptych.models.weights import open_weights
 
 class Report:
     @contextmanager
     def task(self, title, total):
-        print("converted", flush=True)
+        print(title, flush=True)
         yield lambda count: None
 
 print("ready", flush=True)
 sys.stdin.readline()
 path, format, quantization, name = Path(sys.argv[1]), *sys.argv[2:]
-weights = open_weights(ModelFiles("m", path, format), torch.bfloat16, quantization=quantization, progress=Report())
+source = open_checkpoint(ModelFiles("m", path, format), "llama_cpp" if quantization == "gguf" else "hugging_face")
+weights = open_weights(source, torch.bfloat16, quantization=quantization, progress=Report())
 print("sum", float(dequantize(weights.matrix(name)).sum(dtype=torch.float64)), flush=True)
 sys.stdin.readline()
 """
@@ -64,7 +67,7 @@ def test_processes_that_start_together_convert_once(
         go_on(process)
     said = [process.communicate("\n")[0].splitlines() for process in processes]
     assert [lines[-1] for lines in said] == ["sum 12700000.0"] * 2
-    assert sum(lines.count("converted") for lines in said) == 1
+    assert sum(line.startswith(("Converting", "Quantizing")) for lines in said for line in lines) == 1
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])
@@ -86,11 +89,12 @@ def assert_shared(files: ModelFiles, quantization: Quantization, name: str, size
     """Reads all of a matrix in another process and in this one; returns the file that both have it from."""
     other = start(files, quantization, name)
     go_on(other)
-    weights = open_weights(files, torch.bfloat16, quantization=quantization)
+    source = open_checkpoint(files, "llama_cpp" if quantization == "gguf" else "hugging_face")
+    weights = open_weights(source, torch.bfloat16, quantization=quantization)
     assert other.stdout is not None
-    said = other.stdout.readline().replace("converted\n", "") or other.stdout.readline()
+    said = next(line for line in other.stdout if line.startswith("sum"))
     assert said == f"sum {float(dequantize(weights.matrix(name)).sum(dtype=torch.float64))}\n"
-    path = weights.opened[-1 if quantization == "int8" else 0]
+    path = max(weights.files, key=lambda path: path.stat().st_size)
     usage = mapped(path)
     other.communicate("\n")
     assert usage["Shared_Clean"] + usage["Shared_Dirty"] >= size

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +33,12 @@ def file_key(path: Path) -> str:
     status = path.stat()
     identity = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
     return hashlib.blake2b(identity.encode(), digest_size=12).hexdigest()
+
+
+def files_key(paths: Iterable[Path]) -> str:
+    """`file_key` of several files together, some of which may be absent."""
+    keys = (file_key(path) if path.is_file() else str(path.absolute()) for path in paths)
+    return hashlib.blake2b("\0".join(keys).encode(), digest_size=12).hexdigest()
 
 
 def build_file(target: Path, build: Callable[[Path], None], *, intact: Callable[[Path], bool]) -> Path:

@@ -1,7 +1,7 @@
 """Tensors that cannot be used as they lie are converted once per host, into a safetensors file of the cache.
 
-The file is named after its source (place, size, time of writing), the kind of conversion and the names it holds. Two
-workers that want the same tensors share its pages, and the second start only maps it.
+The file is named after its sources (place, size, time of writing), the kind of conversion, and what the tensors that
+it holds are made of. Two workers that want the same tensors share its pages, and the second start only maps it.
 """
 
 import hashlib
@@ -14,20 +14,19 @@ import numpy as np
 import numpy.typing as npt
 from gguf.constants import GGMLQuantizationType
 
-from triptych.core.errors import InvalidArgument, TriptychError
-from triptych.models.cache import build_file, cache_directory, file_key, require_space
+from triptych.core.errors import DataLoss, InvalidArgument, TriptychError
+from triptych.models.cache import build_file, cache_directory, files_key, require_space
 from triptych.models.extent import Extent
 from triptych.models.progress import Advance, Progress
 from triptych.models.safetensors_header import plan_file, read_header
-from triptych.models.sources import FloatArray, Source
+from triptych.models.sources import FloatArray, Rows, Source
 
-_VERSION = 1  # of the meaning of converted values
+_VERSION = 2  # of the meaning of converted values
+_MADE = (".safetensors", ".finite")
 _CHUNK = 4 << 20  # elements held at a time
 
 
-def convert(
-    source: Source, names: Sequence[str], dtype: str, progress: Progress, *, variant: str = ""
-) -> dict[str, Extent]:
+def convert(source: Source, names: Sequence[str], dtype: str, progress: Progress) -> dict[str, Extent]:
     """Returns where the tensors lie as `dtype`, converting them if nobody did before.
 
     Args:
@@ -35,14 +34,14 @@ def convert(
         names: Which.
         dtype: F32, F16 or BF16.
         progress: Told about a conversion.
-        variant: Tells sources apart that read other values from the same file.
 
     Raises:
         ResourceExhausted: the cache disk has no room.
+        DataLoss: a tensor holds NaN or infinity.
         InvalidArgument: a value is too large for F16.
         Unimplemented: a tensor is packed in a way that is not read.
     """
-    target = converted_path(source.path, names, "-".join(filter(None, (dtype.lower(), variant))))
+    target = cached_path(source, names, dtype.lower())
     _, placed = plan_file(target, {name: (dtype, source.shapes[name]) for name in names})
 
     def write(partial: Path, advance: Advance) -> None:
@@ -52,12 +51,18 @@ def convert(
     return placed
 
 
-def converted_path(path: Path, names: Sequence[str], kind: str) -> Path:
-    """The file of the cache for these tensors of a source, in a form called `kind`."""
+def cached_path(source: Source, names: Sequence[str], kind: str, suffix: str = ".safetensors") -> Path:
+    """The file of the cache for what is made of these tensors of a source, in a form called `kind`."""
+    made_of = (str(_VERSION), *(f"{name} = {source.origin(name)}" for name in sorted(names)))
+    content = hashlib.blake2b("\0".join(made_of).encode(), digest_size=6).hexdigest()
+    return cache_folder(source.path) / f"{files_key(source.files)}-{kind}-{content}{suffix}"
+
+
+def cache_folder(path: Path) -> Path:
+    """Where the cache keeps what is made of a checkpoint."""
     place = hashlib.blake2b(str(path.resolve()).encode(), digest_size=6).hexdigest()
-    content = hashlib.blake2b("\0".join((str(_VERSION), *sorted(names))).encode(), digest_size=6).hexdigest()
-    folder = cache_directory() / "weights" / f"{path.parent.name}-{path.stem}-{place}"
-    return folder / f"{file_key(path)}-{kind}-{content}.safetensors"
+    name = path.name if path.is_dir() else f"{path.parent.name}-{path.stem}"
+    return cache_directory() / "weights" / f"{name}-{place}"
 
 
 def build_converted(
@@ -89,7 +94,7 @@ def build_converted(
     build_file(target, build, intact=intact)
 
 
-def write_tensors(path: Path, source: Source, names: Sequence[str], dtype: str, advance: Advance) -> None:
+def write_tensors(path: Path, source: Rows, names: Sequence[str], dtype: str, advance: Advance) -> None:
     """Writes a safetensors file of these tensors, a few rows at a time: memory stays bounded whatever their size."""
     head, placed = plan_file(path, {name: (dtype, source.shapes[name]) for name in names})
     with path.open("wb") as file:
@@ -99,7 +104,14 @@ def write_tensors(path: Path, source: Source, names: Sequence[str], dtype: str, 
             step = max(1, _CHUNK // max(1, prod(extent.shape[1:])))
             for start in range(0, rows, step):
                 values = source.read(name, start, min(start + step, rows))
-                advance(file.write(_encoded(values, dtype, f"{source.path}: tensor {name}").data))
+                refuse_non_finite(values, source.describe(name))
+                advance(file.write(_encoded(values, dtype, source.describe(name)).data))
+
+
+def refuse_non_finite(values: FloatArray, what: str) -> None:
+    """Raises DataLoss if NaN or infinity is among the values of the tensor that `what` describes."""
+    if not np.isfinite(values).all():
+        raise DataLoss(f"{what} holds NaN or infinity; every weight must be a finite number")
 
 
 def _encoded(values: FloatArray, dtype: str, what: str) -> npt.NDArray[np.generic]:
@@ -120,6 +132,6 @@ def _encoded(values: FloatArray, dtype: str, what: str) -> npt.NDArray[np.generi
 def _drop_outdated(target: Path) -> None:
     """Removes conversions of what the source used to hold; processes that map them keep their pages."""
     key = target.name.split("-")[0]
-    for file in target.parent.glob("*.safetensors"):
-        if not file.name.startswith(key):
+    for file in target.parent.iterdir():
+        if file.suffix in _MADE and not file.name.startswith(key):
             file.unlink(missing_ok=True)

@@ -13,11 +13,10 @@ import numpy as np
 
 from triptych.models.cache import build_folder, require_space
 from triptych.models.conversion import write_tensors
-from triptych.models.extent import Extent
 from triptych.models.files import INDEX, ModelFiles
 from triptych.models.gguf_source import GgufSource
 from triptych.models.progress import Progress
-from triptych.models.sources import FloatArray, SafetensorsSource, Source
+from triptych.models.sources import FloatArray, Rows, SafetensorsSource
 from triptych.models.tokenizer import tokenizer_folder
 
 DATA = Path(__file__).parent / "data" / "smollm2-digits"
@@ -42,7 +41,7 @@ def assemble(target: Path, language: ModelFiles, progress: Progress) -> Path:
     """
 
     def build(folder: Path) -> None:
-        sources: tuple[Source, ...] = (SafetensorsSource(DATA / "eye.safetensors"), _WithImageToken(language.path))
+        sources: tuple[Rows, ...] = (SafetensorsSource(DATA / "eye.safetensors"), _WithImageToken(language.path))
         _write_shards(folder, sources, progress)
         for name in _COPIED:
             shutil.copyfile(DATA / name, folder / name)
@@ -65,9 +64,9 @@ class _WithImageToken:
         shapes = {**self._inner.shapes, _EMBEDDING: (self._rows + 1, *self._inner.shapes[_EMBEDDING][1:])}
         self.shapes: Mapping[str, tuple[int, ...]] = {_PREFIX + name: shape for name, shape in shapes.items()}
 
-    def extent(self, name: str, dtype: str) -> Extent | None:
-        """Nothing can be used as it lies."""
-        return None
+    def describe(self, name: str) -> str:
+        """The file and what it calls the tensor."""
+        return self._inner.describe(name.removeprefix(_PREFIX))
 
     def read(self, name: str, start: int, stop: int) -> FloatArray:
         """Rows [start, stop), the image token's being the last of the embedding."""
@@ -78,7 +77,7 @@ class _WithImageToken:
         return np.concatenate([rows, np.zeros_like(rows, shape=(1, *self.shapes[name][1:]))])
 
 
-def _write_shards(folder: Path, sources: tuple[Source, ...], progress: Progress) -> None:
+def _write_shards(folder: Path, sources: tuple[Rows, ...], progress: Progress) -> None:
     size = 2 * sum(int(np.prod(shape)) for source in sources for shape in source.shapes.values())
     require_space(folder, size, "Assembling builtin:smollm2-digits")
     places: dict[str, str] = {}

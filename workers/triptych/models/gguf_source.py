@@ -41,9 +41,13 @@ class GgufSource:
         self._pieces = pieces_of(header, family, config_from_gguf(header), order)
         self.shapes = {name: piece.shape for name, piece in self._pieces.items()}
 
-    def file(self, name: str) -> Path:
-        """The file that holds a tensor."""
-        return self.path
+    def describe(self, name: str) -> str:
+        """The file, and what it calls the tensor."""
+        return f"{self.path}: tensor {self._pieces[name].tensor.name}"
+
+    def origin(self, name: str) -> str:
+        """The file's tensor, and what is done to it."""
+        return repr(self._pieces[name])
 
     def extent(self, name: str, dtype: str) -> Extent | None:
         """Where the tensor lies, if it is stored plainly as `dtype`, with these values and in the wanted order."""

@@ -7,9 +7,8 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from triptych.core.errors import InvalidArgument
 from triptych.kernels.weights import INPUT_TILE, OUTPUT_TILE
-from triptych.models.conversion import build_converted, converted_path
+from triptych.models.conversion import build_converted, cached_path, refuse_non_finite
 from triptych.models.progress import Advance, Progress
 from triptych.models.safetensors_header import plan_file
 from triptych.models.sources import FloatArray, Source
@@ -28,10 +27,10 @@ def quantize(source: Source, names: Sequence[str], progress: Progress) -> dict[s
 
     Raises:
         ResourceExhausted: the cache disk has no room.
-        InvalidArgument: a matrix holds NaN or infinity.
+        DataLoss: a matrix holds NaN or infinity.
         Unimplemented: a matrix is packed in a way that is not read.
     """
-    target = converted_path(source.path, names, _KIND)
+    target = cached_path(source, names, _KIND)
     arrays: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name in names:
         outputs, inputs = source.shapes[name]
@@ -78,11 +77,7 @@ def _write(file: BinaryIO, source: Source, name: str, parts: StoredInt8, advance
     step = max(1, _CHUNK // max(1, inputs) // OUTPUT_TILE) * OUTPUT_TILE
     for start in range(0, outputs, step):
         rows = source.read(name, start, min(start + step, outputs))
-        if not np.isfinite(rows).all():
-            raise InvalidArgument(
-                f"{source.path}: tensor {name} holds NaN or infinity, which int8 cannot; use quantization none",
-                field="quantization",
-            )
+        refuse_non_finite(rows, source.describe(name))
         places = ((parts.values, start // OUTPUT_TILE), (parts.scales, start))
         arrays: tuple[npt.NDArray[np.generic], ...] = pack(rows)
         for (extent, entry), array in zip(places, arrays, strict=True):

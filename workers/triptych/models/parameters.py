@@ -1,4 +1,4 @@
-"""Takes a model's parameters from its checkpoint, by our names and with the shapes that its spec promises."""
+"""A model's parameters, taken from its checkpoint by our names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,14 +7,18 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from triptych.core.errors import DataLoss
 from triptych.kernels import DenseWeight, GgufWeight, Int8Weight, Weight, linear
 from triptych.kernels.linear import Projection
+from triptych.models.checkpoint import open_checkpoint
+from triptych.models.claims import refuse_unused
 from triptych.models.files import ModelFiles
+from triptych.models.layout import decoder_tensors
 from triptych.models.progress import Progress
 from triptych.models.quantization import Quantization
-from triptych.models.recipes import Recipe, recipe_for
+from triptych.models.recipe_source import RecipeSource
+from triptych.models.recipes import recipe_for
 from triptych.models.spec import ModelSpec
+from triptych.models.vision_layout import vision_tensors
 from triptych.models.weights import Weights, open_weights
 
 
@@ -36,20 +40,14 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The tensors of one checkpoint. Only what is asked for is read.
+    """Tensors of one model by our names (`triptych.models.layout`), in the shapes that its spec promises.
 
     Attributes:
-        files: For messages.
         weights: The open checkpoint.
-        recipe: Knows what the checkpoint calls our tensors.
-        wanted: Shapes by our names.
         device: Where tensors go; on "cpu" they stay views of the mapped file where its type allows.
     """
 
-    files: ModelFiles
     weights: Weights
-    recipe: Recipe
-    wanted: Mapping[str, tuple[int, ...]]
     device: torch.device
 
     @property
@@ -58,36 +56,21 @@ class Parameters:
         return self.weights.interleaved
 
     def has(self, name: str) -> bool:
-        """Whether the model has that tensor."""
-        return name in self.wanted
+        """Whether the spec calls for this tensor."""
+        return name in self.weights.names
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor.
-
-        Raises:
-            DataLoss: it is missing or has another shape; the message says the file, the tensor and both shapes.
-        """
-        return self.weights.tensor(self._find(name)).to(self.device)
+        """One tensor."""
+        return self.weights.tensor(name).to(self.device)
 
     def weight(self, name: str) -> Weight:
-        """A matrix that rows are projected by, or looked up in; DataLoss as in `tensor`."""
-        return _on(self.device, self.weights.matrix(self._find(name)))
+        """A matrix that rows are projected by, or looked up in."""
+        return _on(self.device, self.weights.matrix(name))
 
     def linear(self, name: str) -> Linear:
-        """`name`.weight and, if there is one, `name`.bias."""
+        """`name`.weight and, if the spec calls for one, `name`.bias."""
         bias = f"{name}.bias"
         return Linear(self.weight(f"{name}.weight"), self.tensor(bias) if self.has(bias) else None)
-
-    def _find(self, name: str) -> str:
-        """What the checkpoint calls our tensor `name`."""
-        shape = self.wanted[name]
-        candidates = [place.name for place in self.recipe.places(name)]
-        found = next((candidate for candidate in candidates if candidate in self.weights.names), None)
-        if found is None:
-            raise DataLoss(f"{self.files.path} has no tensor {' or '.join(candidates)}; expected shape {list(shape)}")
-        if (actual := tuple(self.weights.shape(found))) != shape:
-            raise DataLoss(f"{self.files.path}: tensor {found} must have shape {list(shape)}, found {list(actual)}")
-        return found
 
 
 def open_parameters(
@@ -99,11 +82,33 @@ def open_parameters(
     progress: Progress,
     quantization: Quantization = "none",
 ) -> Parameters:
-    """Opens those of a model's files that hold the wanted tensors."""
+    """Opens those of a model's tensors that are wanted; shards that hold none of them stay closed.
+
+    Args:
+        files: The model.
+        spec: What it is.
+        wanted: Our names and their shapes.
+        dtype: Of tensors that are not quantised.
+        device: Where they go.
+        progress: Told about conversions.
+        quantization: The form of the matrices.
+
+    Raises:
+        DataLoss: a tensor is missing, has another shape than the configuration says, is not used by the model, or
+            holds NaN or infinity; or a file is damaged. The message names file, tensor and expectation.
+        Unimplemented: stored in a way that is not read.
+        ResourceExhausted: the cache disk has no room for a conversion.
+    """
     recipe = recipe_for(spec.architecture)
-    theirs = tuple(place.name for name in wanted for place in recipe.places(name))
-    weights = open_weights(files, dtype, theirs, quantization=quantization, progress=progress)
-    return Parameters(files, weights, recipe, wanted, device)
+    source = open_checkpoint(files, "llama_cpp" if quantization == "gguf" else "hugging_face")
+    refuse_unused(source, recipe, _all_tensors(spec))
+    ours = RecipeSource(source, recipe, wanted)
+    return Parameters(open_weights(ours, dtype, quantization=quantization, progress=progress), device)
+
+
+def _all_tensors(spec: ModelSpec) -> Mapping[str, tuple[int, ...]]:
+    vision = {} if spec.vision is None else vision_tensors(spec.vision)
+    return {**decoder_tensors(spec.decoder), **vision}
 
 
 def _on(device: torch.device, weight: Weight) -> Weight:
