@@ -1,4 +1,4 @@
-"""A checkpoint seen by our names: parts of fused tensors, experts of stacks, transposes, shards, and what is amiss."""
+"""A checkpoint seen by our names: parts of fused tensors, experts of stacks, shards, and what is amiss."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,14 +19,6 @@ from triptych.models.testing import RecordingProgress
 from triptych.models.weights import Weights, open_weights
 
 Folder = Callable[..., ModelFiles]
-WANTED: Mapping[str, tuple[int, ...]] = {
-    "a.{}.query.weight": (6, 8),
-    "a.{}.key.weight": (2, 8),
-    "a.{}.value.weight": (3, 8),
-    "a.{}.query.bias": (6,),
-    "a.{}.key.bias": (2,),
-    "a.{}.value.bias": (3,),
-}
 FUSED = ("query", "key", "value")
 
 
