@@ -18,7 +18,7 @@ from triptych.kernels.rope import rope
 from triptych.kernels.rope_store import rope_store
 from triptych.kernels.routing import Routing, route
 from triptych.kernels.sampling import draw_token
-from triptych.kernels.scaling import add_to, scale, softcap
+from triptych.kernels.scaling import add_gated, add_to, scale, softcap
 from triptych.kernels.segment_attention import segment_attention
 from triptych.kernels.weights import DenseWeight, GgufWeight, Int8Weight, Weight, dequantize
 
@@ -34,6 +34,7 @@ __all__ = [
     "Op",
     "Routing",
     "Weight",
+    "add_gated",
     "add_rms_norm",
     "add_rms_norm_rows",
     "add_to",

@@ -43,3 +43,16 @@ def add_to(x: Tensor, residual: Tensor, out: Tensor) -> None:
     """
     residual.add_(x)
     out.copy_(residual)
+
+
+@Op
+def add_gated(x: Tensor, logits: Tensor | None, out: Tensor) -> None:
+    """Adds as much of every row as a gate lets through: out = out + sigmoid(logits) · x.
+
+    Args:
+        x: [T, H].
+        logits: [T, 1] float32; None for all.
+        out: [T, H], updated.
+    """
+    require_shape(out, *x.shape)
+    out.add_(x if logits is None else (x * logits.sigmoid()).to(x.dtype))

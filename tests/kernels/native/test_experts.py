@@ -173,15 +173,15 @@ def test_a_token_has_the_same_result_in_any_company(isa: Isa, case: Case) -> Non
     x, (ids, weights) = torch.randn(70, 96).to(case.dtype), choices(70, 3, 6)
     together = run(isa, x, experts, ids, weights)
     for rows in (slice(0, 1), slice(3, 12), slice(20, 60)):
-        part = (tensor[rows].contiguous() for tensor in (ids, weights))
-        assert torch.equal(run(isa, x[rows].contiguous(), experts, *part), together[rows])
+        part, part_weights = (tensor[rows].contiguous() for tensor in (ids, weights))
+        assert torch.equal(run(isa, x[rows].contiguous(), experts, part, part_weights), together[rows])
 
 
 def test_the_order_of_a_tokens_experts_changes_nothing(isa: Isa) -> None:
     experts = experts_of(CASES["f32"], 6, 96, 64)
     x, (ids, weights) = torch.randn(4, 96), choices(4, 4, 6)
-    turned = (tensor.flip(1).contiguous() for tensor in (ids, weights))
-    assert torch.equal(run(isa, x, experts, *turned), run(isa, x, experts, ids, weights))
+    turned, turned_weights = (tensor.flip(1).contiguous() for tensor in (ids, weights))
+    assert torch.equal(run(isa, x, experts, turned, turned_weights), run(isa, x, experts, ids, weights))
 
 
 @pytest.mark.parametrize("tokens", [1, 30])

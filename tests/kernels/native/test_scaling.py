@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from triptych.kernels import add_gated
 from triptych.kernels.native.isa import Isa
 from triptych.kernels.native.scaling import Scaling
 
@@ -42,3 +43,19 @@ def test_a_sum_goes_back_and_on(isa: Isa, threads: int, rows: int, width: int, d
     Scaling(isa).add_to(x, residual, out)
     assert torch.equal(residual, total)
     assert torch.equal(out, total)
+
+
+@pytest.mark.parametrize("dtype", LIMIT)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(("rows", "width"), SHAPES)
+def test_a_row_is_added_as_far_as_its_gate_is_open(
+    isa: Isa, rows: int, width: int, gated: bool, dtype: torch.dtype
+) -> None:
+    x, out = torch.randn(2, rows, width).to(dtype)
+    logits = 3 * torch.randn(rows, 1) if gated else None
+    share = 1.0 if logits is None else logits.double().sigmoid()
+    expected, again = out.double() + x.double() * share, out.clone()
+    Scaling(isa).add_gated(x, logits, out)
+    assert ((out.double() - expected).abs() <= 2 * LIMIT[dtype] * (1 + expected.abs())).all()
+    add_gated.implementation("reference")(x, logits, again)
+    assert ((again.double() - expected).abs() <= 4 * LIMIT[dtype] * (1 + expected.abs())).all()

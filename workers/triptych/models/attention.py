@@ -69,6 +69,7 @@ class AttentionBlock:
             acts.attended_heads,
             window=self.window,
             softcap=self.softcap,
+            sinks=self.sinks,
         )
         self.output(acts.attended, acts.delta)
 

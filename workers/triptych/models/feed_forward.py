@@ -26,13 +26,17 @@ class FeedForward:
 
     def __call__(self, step: StepInput, acts: Activations, kv: Tensor) -> None:
         """From `acts.normed` to `acts.delta`."""
+        self.into(acts, acts.delta)
+
+    def into(self, acts: Activations, out: Tensor) -> None:
+        """From `acts.normed` to `out`."""
         inner = acts.inner[self.width]
         if self.activation == "silu" and self.gate.bias is None and self.up.bias is None:
             gated_linear(acts.normed, self.gate.weight, self.up.weight, inner.gate)
         else:
             linears(acts.normed, (self.gate.to(inner.gate), self.up.to(inner.up)))
             GATES[self.activation](inner.gate, inner.up, inner.gate)
-        self.down(inner.gate, acts.delta)
+        self.down(inner.gate, out)
 
 
 def load_feed_forward(prefix: str, spec: MlpSpec, parameters: Parameters) -> FeedForward:

@@ -8,6 +8,7 @@ from torch import Tensor
 from triptych.core.errors import Unimplemented
 from triptych.kernels import add_to, scale
 from triptych.models.attention import load_attention
+from triptych.models.experts import load_experts
 from triptych.models.feed_forward import load_feed_forward
 from triptych.models.norms import RmsNorm, load_norm
 from triptych.models.parameters import Parameters
@@ -106,4 +107,4 @@ def _load_feed_forward(prefix: str, spec: MlpSpec | MoeSpec, parameters: Paramet
         case MlpSpec():
             return load_feed_forward(prefix, spec, parameters)
         case MoeSpec():
-            raise Unimplemented("mixtures of experts are not supported")
+            return load_experts(prefix, spec, parameters)

@@ -18,6 +18,33 @@ class Inner:
 
 
 @dataclass(frozen=True, slots=True)
+class Choices:
+    """Which K of E experts every row goes to.
+
+    Attributes:
+        logits: [T, E] float32, of the router.
+        ids: [T, K] int32.
+        weights: [T, K] float32.
+        share: [T, 1] float32, of the gate of a block that every row goes through.
+    """
+
+    logits: Tensor
+    ids: Tensor
+    weights: Tensor
+    share: Tensor
+
+    @classmethod
+    def of(cls, rows: int, experts: int, top_k: int, device: torch.device) -> "Choices":
+        """Not filled yet."""
+        logits, weights, share = (torch.empty(rows, width, device=device) for width in (experts, top_k, 1))
+        return cls(logits, torch.empty(rows, top_k, dtype=torch.int32, device=device), weights, share)
+
+    def first(self, rows: int) -> "Choices":
+        """Of the first rows."""
+        return Choices(self.logits[:rows], self.ids[:rows], self.weights[:rows], self.share[:rows])
+
+
+@dataclass(frozen=True, slots=True)
 class Activations:
     """What the layers of one step write into; views of the workspace, T rows each.
 
@@ -27,7 +54,9 @@ class Activations:
         residual: [T, H], the residual stream without the last block's output.
         normed: [T, H], what a block reads.
         delta: [T, H], what it leaves.
+        shared: [T, H], of the block that every row goes through besides its experts.
         inner: By width F.
+        choices: By E and K.
     """
 
     residual: Tensor
@@ -41,7 +70,9 @@ class Activations:
     k_heads: Tensor
     v_heads: Tensor
     attended_heads: Tensor
+    shared: Tensor
     inner: Mapping[int, Inner]
+    choices: Mapping[tuple[int, int], Choices]
 
 
 class Workspace:
@@ -60,7 +91,9 @@ class Workspace:
         self._head_dim = max((a.head_dim for a in _attentions(spec)), default=1)
         self._widths = _row_widths(spec)
         self._inner = {width for layer in spec.layers for width in _inner_widths(layer)}
+        self._routed = {(m.num_experts, m.top_k) for m in _mixtures(spec)}
         self._buffers: dict[str, Tensor] = {}
+        self._choices: dict[tuple[int, int], Choices] = {}
         self._last: tuple[int, Activations] | None = None
 
     def rows(self, tokens: int) -> Activations:
@@ -72,7 +105,8 @@ class Workspace:
         rows = {name: self._view(name, tokens, width) for name, width in self._widths.items()}
         heads = {f"{name}_heads": rows[name].view(tokens, -1, self._head_dim) for name in ("q", "k", "v", "attended")}
         inner = {w: Inner(self._view("gate", tokens, w), self._view("up", tokens, w)) for w in self._inner}
-        views = Activations(**rows, **heads, inner=inner)
+        choices = {key: room.first(tokens) for key, room in self._choices.items()}
+        views = Activations(**rows, **heads, inner=inner, choices=choices)
         self._last = (tokens, views)
         return views
 
@@ -87,17 +121,23 @@ class Workspace:
             name: torch.empty(self._capacity * width, dtype=self._dtype, device=self._device)
             for name, width in {**self._widths, "gate": widest, "up": widest}.items()
         }
+        self._choices = {key: Choices.of(self._capacity, *key, self._device) for key in self._routed}
 
 
 def _row_widths(spec: DecoderSpec) -> dict[str, int]:
     queries = max((a.num_heads * a.head_dim for a in _attentions(spec)), default=0)
     keys = max((a.num_kv_heads * a.head_dim for a in _attentions(spec)), default=0)
     hidden = dict.fromkeys(("residual", "normed", "delta"), spec.hidden_size)
+    hidden["shared"] = spec.hidden_size if any(mixture.shared for mixture in _mixtures(spec)) else 0
     return hidden | {"q": queries, "k": keys, "v": keys, "attended": queries}
 
 
 def _attentions(spec: DecoderSpec) -> list[AttentionSpec]:
     return [layer.attention for layer in spec.layers if isinstance(layer.attention, AttentionSpec)]
+
+
+def _mixtures(spec: DecoderSpec) -> list[MoeSpec]:
+    return [layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoeSpec)]
 
 
 def _inner_widths(layer: LayerSpec) -> list[int]:

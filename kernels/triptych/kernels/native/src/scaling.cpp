@@ -1,5 +1,7 @@
 // Factors and caps of whole tensors, and the sum of a residual stream with its copy; element by element.
 
+#include <algorithm>
+
 #include "kernel.h"
 #include "simd.h"
 
@@ -55,6 +57,35 @@ void run(const ScalingArgs& args, int64_t piece, char*) {
     args.is_bf16 ? compute<bf16>(args, range) : compute<float>(args, range);
 }
 
+struct GatedArgs {
+    const void* x;        // [rows, width]
+    const float* logits;  // [rows], or null
+    void* out;            // [rows, width], updated
+    int64_t rows, width;
+    int64_t is_bf16;
+};
+
+int64_t gated_pieces(const GatedArgs& args) {
+    return args.rows ? clamp(args.rows * args.width / kElementsPerPiece, 1, std::min<int64_t>(args.rows, 256)) : 0;
+}
+
+template <class T>
+void add_gated(const GatedArgs& args, int64_t row) {
+    const T* x = static_cast<const T*>(args.x) + row * args.width;
+    T* out = static_cast<T*>(args.out) + row * args.width;
+    const f32x16 share = args.logits ? 1.0f / (exp(splat(-args.logits[row])) + 1.0f) : splat(1.0f);
+    int64_t i = 0;
+    for (; i + kLanes <= args.width; i += kLanes) store_f32(out + i, fma(load_f32(x + i), share, load_f32(out + i)));
+    for (; i < args.width; ++i) store_scalar(out + i, load_scalar(x + i) * share[0] + load_scalar(out + i));
+}
+
+void run_gated(const GatedArgs& args, int64_t piece, char*) {
+    const Range rows = share(args.rows, 1, piece, gated_pieces(args));
+    for (int64_t row = rows.first; row < rows.last; ++row)
+        args.is_bf16 ? add_gated<bf16>(args, row) : add_gated<float>(args, row);
+}
+
 }  // namespace
 
 TRIPTYCH_KERNEL(scaling, ScalingArgs, pieces, run)
+TRIPTYCH_KERNEL(add_gated, GatedArgs, gated_pieces, run_gated)
