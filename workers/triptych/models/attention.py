@@ -50,16 +50,9 @@ class AttentionBlock:
         linears(acts.normed, (self.query.to(acts.q), self.key.to(acts.k), self.value.to(acts.v)))
         if self.norms is not None:
             self.norms(acts)
+        positions, cos, sin = self.rotary.of(step)
         rope_store(
-            acts.q_heads,
-            acts.k_heads,
-            acts.v_heads,
-            step.positions,
-            self.rotary.cos,
-            self.rotary.sin,
-            step.slots,
-            kv,
-            self.rotary.interleaved,
+            acts.q_heads, acts.k_heads, acts.v_heads, positions, cos, sin, step.slots, kv, self.rotary.interleaved
         )
         paged_attention(
             acts.q_heads,

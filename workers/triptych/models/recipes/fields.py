@@ -42,6 +42,12 @@ class Fields:
             raise self._invalid(name, "a positive integer", value)
         return value
 
+    def optional_count(self, name: str, default: int | None) -> int | None:
+        """A positive integer, or null for none; `default` where the field is left out."""
+        if name in self._values and self._values[name] is None:
+            return None
+        return None if default is None and name not in self._values else self.count(name, default)
+
     def integer(self, name: str, default: int) -> int:
         """Any integer."""
         value = self._get(name, default)
@@ -55,6 +61,12 @@ class Fields:
         if not _is_positive(value):
             raise self._invalid(name, "a positive number", value)
         return float(value)
+
+    def cap(self, name: str, default: float | None) -> float:
+        """A positive number, or null for no cap: 0."""
+        if name in self._values and self._values[name] is None:
+            return 0.0
+        return 0.0 if default is None and name not in self._values else self.positive(name, default)
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""

@@ -16,19 +16,18 @@ from triptych.models.spec import (
 KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
-def read_rope(fields: Fields, head_dim: int, *, theta: float = 10000.0, layer_type: str | None = None) -> RopeSpec:
+def read_rope(fields: Fields, head_dim: int, *, theta: float = 10000.0) -> RopeSpec:
     """How queries and keys are turned.
 
     Args:
         fields: The config.
         head_dim: Width of a head.
         theta: The default base.
-        layer_type: Of a model whose kinds of layers turn differently.
 
     Raises:
         InvalidArgument, Unimplemented: a field is impossible, or of a kind that is not known.
     """
-    section = rope_section(fields, layer_type)
+    section = rope_section(fields)
     share = (section if section.has("partial_rotary_factor") else fields).positive("partial_rotary_factor", 1.0)
     dimensions = int(head_dim * share)
     if dimensions % 2 or not 0 < dimensions <= head_dim:
@@ -40,10 +39,29 @@ def read_rope(fields: Fields, head_dim: int, *, theta: float = 10000.0, layer_ty
     return RopeSpec(base, dimensions, read_scaling(fields, section, dimensions))
 
 
-def rope_section(fields: Fields, layer_type: str | None = None) -> Fields:
-    """The part of a config that says how a kind of layer turns."""
-    section = fields.section("rope_parameters" if fields.has("rope_parameters") else "rope_scaling")
-    return section.section(layer_type) if layer_type and section.has(layer_type) else section
+def layer_rope(fields: Fields, head_dim: int, kind: str, *, theta: float) -> RopeSpec:
+    """How the layers of one kind turn, of a model in which sliding layers turn differently.
+
+    Configs before transformers 5 have one `rope_scaling`, for the layers that see all.
+
+    Args:
+        fields: The config.
+        head_dim: Width of a head.
+        kind: As `layer_types` has it.
+        theta: The base of this kind where `rope_parameters` does not say it.
+    """
+    if fields.section("rope_parameters").has(kind):
+        section = fields.section("rope_parameters").section(kind)
+        base = section.positive("rope_theta", theta)
+        return RopeSpec(base, head_dim, read_scaling(fields, section, head_dim))
+    if kind == "full_attention":
+        return read_rope(fields, head_dim, theta=theta)
+    return RopeSpec(theta, head_dim)
+
+
+def rope_section(fields: Fields) -> Fields:
+    """The part of a config that says how heads turn."""
+    return fields.section("rope_parameters" if fields.has("rope_parameters") else "rope_scaling")
 
 
 def read_scaling(fields: Fields, section: Fields, dimensions: int) -> RopeScaling | None:
