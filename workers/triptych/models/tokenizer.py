@@ -11,6 +11,7 @@ from triptych.models.files import ModelFiles
 from triptych.models.gguf_header import read_header
 from triptych.models.progress import SILENT, Progress
 
+_VERSION = 2  # of the meaning of converted tokenizers
 _KNOWN = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
@@ -32,13 +33,19 @@ def tokenizer_folder(files: ModelFiles, *, progress: Progress = SILENT) -> Path:
 
     def build(folder: Path) -> None:
         with progress.task(f"Converting the tokenizer of {source.name}", None):
-            _convert(source, folder)
+            convert_tokenizer(source, folder)
 
-    return build_folder(cache_directory() / "tokenizers" / f"{source.stem}-{file_key(source)}", build)
+    return build_folder(cache_directory() / "tokenizers" / f"{source.stem}-{_VERSION}-{file_key(source)}", build)
 
 
-def _convert(source: Path, folder: Path) -> None:
-    """Runs in a process of its own: transformers loads torch to do it, and the caller may have to do without."""
+def convert_tokenizer(source: Path, folder: Path) -> None:
+    """Writes the tokenizer of a GGUF file into a folder.
+
+    In a process of its own: transformers loads torch to do it, and the caller may have to do without.
+
+    Raises:
+        Unimplemented: this kind of tokenizer cannot be converted.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "triptych.models.gguf_tokenizer", str(source), str(folder)],
         env={**os.environ, "PYTHONSAFEPATH": "1"},
