@@ -6,30 +6,42 @@ from typing import Any
 from triptych.core.errors import Unimplemented
 from triptych.models.recipes.gemma2 import GEMMA2
 from triptych.models.recipes.gemma3 import GEMMA3
+from triptych.models.recipes.gpt_oss import GPT_OSS
 from triptych.models.recipes.granite import GRANITE
+from triptych.models.recipes.granitemoe import GRANITEMOE
 from triptych.models.recipes.llama import LLAMA
 from triptych.models.recipes.llava import LLAVA
 from triptych.models.recipes.mistral import MISTRAL
+from triptych.models.recipes.mixtral import MIXTRAL
 from triptych.models.recipes.olmo2 import OLMO2
 from triptych.models.recipes.olmo3 import OLMO3
+from triptych.models.recipes.olmoe import OLMOE
 from triptych.models.recipes.phi3 import PHI3
 from triptych.models.recipes.qwen2 import QWEN2
+from triptych.models.recipes.qwen2_moe import QWEN2_MOE
 from triptych.models.recipes.qwen3 import QWEN3
+from triptych.models.recipes.qwen3_moe import QWEN3_MOE
 from triptych.models.recipes.recipe import Recipe
 from triptych.models.recipes.smollm3 import SMOLLM3
 
 RECIPES: Mapping[str, Recipe] = {
     "Gemma2ForCausalLM": GEMMA2,
     "Gemma3ForCausalLM": GEMMA3,
+    "GptOssForCausalLM": GPT_OSS,
     "GraniteForCausalLM": GRANITE,
+    "GraniteMoeForCausalLM": GRANITEMOE,
     "LlamaForCausalLM": LLAMA,
     "LlavaForConditionalGeneration": LLAVA,
     "MistralForCausalLM": MISTRAL,
+    "MixtralForCausalLM": MIXTRAL,
     "Olmo2ForCausalLM": OLMO2,
     "Olmo3ForCausalLM": OLMO3,
+    "OlmoeForCausalLM": OLMOE,
     "Phi3ForCausalLM": PHI3,
     "Qwen2ForCausalLM": QWEN2,
+    "Qwen2MoeForCausalLM": QWEN2_MOE,
     "Qwen3ForCausalLM": QWEN3,
+    "Qwen3MoeForCausalLM": QWEN3_MOE,
     "SmolLM3ForCausalLM": SMOLLM3,
 }
 
