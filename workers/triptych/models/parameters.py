@@ -9,14 +9,18 @@ from torch import Tensor
 
 from triptych.kernels import DenseWeight, GgufWeight, Int8Weight, Weight, linear
 from triptych.kernels.linear import Projection
-from triptych.models.checkpoint import open_checkpoint
+from triptych.models.checkpoint import open_safetensors
 from triptych.models.claims import refuse_unused
+from triptych.models.config import read_config
 from triptych.models.files import ModelFiles
+from triptych.models.gguf_source import GgufSource
 from triptych.models.layout import decoder_tensors
+from triptych.models.packed import unpacked
 from triptych.models.progress import Progress
 from triptych.models.quantization import Quantization
 from triptych.models.recipe_source import RecipeSource
 from triptych.models.recipes import recipe_for
+from triptych.models.sources import Source
 from triptych.models.spec import ModelSpec
 from triptych.models.vision_layout import vision_tensors
 from triptych.models.weights import Weights, open_weights
@@ -100,10 +104,17 @@ def open_parameters(
         ResourceExhausted: the cache disk has no room for a conversion.
     """
     recipe = recipe_for(spec.architecture)
-    source = open_checkpoint(files, "llama_cpp" if quantization == "gguf" else "hugging_face")
+    source = _open(files, quantization)
     refuse_unused(source, recipe, _all_tensors(spec))
     ours = RecipeSource(source, recipe, wanted)
     return Parameters(open_weights(ours, dtype, quantization=quantization, progress=progress), device)
+
+
+def _open(files: ModelFiles, quantization: Quantization) -> Source:
+    """The checkpoint by Hugging Face names, its weights unpacked."""
+    if files.format == "gguf":
+        return GgufSource(files.path, "llama_cpp" if quantization == "gguf" else "hugging_face")
+    return unpacked(open_safetensors(files.path), read_config(files))
 
 
 def _all_tensors(spec: ModelSpec) -> Mapping[str, tuple[int, ...]]:

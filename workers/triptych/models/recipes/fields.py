@@ -24,6 +24,11 @@ class Fields:
         self._values = values
         self._path = path
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All fields that are there."""
+        return tuple(self._values)
+
     def has(self, name: str) -> bool:
         """Whether the field is there and not null."""
         return self._values.get(name) is not None
