@@ -18,6 +18,7 @@ from triptych.core.generation import FinishReason
 from triptych.core.plan import Placement, RoutingPolicy
 from triptych.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH
 from triptych.router.call import Finished, Piece
+from triptych.router.fleet import introduction
 from triptych.stage.v1 import stage_pb2 as pb
 
 
@@ -329,6 +330,16 @@ def test_no_worker_is_unavailable(desk: Any) -> None:
     with pytest.raises(Unavailable):
         d.submit()
     assert (d.dispatcher.running, d.dispatcher.awaiting_free, d.dispatcher.counters.refused) == (0, 0, 1)
+
+
+def test_a_worker_that_says_it_is_being_drained_is_sent_nothing(desk: Any) -> None:
+    d = desk(workers=("decode-0",))
+    said = pb.Welcome(worker_id="decode-1", incarnation="1", role=pb.STAGE_DECODE, stages=[pb.STAGE_DECODE])
+    said.draining = True
+    d.dispatcher.connect(introduction(said))
+    for request_id in ("one", "two"):
+        d.submit(request_id, placement=Placement.COLOCATED)
+    assert {worker_id for worker_id, _ in d.sent} == {"decode-0"}
 
 
 def test_only_running_requests_can_be_cancelled(desk: Any) -> None:
