@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from triptych.core.errors import NotFound
-from triptych.models import digits
+from triptych.models import digits, smollm2_moe
 from triptych.models.cache import cache_directory
 from triptych.models.files import ModelFiles
 from triptych.models.progress import Progress
@@ -34,9 +34,17 @@ def smollm2_digits(progress: Progress) -> ModelFiles:
     return ModelFiles(f"{SCHEME}smollm2-digits", digits.assemble(folder, smollm2(progress), progress), "safetensors")
 
 
+def smollm2_experts(progress: Progress) -> ModelFiles:
+    """SmolLM2-135M-Instruct with its feed-forward blocks split into 32 experts, in Mixtral form."""
+    folder = cache_directory() / "builtin" / "smollm2-moe"
+    path = smollm2_moe.assemble(folder, smollm2(progress), progress)
+    return ModelFiles(f"{SCHEME}smollm2-moe", path, "safetensors")
+
+
 _FETCH: Mapping[str, Callable[[Progress], ModelFiles]] = {
     f"{SCHEME}smollm2": smollm2,
     f"{SCHEME}smollm2-digits": smollm2_digits,
+    f"{SCHEME}smollm2-moe": smollm2_experts,
 }
 NAMES = tuple(_FETCH)
 
