@@ -13,6 +13,7 @@ from triptych.kernels.embedding import embedding
 from triptych.kernels.experts import ClampedSilu, ExpertProjection, Experts, Gating, moe
 from triptych.kernels.kv_cache import store_kv
 from triptych.kernels.linear import gated_linear, linear, linear_argmax, linears
+from triptych.kernels.low_rank import LowRank, LowRankPair, low_rank
 from triptych.kernels.norm import add_rms_norm, add_rms_norm_rows, layer_norm, rms_norm
 from triptych.kernels.rope import rope
 from triptych.kernels.rope_store import rope_store
@@ -31,6 +32,8 @@ __all__ = [
     "Gating",
     "GgufWeight",
     "Int8Weight",
+    "LowRank",
+    "LowRankPair",
     "Op",
     "Routing",
     "Weight",
@@ -51,6 +54,7 @@ __all__ = [
     "linear",
     "linear_argmax",
     "linears",
+    "low_rank",
     "moe",
     "paged_attention",
     "quick_gelu",

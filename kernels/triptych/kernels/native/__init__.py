@@ -57,6 +57,7 @@ def register(isa: Isa) -> None:
         embedding,
         experts,
         linear,
+        low_rank,
         norm,
         rope_store,
         routing,
@@ -70,6 +71,18 @@ def register(isa: Isa) -> None:
     build(missing(needed))  # what is there already is checked once, when it is loaded
     for unit in needed:
         load(unit.source, unit.isa)
-    modules = (activation, attention, embedding, experts, linear, norm, rope_store, routing, sampling, scaling)
+    modules = (
+        activation,
+        attention,
+        embedding,
+        experts,
+        linear,
+        low_rank,
+        norm,
+        rope_store,
+        routing,
+        sampling,
+        scaling,
+    )
     for kernels in modules:
         kernels.register(isa)
