@@ -13,6 +13,7 @@ from triptych.cli.changes import drain, scale
 from triptych.cli.chat import chat
 from triptych.cli.demo.command import demo
 from triptych.cli.kernels import kernels
+from triptych.cli.models.command import models
 from triptych.cli.report import report_defect, report_error
 from triptych.cli.serve import serve
 from triptych.cli.simulate import simulate_command
@@ -34,6 +35,7 @@ app.command()(demo)
 app.command("simulate")(simulate_command)
 app.add_typer(bench, name="bench")
 app.add_typer(kernels, name="kernels")
+app.add_typer(models, name="models")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

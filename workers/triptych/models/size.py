@@ -12,9 +12,13 @@ def parameters(spec: DecoderSpec) -> int:
     return sum(map(prod, decoder_tensors(spec).values()))
 
 
-def expert_parameters(spec: DecoderSpec) -> int:
-    """Those of them that are in experts, of which a token needs only some."""
-    return sum(prod(shape) for name, shape in decoder_tensors(spec).items() if ".mlp.experts." in name)
+def step_parameters(spec: DecoderSpec) -> float:
+    """Elements that a step of one row reads: the layers, of experts those it uses, and the head."""
+    used = 0.0
+    for name, shape in decoder_tensors(spec).items():
+        if name != "embedding.weight" or spec.tied_head:
+            used += prod(shape) * (_share_used(spec, name) if ".mlp.experts." in name else 1)
+    return used
 
 
 def linear_parameters(spec: DecoderSpec) -> float:

@@ -1,0 +1,121 @@
+"""`triptych models check`: whether a model can be served on this machine, and what it would take."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from triptych.models.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What is said of a model.
+
+    Attributes:
+        model: As it was asked for.
+        architecture: As its config calls it.
+        takes: What a prompt may hold.
+        context_length: Tokens of prompt and answer.
+        dtype: Element type of the computation.
+        quantization: Form of the language model's matrices.
+        parameters: Of the language model.
+        step_parameters: Of them, what a step of one row reads.
+        weights_bytes: Of the language model in memory, shared by the workers of a host.
+        vision_bytes: Of the vision tower.
+        kv_token_bytes: What the cache keeps of one token.
+        available_bytes: Free memory of this machine.
+        fits_tokens: Tokens that the cache of a default worker holds.
+        decode_tokens_per_second: At most, for one request alone: its bytes over the measured bandwidth.
+        prefill_tokens_per_second: At most: its operations over the measured rate of matrix products.
+        notes: What a user should know.
+    """
+
+    model: str
+    architecture: str
+    takes: tuple[str, ...]
+    context_length: int
+    dtype: str
+    quantization: str
+    parameters: int
+    step_parameters: int
+    weights_bytes: int
+    vision_bytes: int
+    kv_token_bytes: int
+    available_bytes: int
+    fits_tokens: int
+    decode_tokens_per_second: float
+    prefill_tokens_per_second: float
+    notes: tuple[str, ...]
+
+
+def check(
+    model: Annotated[str, typer.Argument(help="A folder, a .gguf file, a hub id or builtin:NAME.")],
+    *,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    quantization: Annotated[str, typer.Option(help="none, int8 or gguf (blocks of a .gguf as stored).")] = "none",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of a worker; by default one per core.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say whether a model can be served here, from its configuration and the headers of its files alone."""
+    from triptych.cli.models.survey import survey
+    from triptych.cli.progress import ProgressBars
+
+    report = survey(model, dtype, quantization, threads, ProgressBars())
+    if as_json:
+        print(json.dumps(asdict(report), indent=2))
+    else:
+        Console().print(_table(report), soft_wrap=True)
+    if report.available_bytes < report.weights_bytes + report.vision_bytes:
+        raise typer.Exit(1)
+
+
+def vision_parameters(spec: ModelSpec) -> int:
+    """Elements of the vision tower and its projector."""
+    from triptych.models.towers.layout import vision_tensors
+
+    return 0 if spec.vision is None else sum(map(prod, vision_tensors(spec.vision).values()))
+
+
+def _table(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, text in _lines(report):
+        table.add_row(name, text)
+    return table
+
+
+def _lines(report: Report) -> Iterator[tuple[str, str]]:
+    yield "model", f"{report.model} ({report.architecture})"
+    yield "takes", ", ".join(report.takes)
+    yield "context", f"{report.context_length:,} tokens"
+    share = f", {report.step_parameters / 1e9:.2f} B of them in a step of one token"
+    yield (
+        "parameters",
+        f"{report.parameters / 1e9:.2f} B{share if 2 * report.step_parameters < report.parameters else ''}",
+    )
+    yield "form", f"{report.dtype}, quantization {report.quantization}"
+    yield "memory", f"weights {_size(report.weights_bytes)}, mapped once for all prefill and decode workers of a host"
+    if report.vision_bytes:
+        yield "", f"vision tower {_size(report.vision_bytes)}, in encode workers"
+    yield "", f"KV cache {_size(report.kv_token_bytes)} a token: a default worker holds {report.fits_tokens:,} tokens"
+    needed = report.weights_bytes + report.vision_bytes
+    verdict = "fits" if needed <= report.available_bytes else "DOES NOT FIT"
+    yield "this machine", f"{_size(report.available_bytes)} free: {verdict}"
+    yield "decode", f"at most {report.decode_tokens_per_second:,.0f} tokens/s for one request (memory bandwidth)"
+    yield "prefill", f"at most {report.prefill_tokens_per_second:,.0f} tokens/s (matrix products)"
+    for note in report.notes:
+        yield "note", note
+
+
+def _size(size: int) -> str:
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.2f} {name}"
+    return f"{size} bytes"

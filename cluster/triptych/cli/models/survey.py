@@ -1,0 +1,76 @@
+"""What a model would take here: read from headers, and set against what this machine was just measured to do."""
+
+import os
+from collections.abc import Iterator
+
+import psutil
+
+from triptych.cli.bench.engine.machine import Machine
+from triptych.cli.bench.engine.measure import linear_precision
+from triptych.cli.models.checking import Report, vision_parameters
+from triptych.config.sections import KvCacheSpec
+from triptych.engine.dtypes import choose_dtype, dtype_name
+from triptych.models.config import read_config
+from triptych.models.files import ModelFiles
+from triptych.models.packed.settings import find_schemes
+from triptych.models.parameters import require_whole
+from triptych.models.progress import Progress
+from triptych.models.quantization import Quantization, choose_quantization
+from triptych.models.recipes.catalogue import FAMILIES
+from triptych.models.resolve import resolve
+from triptych.models.size import kv_elements, linear_parameters, parameters, step_parameters
+from triptych.models.spec import AttentionSpec, ModelSpec, read_spec
+
+
+def survey(model: str, dtype: str, quantization: str, threads: int | None, progress: Progress) -> Report:
+    """Reads headers and measures the machine for some seconds.
+
+    Raises:
+        TriptychError: the model cannot be found, or not be served; the message says why.
+    """
+    files = resolve(model, progress=progress)
+    spec, form = read_spec(files), choose_quantization(quantization, files)
+    require_whole(files, spec)
+    chosen = choose_dtype(dtype, read_config(files))
+    element = _element_bytes(form, files, spec, chosen.itemsize)
+    kv_bytes = kv_elements(spec.decoder) * chosen.itemsize
+    machine_bytes = psutil.virtual_memory().total
+    with Machine(threads or len(os.sched_getaffinity(0))) as machine, progress.task("Measuring this machine", None):
+        read = machine.read_bandwidth()
+        products = machine.gemm_peak(linear_precision("float32" if chosen.itemsize == 4 else "bfloat16", form))
+    return Report(
+        model=model,
+        architecture=spec.architecture,
+        takes=next((family.takes for family in FAMILIES if family.architecture == spec.architecture), ("text",)),
+        context_length=spec.context_length,
+        dtype=dtype_name(chosen),
+        quantization=form,
+        parameters=parameters(spec.decoder),
+        step_parameters=round(step_parameters(spec.decoder)),
+        weights_bytes=round(parameters(spec.decoder) * element),
+        vision_bytes=vision_parameters(spec) * chosen.itemsize,
+        kv_token_bytes=kv_bytes,
+        available_bytes=psutil.virtual_memory().available,
+        fits_tokens=KvCacheSpec().memory_on(machine_bytes) // kv_bytes,
+        decode_tokens_per_second=read / (step_parameters(spec.decoder) * element),
+        prefill_tokens_per_second=products / (2 * linear_parameters(spec.decoder)),
+        notes=tuple(_notes(files, spec, form)),
+    )
+
+
+def _element_bytes(form: Quantization, files: ModelFiles, spec: ModelSpec, plain: int) -> float:
+    """Bytes of one weight in memory."""
+    if form == "gguf":
+        return files.path.stat().st_size / parameters(spec.decoder)
+    return 1.0 if form == "int8" else float(plain)
+
+
+def _notes(files: ModelFiles, spec: ModelSpec, form: Quantization) -> Iterator[str]:
+    if files.format == "gguf" and form == "none":
+        yield "its blocks are unpacked once into the cache; --quantization gguf multiplies by them as they are stored"
+    if files.format == "safetensors" and find_schemes(read_config(files)):
+        yield "its packed weights are unpacked once into the cache; --quantization int8 takes a byte for each"
+    heads = {layer.attention.head_dim for layer in spec.decoder.layers if isinstance(layer.attention, AttentionSpec)}
+    if any(width % 16 or width > 256 for width in heads):
+        widths = ", ".join(map(str, sorted(heads)))
+        yield f"heads of {widths} dimensions have no compiled attention: torch computes, and steps are not replayed"

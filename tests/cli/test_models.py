@@ -1,0 +1,110 @@
+"""`triptych models`: what is listed, and what is said of a model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+
+from triptych.cli.models import survey
+from triptych.models.recipes import RECIPES
+from triptych.models.recipes.catalogue import FAMILIES
+
+Run = Callable[..., tuple[int, str, str]]
+SIZES: dict[str, Any] = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "max_position_embeddings": 128,
+}  # fmt: skip
+
+
+class StillMachine:
+    """A machine of known speed: 1 GB/s, and 1 GFLOP/s."""
+
+    def __init__(self, threads: int) -> None:
+        pass
+
+    def read_bandwidth(self) -> float:
+        return 1e9
+
+    def gemm_peak(self, precision: str) -> float:
+        return 1e9
+
+    def __enter__(self) -> "StillMachine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def _still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey, "Machine", StillMachine)
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_the_families_listed_are_those_that_have_a_recipe() -> None:
+    assert sorted(family.architecture for family in FAMILIES) == sorted(RECIPES)
+
+
+def test_list_says_what_each_family_takes(run: Run) -> None:
+    status, out, _ = run("models", "list", "--json")
+    families = {family["architecture"]: family for family in json.loads(out)}
+    assert status == 0
+    assert families.keys() == RECIPES.keys()
+    assert (families["LlamaForCausalLM"]["takes"], families["LlamaForCausalLM"]["gguf"]) == (["text"], True)
+    assert families["LlavaForConditionalGeneration"]["takes"] == ["text", "images"]
+    status, out, _ = run("models", "list")
+    assert status == 0
+    assert all(family.name in out for family in FAMILIES)
+
+
+def test_check_counts_a_model_and_what_the_machine_allows(run: Run, llama: Path) -> None:
+    status, out, _ = run("models", "check", llama, "--dtype", "float32", "--json")
+    report = json.loads(out)
+    layers = 2 * (32 * 32 + 2 * 16 * 32 + 32 * 32 + 3 * 48 * 32)
+    weights = layers + 2 * 64 * 32 + 5 * 32
+    assert status == 0
+    assert (report["parameters"], report["weights_bytes"]) == (weights, 4 * weights)
+    assert report["kv_token_bytes"] == 2 * 2 * 16 * 4
+    assert report["decode_tokens_per_second"] == pytest.approx(1e9 / (4 * (weights - 64 * 32)))
+    assert report["prefill_tokens_per_second"] == pytest.approx(1e9 / (2 * layers))
+    assert (report["architecture"], report["context_length"]) == ("LlamaForCausalLM", 128)
+    status, out, _ = run("models", "check", llama)
+    assert status == 0
+    assert "free: fits" in out
+
+
+def test_check_counts_only_the_experts_that_a_token_uses(run: Run, tmp_path: Path) -> None:
+    config = MixtralConfig(**SIZES, num_local_experts=8, num_experts_per_tok=2, head_dim=16)
+    model = MixtralForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    _, out, _ = run("models", "check", tmp_path, "--json")
+    report = json.loads(out)
+    experts = 2 * 8 * 3 * 32 * 48
+    assert report["parameters"] == sum(p.numel() for p in model.parameters())
+    assert report["step_parameters"] == report["parameters"] - 64 * 32 - experts * 6 // 8
+
+
+def test_check_of_a_checkpoint_that_cannot_be_served_says_why_in_a_line(run: Run, llama: Path) -> None:
+    weights = load_file(llama / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, llama / "model.safetensors")
+    status, out, err = run("models", "check", llama)
+    assert (status, out) == (1, "")
+    assert "has no tensor model.layers.1.mlp.up_proj.weight; expected shape [48, 32]" in err
+
+
+def test_check_of_an_unknown_architecture_names_it(run: Run, llama: Path) -> None:
+    config = json.loads((llama / "config.json").read_text()) | {"architectures": ["FooForCausalLM"]}
+    (llama / "config.json").write_text(json.dumps(config))
+    status, _, err = run("models", "check", llama)
+    assert status == 1
+    assert "architecture FooForCausalLM is not supported" in err
