@@ -21,7 +21,7 @@ class Demand:
 
     Attributes:
         prompt_tokens: Every position of the prompt.
-        patches: Of each image, the rows of its embedding: what encoding it costs.
+        patches: Of each image, those that pass the vision tower: what encoding it costs.
     """
 
     prompt_tokens: int
