@@ -1,7 +1,7 @@
 import pytest
 
 from triptych.client import AsyncClient, Client, DeadlineExceeded, InvalidArgument
-from triptych.client.requests import GenerateOptions, SamplingOptions
+from triptych.client.requests import GenerateOptions, SamplingOptions, TemplateOptions
 from triptych.client.settings import DEFAULT_ADDRESS, Settings
 from triptych.client.testing import FakeServer
 from triptych.core.sampling import SamplingParams
@@ -59,7 +59,7 @@ def test_a_timeout_of_one_call_is_positive(client: Client, timeout: float) -> No
 def test_every_sampling_parameter_is_a_keyword() -> None:
     fields = set(SamplingParams.__dataclass_fields__)
     assert set(SamplingOptions.__annotations__) == fields
-    assert set(GenerateOptions.__annotations__) == fields | {
+    assert set(GenerateOptions.__annotations__) == fields | set(TemplateOptions.__annotations__) | {
         "sampling",
         "model",
         "request_id",

@@ -91,7 +91,7 @@ stages:
         ("model: x\nmodel: y", "2:1: the key 'model' is given twice, first in line 1"),
         (
             "model: x\nzzz: 1",
-            "2:1: unknown key 'zzz'; there are model, served_name, dtype, quantization, context_length, layout,",
+            "2:1: unknown key 'zzz'; there are model, served_name, dtype, quantization, generation_config,",
         ),
         ("model: x\nrouter:\n  grpc: localhost:99999", "3:3: router.grpc must be HOST:PORT"),
         ("model: x\nrouter: null", "2:1: router must be a section of keys and values, got null"),

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from triptych.core.errors import InvalidArgument
-from triptych.core.sampling import MAX_LOGPROBS, MAX_STOP_LENGTH, MAX_STOPS, SamplingParams, seed_of
+from triptych.core.sampling import (
+    MAX_CHOICES,
+    MAX_LOGPROBS,
+    MAX_STOP_LENGTH,
+    MAX_STOPS,
+    SamplingParams,
+    choice_seed,
+    seed_of,
+)
 
 LIMITS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...], str]] = {
     # field: (accepted, refused, the limit as the message says it)
@@ -18,12 +26,17 @@ LIMITS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...], str]] = {
     "presence_penalty": ((-2, 0, 2.0), (-2.1, 2.1), "[-2, 2]"),
     "frequency_penalty": ((-2, 0, 2.0), (-2.1, 2.1), "[-2, 2]"),
     "top_k": ((0, 1, 2**31 - 1), (-1, 2**31), "[0, 2147483647]"),
+    "min_tokens": ((0, 1, 2**31 - 1), (-1, 2**31), "[0, 2147483647]"),
+    "n": ((1, MAX_CHOICES), (0, -1, MAX_CHOICES + 1), "[1, 128]"),
     "max_tokens": ((None, 1, 2**31 - 1), (0, -1, 2**31), "[1, 2147483647]"),
     "seed": ((None, 0, 2**64 - 1), (-1, 2**64), "[0, 18446744073709551615]"),
     "logprobs": ((None, 0, MAX_LOGPROBS), (-1, MAX_LOGPROBS + 1), "[0, 20]"),
 }
 REALS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
-WHOLES = ("top_k", "max_tokens", "seed", "logprobs")
+WHOLES = ("top_k", "max_tokens", "min_tokens", "n", "seed", "logprobs")
+FLAGS = ("ignore_eos", "skip_special_tokens")
+ALWAYS = ("presence_penalty", "frequency_penalty", "min_tokens", "n")
+"""What no model has a default for."""
 
 
 def refusal(**values: Any) -> InvalidArgument:
@@ -33,7 +46,7 @@ def refusal(**values: Any) -> InvalidArgument:
 
 
 def test_every_field_is_tested_here() -> None:
-    assert {field.name for field in fields(SamplingParams)} == {*LIMITS, "stop", "stop_token_ids", "ignore_eos"}
+    assert {field.name for field in fields(SamplingParams)} == {*LIMITS, *FLAGS, "stop", "stop_token_ids"}
 
 
 @pytest.mark.parametrize("field", LIMITS)
@@ -54,11 +67,19 @@ def test_what_lies_beyond_is_refused_with_field_limit_and_value(field: str) -> N
 
 
 @pytest.mark.parametrize("field", REALS)
-@pytest.mark.parametrize("value", [math.nan, True, False, "0.5", None, 1j, [1.0]])
+@pytest.mark.parametrize("value", [math.nan, True, False, "0.5", 1j, [1.0]])
 def test_what_is_not_a_number_is_refused(field: str, value: Any) -> None:
     error = refusal(**{field: value})
     assert error.field == f"sampling.{field}"
     assert error.message.endswith(f"got {value!r}")
+
+
+@pytest.mark.parametrize("field", [*REALS, *WHOLES])
+def test_what_a_model_may_have_a_default_for_may_be_left_open(field: str) -> None:
+    if field in ALWAYS:
+        assert refusal(**{field: None}).field == f"sampling.{field}"
+    else:
+        assert getattr(SamplingParams(**{field: None}), field) is None
 
 
 @pytest.mark.parametrize("field", WHOLES)
@@ -75,9 +96,10 @@ def test_a_number_too_long_to_write_is_described(field: str) -> None:
         assert refusal(**{field: value}).message.endswith("got a number of 16610 bits")
 
 
+@pytest.mark.parametrize("field", FLAGS)
 @pytest.mark.parametrize("value", [0, 1, "no", None])
-def test_ignore_eos_is_true_or_false(value: Any) -> None:
-    assert refusal(ignore_eos=value).message == f"sampling.ignore_eos must be True or False, got {value!r}"
+def test_a_flag_is_true_or_false(field: str, value: Any) -> None:
+    assert refusal(**{field: value}).message == f"sampling.{field} must be True or False, got {value!r}"
 
 
 def test_stops_are_kept_as_tuples() -> None:
@@ -111,26 +133,34 @@ def test_wrong_stops_are_refused(field: str, value: Any, message: str) -> None:
     assert (error.field, error.message) == (f"sampling.{field}", message)
 
 
-@pytest.mark.parametrize(
-    ("values", "greedy", "penalised"),
-    [
-        ({}, False, False),
-        ({"temperature": 0}, True, False),
-        ({"temperature": 0.0, "repetition_penalty": 1.1}, True, True),
-        ({"presence_penalty": -0.1}, False, True),
-        ({"frequency_penalty": 0.1}, False, True),
-    ],
-)
-def test_shortcuts_of_the_sampler(values: dict[str, Any], greedy: bool, penalised: bool) -> None:
-    params = SamplingParams(**values)
-    assert (params.greedy, params.penalised) == (greedy, penalised)
+def test_what_is_left_open_takes_the_defaults_and_what_is_set_stays() -> None:
+    defaults = SamplingParams(temperature=0.6, top_k=20, top_p=0.95, min_p=0.1, repetition_penalty=1.05, max_tokens=9)
+    asked = SamplingParams(temperature=1.0, top_k=0, seed=3, presence_penalty=0.5, stop=("a",))
+    assert asked.over(defaults) == SamplingParams(
+        temperature=1.0,
+        top_k=0,
+        top_p=0.95,
+        min_p=0.1,
+        repetition_penalty=1.05,
+        seed=3,
+        presence_penalty=0.5,
+        stop=("a",),
+    )
+    assert asked.over(SamplingParams()) == asked
 
 
 def test_an_answer_ends_at_its_own_stop_tokens_and_at_the_models() -> None:
-    params = SamplingParams(stop_token_ids=(5,))
-    assert [params.stops_at(token_id, {2}) for token_id in (5, 2, 3)] == [True, True, False]
-    assert not SamplingParams(ignore_eos=True).stops_at(2, {2})
-    assert SamplingParams(ignore_eos=True, stop_token_ids=(2,)).stops_at(2, {2})
+    assert SamplingParams(stop_token_ids=(5,)).ends((2, 3)) == {5, 2, 3}
+    assert SamplingParams(ignore_eos=True).ends((2,)) == frozenset()
+    assert SamplingParams(ignore_eos=True, stop_token_ids=(2,)).ends((2, 3)) == {2}
+
+
+def test_every_answer_of_several_has_a_seed_of_its_own() -> None:
+    assert [choice_seed(seed, 0) for seed in (0, 7, 2**64 - 1)] == [0, 7, 2**64 - 1]
+    seeds = {choice_seed(seed, index) for seed in range(50) for index in range(20)}
+    assert len(seeds) == 1000
+    assert max(seeds) < 2**64
+    assert choice_seed(7, 1) == int("6a310c4613322771", 16)
 
 
 def test_an_id_determines_a_seed_of_64_bits() -> None:

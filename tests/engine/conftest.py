@@ -13,6 +13,7 @@ from triptych.core.generation import OperationKey
 from triptych.core.sampling import SamplingParams
 from triptych.engine.kv_cache import KvCache
 from triptych.engine.plan import StepPlan, StepResult
+from triptych.engine.sampling import Sampling
 from triptych.engine.scheduler import Emitted, Scheduler, SchedulerOptions
 from triptych.engine.sequence import Goal, Media, Sequence
 
@@ -39,7 +40,7 @@ class Bench:
     def __post_init__(self) -> None:
         options = SchedulerOptions(self.max_batch_tokens, self.max_running)
         cache = KvCache(self.blocks, self.block_size, prefix_caching=self.prefix_caching)
-        self.scheduler = Scheduler(cache, (EOS,), options)
+        self.scheduler = Scheduler(cache, options)
 
     @property
     def capacity(self) -> int:
@@ -62,7 +63,7 @@ class Bench:
             key=OperationKey(f"{self.made}"),
             token_ids=[token_after(family, position - 1) or 1 for position in range(prompt)],
             prompt_length=prompt,
-            params=SamplingParams(**({"ignore_eos": True} | params)),
+            params=Sampling.of(SamplingParams(**({"ignore_eos": True} | params)), (EOS,)),
             seed=0,
             limit=min(self.capacity, prompt + max_tokens),
             goal=goal,

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from triptych.core.generation import OperationKey
-from triptych.core.sampling import SamplingParams
 from triptych.engine.batch_table import BatchTable
 from triptych.engine.plan import Chunk, StepPlan
+from triptych.engine.sampling import Sampling
 from triptych.engine.sequence import Media, Sequence
 from triptych.models.step import StepInput
 
@@ -31,7 +31,7 @@ class Crowd:
         length = self.rng.randint(1, 12)
         self.made += 1
         sequence = Sequence(
-            OperationKey(str(self.made)), self.tokens(length), length, SamplingParams(), 0, BLOCKS * self.block_size
+            OperationKey(str(self.made)), self.tokens(length), length, Sampling(), 0, BLOCKS * self.block_size
         )
         if self.rng.random() < 0.3:
             start = self.rng.randrange(length)

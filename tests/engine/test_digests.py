@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from triptych.core.generation import OperationKey
-from triptych.core.sampling import SamplingParams
 from triptych.engine.digests import full_block_digests
+from triptych.engine.sampling import Sampling
 from triptych.engine.sequence import Media, Sequence
 
 SIZE = 4
@@ -15,7 +15,7 @@ PICTURE = torch.zeros(3, 2)
 
 
 def digests(token_ids: list[int], *media: Media, root: bytes = b"") -> list[bytes]:
-    sequence = Sequence(OperationKey("1"), token_ids, len(token_ids), SamplingParams(), 0, 99, media=media)
+    sequence = Sequence(OperationKey("1"), token_ids, len(token_ids), Sampling(), 0, 99, media=media)
     return full_block_digests(sequence, SIZE, root)
 
 
@@ -61,7 +61,7 @@ def test_a_picture_over_several_blocks_is_in_each_of_them() -> None:
 
 
 def test_names_are_extended_and_not_worked_out_again() -> None:
-    sequence = Sequence(OperationKey("1"), [1] * 6, 6, SamplingParams(), 0, 99)
+    sequence = Sequence(OperationKey("1"), [1] * 6, 6, Sampling(), 0, 99)
     assert full_block_digests(sequence, SIZE, b"") is sequence.digests
     (first,) = sequence.digests
     sequence.token_ids += [2] * 6

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from triptych.core.sampling import SamplingParams
 from triptych.engine.drawing import Draw, draw
 from triptych.engine.penalties import penalise
+from triptych.engine.sampling import Sampling
 from triptych.kernels.sampling import NUCLEUS
 
 LARGE = 4 * NUCLEUS + 37
@@ -21,15 +21,15 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def params(**values: float) -> SamplingParams:
-    return SamplingParams(**values)  # type: ignore[arg-type]
+def params(**values: float) -> Sampling:
+    return Sampling(**values)  # type: ignore[arg-type]
 
 
-def draws(logits: Tensor, chosen: SamplingParams, numbers: list[float]) -> list[int]:
+def draws(logits: Tensor, chosen: Sampling, numbers: list[float]) -> list[int]:
     return draw(logits.expand(len(numbers), -1), [Draw(chosen, u) for u in numbers])
 
 
-def expected(logits: Tensor, chosen: SamplingParams) -> Tensor:
+def expected(logits: Tensor, chosen: Sampling) -> Tensor:
     """The distribution by the definition of each filter."""
     order = logits.sort(descending=True, stable=True).indices
     kept = order[: chosen.top_k or None]
@@ -57,7 +57,7 @@ VARIANTS = [
 @pytest.mark.parametrize("chosen", VARIANTS)
 @pytest.mark.parametrize("vocabulary", [7, LARGE])
 def test_tokens_come_as_often_as_their_probability(
-    chosen: SamplingParams, vocabulary: int, generator: torch.Generator
+    chosen: Sampling, vocabulary: int, generator: torch.Generator
 ) -> None:
     logits = torch.randn(vocabulary, generator=generator)
     logits[torch.randperm(vocabulary, generator=generator)[:4]] += 12
@@ -94,13 +94,13 @@ def test_a_row_draws_the_same_in_any_company(generator: torch.Generator) -> None
     "chosen", [params(temperature=1e-300), params(temperature=1e-300, top_k=2), params(min_p=1.0)]
 )
 @pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-53])
-def test_extremes_take_the_likeliest(chosen: SamplingParams, u: float) -> None:
+def test_extremes_take_the_likeliest(chosen: Sampling, u: float) -> None:
     assert draws(torch.tensor([-3e38, 1.0, 3e38, -torch.inf, 2.0]), chosen, [u]) == [2]
 
 
 @pytest.mark.parametrize("chosen", [params(), params(min_p=0.5), params(top_k=2), params(top_p=0.99)])
 @pytest.mark.parametrize("u", [0.0, 1 - 2**-53])
-def test_impossible_tokens_at_the_ends_are_never_drawn(chosen: SamplingParams, u: float) -> None:
+def test_impossible_tokens_at_the_ends_are_never_drawn(chosen: Sampling, u: float) -> None:
     assert draws(torch.tensor([-torch.inf, 1.0, 1.0, -torch.inf]), chosen, [u]) == [1 if u == 0 else 2]
 
 

@@ -21,13 +21,14 @@ from triptych.core.sampling import MAX_LOGPROBS, SamplingParams
 from triptych.engine.drawing import Draw, draw
 from triptych.engine.penalties import penalise
 from triptych.engine.sampler import SamplingRow, sample, uniform
+from triptych.engine.sampling import Sampling
 
 ONE_IN_A_MILLION = 42.70  # chi-square of 8 degrees of freedom
 MAX_SEED = 2**64 - 1
 
 
 def row(seed: int = 0, token_ids: tuple[int, ...] = (1,), prompt_length: int = 1, **params: Any) -> SamplingRow:
-    return SamplingRow(SamplingParams(**params), seed, list(token_ids), prompt_length)
+    return SamplingRow(Sampling(**params), seed, list(token_ids), prompt_length)
 
 
 def chosen(logits: Tensor, *rows: SamplingRow) -> list[int]:
@@ -38,7 +39,7 @@ def chosen(logits: Tensor, *rows: SamplingRow) -> list[int]:
 def test_the_repetition_penalty_is_that_of_transformers(seed: int, penalty: float) -> None:
     logits, seen = 5 * torch.randn(200), torch.randint(0, 200, (50,))
     expected = RepetitionPenaltyLogitsProcessor(penalty)(seen[None], logits[None].clone())[0]
-    penalise(logits, SamplingParams(repetition_penalty=penalty), seen.tolist(), 20)
+    penalise(logits, Sampling(repetition_penalty=penalty), seen.tolist(), 20)
     torch.testing.assert_close(logits, expected, rtol=0, atol=0)
 
 
@@ -48,7 +49,7 @@ def test_presence_and_frequency_count_the_answer_alone(seed: int, prompt_length:
     expected = logits.double().numpy().copy()
     for token, times in Counter(seen[prompt_length:]).items():
         expected[token] -= 0.7 + -0.3 * times
-    penalise(logits, SamplingParams(presence_penalty=0.7, frequency_penalty=-0.3), seen, prompt_length)
+    penalise(logits, Sampling(presence_penalty=0.7, frequency_penalty=-0.3), seen, prompt_length)
     np.testing.assert_allclose(logits.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -65,7 +66,7 @@ def test_each_filter_keeps_what_transformers_keeps(seed: int, spread: float) -> 
         ]
         for params, warper in warpers:
             scores = warper(None, logits[None].double())[0].softmax(-1)
-            drawn = set(draw(logits.expand(1000, -1), [Draw(SamplingParams(**params), u) for u in evenly]))
+            drawn = set(draw(logits.expand(1000, -1), [Draw(Sampling(**params), u) for u in evenly]))
             assert drawn <= set(scores.nonzero()[:, 0].tolist())
             assert drawn >= set((scores > 1.01e-3).nonzero()[:, 0].tolist())
 
@@ -96,7 +97,7 @@ def test_tokens_are_drawn_with_the_probabilities_of_transformers(seed: int, para
 
 
 def _processed(logits: Tensor, prompt: tuple[int, ...], params: dict[str, Any]) -> Tensor:
-    p = SamplingParams(**params)
+    p = Sampling(**params)
     chain = LogitsProcessorList()
     if p.repetition_penalty != 1:
         chain.append(RepetitionPenaltyLogitsProcessor(p.repetition_penalty))
@@ -152,6 +153,41 @@ def test_greedy_heeds_penalties() -> None:
     assert chosen(logits, row(0, (0,), 1, temperature=0, presence_penalty=1.0)) == [0]
     assert chosen(logits, row(0, (0,), 0, temperature=0, presence_penalty=1.0)) == [1]
     assert chosen(logits, row(0, (0,) * 9, 0, temperature=0, frequency_penalty=0.1)) == [1]
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0}, {}, {"temperature": 100.0}, {"top_k": 3}, {"top_p": 0.5}])
+def test_no_answer_ends_before_its_fewest_tokens(seed: int, params: dict[str, Any]) -> None:
+    logits = torch.randn(50)
+    likely = logits.topk(3).indices.tolist()
+    logits[likely] += 20
+    ends = frozenset(likely)
+    early = [row(s, (1,) * 4, 2, ends=ends, min_tokens=3, **params) for s in range(200)]
+    assert ends.isdisjoint(chosen(logits, *early))
+    late = [row(s, (1,) * 5, 2, ends=ends, min_tokens=3, **params) for s in range(200)]
+    assert not ends.isdisjoint(chosen(logits, *late))
+
+
+def test_log_probabilities_are_those_before_tokens_were_barred(seed: int) -> None:
+    logits = torch.randn(30)
+    ends = frozenset({int(logits.argmax())})
+    result = sample(logits[None].clone(), [row(0, ends=ends, min_tokens=1, logprobs=30)])
+    expected = logits.log_softmax(-1)
+    assert set(result.token_ids).isdisjoint(ends)
+    for token in result.logprobs[0].top:
+        assert token.logprob == pytest.approx(float(expected[token.token_id]), abs=1e-5)
+
+
+def test_only_what_takes_the_likeliest_as_it_is_needs_no_scores() -> None:
+    assert Sampling(temperature=0).plain
+    assert Sampling(temperature=0, ends=frozenset({1})).plain
+    for params in ({}, {"logprobs": 0}, {"repetition_penalty": 1.1}, {"min_tokens": 1, "ends": frozenset({1})}):
+        assert not Sampling(**({"temperature": 0} | params if params else {})).plain
+
+
+def test_what_nobody_has_set_is_neutral() -> None:
+    assert Sampling.of(SamplingParams(), (7,)) == Sampling(ends=frozenset({7}))
+    asked = SamplingParams(temperature=0, top_k=3, ignore_eos=True, min_tokens=2, logprobs=1, min_p=0.1)
+    assert Sampling.of(asked, (7,)) == Sampling(temperature=0, top_k=3, min_tokens=2, logprobs=1, min_p=0.1)
 
 
 @pytest.mark.parametrize("penalty", [1e-300, 1e-40, 5e-324])

@@ -1,7 +1,9 @@
 """One config dict from config.json and generation_config.json, or from GGUF metadata."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from triptych.core.errors import DataLoss, NotFound, Unimplemented
+from triptych.core.sampling import SamplingParams
 from triptych.models.config import read_config
 from triptych.models.files import ModelFiles
+from triptych.models.generation_config import read_sampling_defaults
 
 Gguf = Callable[..., ModelFiles]
 
@@ -30,6 +34,60 @@ def test_the_generation_config_decides_where_answers_end(tmp_path: Path) -> None
 
 def test_a_generation_config_without_an_end_changes_nothing(tmp_path: Path) -> None:
     assert read_config(json_model(tmp_path, b'{"eos_token_id": 1}', b'{"top_p": 1}')) == {"eos_token_id": 1}
+
+
+@pytest.mark.parametrize(
+    ("config", "ends"),
+    [
+        (b'{"eos_token_id": 1}', [1, 7]),
+        (b'{"eos_token_id": [2, 7]}', [2, 7]),
+        (b'{"text_config": {"eos_token_id": 3}}', [3, 7]),
+        (b"{}", [7]),
+    ],
+)
+@pytest.mark.parametrize("old", [True, False])
+def test_the_end_of_sequence_of_the_tokenizer_ends_answers_too(
+    tmp_path: Path, config: bytes, ends: list[int], old: bool
+) -> None:
+    files = json_model(tmp_path, config)
+    added = {"7": {"content": "<|im_end|>"}}
+    settings = {"eos_token": "<|im_end|>"} | ({"added_tokens_decoder": added} if old else {})
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "tokenizer.json").write_text(
+        '{"added_tokens": [{"id": 7, "content": "<|im_end|>"}], "model": broken}'
+    )
+    assert read_config(files)["eos_token_id"] == ends
+
+
+@pytest.mark.parametrize("settings", [b'{"eos_token": null}', b'{"eos_token": {"content": "</s>"}}', b"{}"])
+def test_a_tokenizer_without_a_known_end_changes_nothing(tmp_path: Path, settings: bytes) -> None:
+    files = json_model(tmp_path, b'{"eos_token_id": 1}')
+    (tmp_path / "tokenizer_config.json").write_bytes(settings)
+    assert read_config(files) == {"eos_token_id": 1}
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (b'{"eos_token_id": 2, "transformers_version": "5"}', {}),
+        (b'{"temperature": 0.6, "top_k": 20, "do_sample": true}', {"temperature": 0.6, "top_k": 20}),
+        (b'{"min_p": 0.05, "repetition_penalty": 1.05}', {"min_p": 0.05, "repetition_penalty": 1.05}),
+        (b'{"top_p": 0.95, "max_new_tokens": 64}', {"top_p": 0.95, "max_tokens": 64}),
+        (b'{"do_sample": false, "temperature": 0.7, "top_p": null}', {"temperature": 0.0}),
+    ],
+)
+def test_a_model_says_how_it_wants_to_be_sampled(tmp_path: Path, written: bytes, expected: dict[str, Any]) -> None:
+    assert read_sampling_defaults(json_model(tmp_path, b"{}", written)) == SamplingParams(**expected)
+
+
+def test_without_a_file_nothing_is_said(tmp_path: Path) -> None:
+    assert read_sampling_defaults(json_model(tmp_path, b"{}")) == SamplingParams()
+
+
+def test_a_sampling_parameter_that_none_can_honour_is_named_with_its_file(tmp_path: Path) -> None:
+    said = r"generation_config\.json: sampling\.top_k must be a whole number in \[0, .*got -1"
+    with pytest.raises(DataLoss, match=said):
+        read_sampling_defaults(json_model(tmp_path, b"{}", b'{"top_k": -1}'))
 
 
 @pytest.mark.parametrize(

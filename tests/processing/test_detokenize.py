@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders
 
 from triptych.core.errors import Unimplemented
+from triptych.core.sampling import SamplingParams
 from triptych.models.detokenize import IncrementalDetokenizer
+from triptych.models.token_bytes import TokenBytes
 from triptych.models.token_stream import TokenStream, stream_factory
 
 many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -25,8 +27,8 @@ def ids_of(tokenizer: Tokenizer, tokens: Iterable[str]) -> list[int]:
 class Opener:
     tokenizer: Tokenizer
 
-    def open_stream(self) -> TokenStream:
-        return stream_factory(self.tokenizer)()
+    def open_stream(self, hidden: frozenset[int] | None = None) -> TokenStream:
+        return stream_factory(self.tokenizer)(hidden)
 
 
 def run(tokenizer: Tokenizer, ids: list[int], stop: tuple[str, ...], data: st.DataObject) -> tuple[str, bool]:
@@ -119,6 +121,52 @@ def test_byte_tokens_wait_for_the_end_of_their_run(byte_fallback: Tokenizer) -> 
     detokenizer = IncrementalDetokenizer(Opener(byte_fallback))
     assert [detokenizer.push([token_id]) for token_id in (dog, *ids, dog)] == ["dog", "", "", "", "好 dog"]
     assert detokenizer.push(ids[:2]) + detokenizer.finish() == "��"
+
+
+@many
+@given(data=st.data())
+def test_special_tokens_are_shown_where_none_is_hidden(any_tokenizer: Tokenizer, data: st.DataObject) -> None:
+    ids = data.draw(st.lists(st.integers(0, any_tokenizer.get_vocab_size() + 3), max_size=30))
+    detokenizer = IncrementalDetokenizer(Opener(any_tokenizer), hidden=frozenset())
+    text = "".join(detokenizer.push([token_id]) for token_id in ids) + detokenizer.finish()
+    assert text == any_tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def test_of_the_special_tokens_only_those_that_end_the_answer_are_hidden(byte_level: Tokenizer) -> None:
+    end, start, d = ids_of(byte_level, ["<|im_end|>", "<|im_start|>", "d"])
+    params = SamplingParams(skip_special_tokens=False, stop_token_ids=(d,))
+    detokenizer = IncrementalDetokenizer.of(Opener(byte_level), params, (end,))
+    assert detokenizer.push([start, d, end]) == "<|im_start|>d"
+    detokenizer = IncrementalDetokenizer.of(Opener(byte_level), SamplingParams(), (end,))
+    assert detokenizer.push([start, d, end]) == "d"
+
+
+def test_a_stop_text_begins_behind_the_fewest_tokens(byte_level: Tokenizer) -> None:
+    detokenizer = IncrementalDetokenizer.of(Opener(byte_level), SamplingParams(stop=("ab",), min_tokens=3), ())
+    assert [detokenizer.push([token_id]) for token_id in ids_of(byte_level, "abab")] == ["a", "b", "a", "b"]
+    assert [detokenizer.push([token_id]) for token_id in ids_of(byte_level, "ab")] == ["", ""]
+    assert detokenizer.stopped
+    resumed = IncrementalDetokenizer.of(Opener(byte_level), SamplingParams(stop=("ab",), min_tokens=3), ())
+    resumed.prime(ids_of(byte_level, "ab"))
+    assert resumed.push(ids_of(byte_level, "abab")) == "ab"
+    assert resumed.stopped
+
+
+def test_a_token_is_called_by_its_part_of_the_text(any_tokenizer: Tokenizer) -> None:
+    names = TokenBytes(any_tokenizer)
+    text = "a dog stop a"
+    ids = any_tokenizer.encode(text).ids
+    shown = any_tokenizer.decode(ids, skip_special_tokens=False)
+    assert b"".join(map(names.of, ids)).decode().removeprefix(" ") == shown
+    (image,) = ids_of(any_tokenizer, ["<image>"])
+    assert names.of(image).strip() == b"<image>"
+    assert names.of(9999) == b""
+
+
+def test_bytes_of_a_character_are_named_one_by_one(byte_level: Tokenizer, byte_fallback: Tokenizer) -> None:
+    assert b"".join(map(TokenBytes(byte_level).of, byte_level.encode("你🙂 é").ids)).decode() == "你🙂 é"
+    assert TokenBytes(byte_fallback).of(*ids_of(byte_fallback, ["<0xE4>"])) == b"\xe4"
+    assert TokenBytes(byte_fallback).of(*ids_of(byte_fallback, ["▁dog"])) == b" dog"
 
 
 def test_special_and_unknown_tokens_have_no_text(byte_level: Tokenizer) -> None:

@@ -53,7 +53,7 @@ def welcome(worker_id: str, incarnation: str = "1", blocks: int = 0) -> pb.Welco
 class Letters:
     """A processor whose tokens are characters."""
 
-    def open_stream(self) -> "Letters":
+    def open_stream(self, hidden: frozenset[int] | None = None) -> "Letters":
         return self
 
     def push(self, token_id: int) -> str:

@@ -21,7 +21,7 @@ def test_finish_reasons_survive_the_wire() -> None:
 
 def test_logprobs_survive_the_wire() -> None:
     positions = (
-        PositionLogprobs(-0.5, (TokenLogprob(7, -0.5), TokenLogprob(9, -1.25))),
+        PositionLogprobs(-0.5, (TokenLogprob(7, -0.5, b" a"), TokenLogprob(9, -1.25, b"\xe4")), b" a"),
         PositionLogprobs(-3.0),
     )
     assert logprobs_from_proto(logprobs_to_proto(positions)) == positions

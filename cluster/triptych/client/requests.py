@@ -22,16 +22,19 @@ class ScalarOptions(TypedDict, total=False):
     """The fields of `SamplingParams` that hold one value."""
 
     max_tokens: int | None
+    min_tokens: int
     ignore_eos: bool
-    repetition_penalty: float
+    repetition_penalty: float | None
     presence_penalty: float
     frequency_penalty: float
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
     seed: int | None
     logprobs: int | None
+    skip_special_tokens: bool
+    n: int
 
 
 class SamplingOptions(ScalarOptions, total=False):

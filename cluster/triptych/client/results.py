@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from triptych.core.errors import Internal
 from triptych.core.generation import FinishReason, PositionLogprobs
+from triptych.core.sampling import SamplingParams
 from triptych.core.usage import Span, Usage
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.wire.generation import (
@@ -12,6 +13,7 @@ from triptych.wire.generation import (
     timeline_from_proto,
     usage_from_proto,
 )
+from triptych.wire.sampling import sampling_from_proto
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,14 @@ class ModelInfo:
     Attributes:
         context_length: Tokens that prompt and answer may have together.
         accepts_images: Whether chat messages may hold images.
+        default_sampling: What a request gets for a parameter that it leaves open; what is None there too is neutral.
     """
 
     name: str
     context_length: int
     accepts_images: bool
     vocabulary_size: int
+    default_sampling: SamplingParams
 
 
 def generation_from_proto(message: pb.GenerateResponse) -> Generation:
@@ -81,7 +85,12 @@ def generation_from_proto(message: pb.GenerateResponse) -> Generation:
 
 def models_from_proto(message: pb.ListModelsResponse) -> tuple[ModelInfo, ...]:
     """The models of a cluster."""
-    return tuple(ModelInfo(m.name, m.context_length, m.accepts_images, m.vocabulary_size) for m in message.models)
+    return tuple(
+        ModelInfo(
+            m.name, m.context_length, m.accepts_images, m.vocabulary_size, sampling_from_proto(m.default_sampling)
+        )
+        for m in message.models
+    )
 
 
 @dataclass(slots=True)

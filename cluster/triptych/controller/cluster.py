@@ -20,6 +20,7 @@ from triptych.core.fleet.observe import HealthLimits
 from triptych.core.plan import RoutingPolicy
 from triptych.engine.loading import convert_weights
 from triptych.models.files import ModelFiles
+from triptych.models.generation_config import NEUTRAL, read_sampling_defaults
 from triptych.models.progress import SILENT, Progress
 from triptych.models.quantization import choose_quantization
 from triptych.models.resolve import resolve
@@ -151,7 +152,8 @@ def _router(spec: ClusterSpec, files: ModelFiles, model: ModelSpec, address: str
         replay_patience=spec.router.replay_patience,
         picture_bytes=spec.router.picture_memory,
     )
-    intake = Intake(spec.name, model, TextProcessor.load(files, model), inputs)
+    defaults = read_sampling_defaults(files) if spec.generation_config == "model" else NEUTRAL
+    intake = Intake(spec.name, model, TextProcessor.load(files, model), inputs, defaults)
     return Router(address, intake, limits)
 
 

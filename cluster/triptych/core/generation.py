@@ -15,10 +15,15 @@ class FinishReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token and the natural logarithm of its probability before any sampling parameter is applied."""
+    """A token and the natural logarithm of its probability before any sampling parameter is applied.
+
+    Attributes:
+        token: Its part of the text: bytes, because a character may lie across tokens. Empty where only ids are known.
+    """
 
     token_id: int
     logprob: float
+    token: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +33,12 @@ class PositionLogprobs:
     Attributes:
         logprob: Of the token that was chosen.
         top: The likeliest tokens, best first; as many as were asked for.
+        token: The chosen token's part of the text, as in `TokenLogprob`.
     """
 
     logprob: float
     top: tuple[TokenLogprob, ...] = ()
+    token: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

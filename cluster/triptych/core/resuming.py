@@ -2,7 +2,7 @@
 
 import hashlib
 from array import array
-from collections.abc import Container, Sequence
+from collections.abc import Iterable, Sequence
 
 from triptych.core.errors import InvalidArgument
 from triptych.core.generation import FinishReason
@@ -31,7 +31,7 @@ def require_received(received: Sequence[int], vocabulary: int, max_tokens: int |
 
 
 def ending(
-    received: Sequence[int], sampling: SamplingParams, eos_token_ids: Container[int], *, stopped: bool
+    received: Sequence[int], sampling: SamplingParams, eos_token_ids: Iterable[int], *, stopped: bool
 ) -> FinishReason | None:
     """How the answer ends whose every token was received and whose end was not; None when it goes on.
 
@@ -41,7 +41,7 @@ def ending(
         eos_token_ids: The model's.
         stopped: The text of these tokens holds a stop text.
     """
-    if stopped or (received and sampling.stops_at(received[-1], eos_token_ids)):
+    if stopped or (received and received[-1] in sampling.ends(eos_token_ids)):
         return FinishReason.STOP
     if sampling.max_tokens is not None and len(received) >= sampling.max_tokens:
         return FinishReason.LENGTH

@@ -1,7 +1,7 @@
 """InferenceService over the dispatcher."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
@@ -19,6 +19,7 @@ from triptych.router.intake import Intake
 from triptych.wire.generation import finish_reason_to_proto, logprobs_to_proto, timeline_to_proto, usage_to_proto
 from triptych.wire.prompt import picture_bytes, prompt_from_proto
 from triptych.wire.request import generation_from_proto
+from triptych.wire.sampling import sampling_to_proto
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -59,7 +60,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                             text="".join(text) + rest,
                             token_ids=[token.token_id for token in tokens],
                             finish_reason=finish_reason_to_proto(reason),
-                            logprobs=_logprobs(tokens),
+                            logprobs=self._logprobs(tokens),
                             usage=usage_to_proto(usage),
                             timeline=timeline_to_proto(timeline),
                         )
@@ -71,7 +72,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         async with Guarded(context), self._call(request.input, context) as call:
             model = self._intake.model
             async for output in call.outputs():
-                message = _stream_message(call.request_id, output)
+                message = self._stream_message(call.request_id, output)
                 message.model, model = model, ""
                 yield message
 
@@ -96,6 +97,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             context_length=self._context_length,
             accepts_images=spec.vision is not None,
             vocabulary_size=spec.decoder.vocab_size,
+            default_sampling=sampling_to_proto(self._intake.defaults),
         )
         return pb.ListModelsResponse(models=[model])
 
@@ -127,32 +129,32 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             admitted = await self._intake.admit(generation_from_proto(request), limit, deadline)
             return self._dispatcher.submit(*admitted, accepted)
 
+    def _stream_message(self, request_id: str, output: Piece | Finished) -> pb.GenerateStreamResponse:
+        match output:
+            case Piece(text, tokens):
+                return pb.GenerateStreamResponse(
+                    request_id=request_id,
+                    text=text,
+                    token_ids=[token.token_id for token in tokens],
+                    logprobs=self._logprobs(tokens),
+                )
+            case Finished(reason, usage, timeline, text):
+                return pb.GenerateStreamResponse(
+                    request_id=request_id,
+                    text=text,
+                    finish_reason=finish_reason_to_proto(reason),
+                    usage=usage_to_proto(usage),
+                    timeline=timeline_to_proto(timeline),
+                )
+
+    def _logprobs(self, tokens: Iterable[GeneratedToken]) -> list[sampling_pb2.PositionLogprobs]:
+        """With the bytes of every token, which workers do not know."""
+        named = (self._intake.text.named(token) for token in tokens)
+        return logprobs_to_proto(logprobs for logprobs in named if logprobs is not None)
+
 
 def _require_answer(tokens: int, context_length: int) -> None:
     if tokens > context_length:
         raise InvalidArgument(
             f"{RECEIVED} may hold at most {context_length} ids, which is the context; got {tokens}", field=RECEIVED
         )
-
-
-def _stream_message(request_id: str, output: Piece | Finished) -> pb.GenerateStreamResponse:
-    match output:
-        case Piece(text, tokens):
-            return pb.GenerateStreamResponse(
-                request_id=request_id,
-                text=text,
-                token_ids=[token.token_id for token in tokens],
-                logprobs=_logprobs(tokens),
-            )
-        case Finished(reason, usage, timeline, text):
-            return pb.GenerateStreamResponse(
-                request_id=request_id,
-                text=text,
-                finish_reason=finish_reason_to_proto(reason),
-                usage=usage_to_proto(usage),
-                timeline=timeline_to_proto(timeline),
-            )
-
-
-def _logprobs(tokens: tuple[GeneratedToken, ...] | list[GeneratedToken]) -> list[sampling_pb2.PositionLogprobs]:
-    return logprobs_to_proto(token.logprobs for token in tokens if token.logprobs is not None)

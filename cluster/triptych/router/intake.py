@@ -15,6 +15,7 @@ from triptych.core.prompt import ImagePart, Prompt
 from triptych.core.resuming import ending, input_digest, require_received
 from triptych.core.sampling import SamplingParams, seed_of
 from triptych.models.detokenize import IncrementalDetokenizer
+from triptych.models.generation_config import NEUTRAL
 from triptych.models.images import check_image, content_hash
 from triptych.models.spec import ModelSpec
 from triptych.models.text import TextProcessor
@@ -55,9 +56,18 @@ class Intake:
         spec: The model's shape.
         text: Its tokenizer and chat template.
         limits: What one request may bring.
+        defaults: What the model asks for where a request leaves a sampling parameter open.
     """
 
-    def __init__(self, model: str, spec: ModelSpec, text: TextProcessor, limits: InputLimits) -> None:
+    def __init__(
+        self,
+        model: str,
+        spec: ModelSpec,
+        text: TextProcessor,
+        limits: InputLimits,
+        defaults: SamplingParams = NEUTRAL,
+    ) -> None:
+        self.defaults = defaults
         self.model = model
         self.spec = spec
         self.text = text
@@ -153,7 +163,7 @@ class Intake:
         self, received: tuple[int, ...] | None, sampling: SamplingParams
     ) -> tuple[FinishReason | None, IncrementalDetokenizer]:
         """Text behind these tokens, and how the answer ends when they are all of it."""
-        detokenizer = IncrementalDetokenizer(self.text, sampling.stop)
+        detokenizer = IncrementalDetokenizer.of(self.text, sampling, self.spec.eos_token_ids)
         if received is None:
             return None, detokenizer
         await self._sized(received, detokenizer.prime)
@@ -176,7 +186,7 @@ class Intake:
     def _sampling(
         self, sampling: SamplingParams, request_id: str, prompt_tokens: int, context_length: int
     ) -> SamplingParams:
-        """Fixes the seed here, so that a replay on another worker continues the same random stream."""
+        """Leaves nothing open; with a fixed seed a replay on another worker continues the same random stream."""
         self.require_room(prompt_tokens, context_length)
         room = context_length - prompt_tokens
         if (sampling.max_tokens or 0) > room:
@@ -193,7 +203,8 @@ class Intake:
                     field="sampling.stop_token_ids",
                 )
         seed = seed_of(request_id) if sampling.seed is None else sampling.seed
-        return replace(sampling, seed=seed, max_tokens=sampling.max_tokens or room)
+        max_tokens = sampling.max_tokens or min(room, self.defaults.max_tokens or room)
+        return replace(sampling.over(self.defaults), seed=seed, max_tokens=max_tokens)
 
     async def _images(self, prompt: PromptInput) -> tuple[CheckedImage, ...]:
         if not isinstance(prompt, ChatInput):

@@ -29,7 +29,10 @@ def logprobs_to_proto(positions: Iterable[PositionLogprobs]) -> list[sampling_pb
     return [
         sampling_pb2.PositionLogprobs(
             logprob=position.logprob,
-            top=[sampling_pb2.TokenLogprob(token_id=t.token_id, logprob=t.logprob) for t in position.top],
+            top=[
+                sampling_pb2.TokenLogprob(token_id=t.token_id, logprob=t.logprob, token=t.token) for t in position.top
+            ],
+            token=position.token,
         )
         for position in positions
     ]
@@ -38,7 +41,9 @@ def logprobs_to_proto(positions: Iterable[PositionLogprobs]) -> list[sampling_pb
 def logprobs_from_proto(messages: Iterable[sampling_pb2.PositionLogprobs]) -> tuple[PositionLogprobs, ...]:
     """One entry per generated position."""
     return tuple(
-        PositionLogprobs(message.logprob, tuple(TokenLogprob(t.token_id, t.logprob) for t in message.top))
+        PositionLogprobs(
+            message.logprob, tuple(TokenLogprob(t.token_id, t.logprob, t.token) for t in message.top), message.token
+        )
         for message in messages
     )
 

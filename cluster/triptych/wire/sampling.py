@@ -1,4 +1,4 @@
-"""`SamplingParams` and its wire form. A field at its default is not sent, so that "0" and "unset" differ."""
+"""`SamplingParams` and its wire form. A field that is unset, or at the one default it has, is not sent."""
 
 from dataclasses import fields
 from typing import Final

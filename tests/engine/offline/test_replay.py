@@ -112,7 +112,7 @@ def test_who_leaves_while_a_step_computes_takes_nothing_from_the_others() -> Non
     params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
     expected = [answer.token_ids for answer in engine.generate(PROMPTS, params)]
     core = engine.core
-    sequences = [engine._sequence(prompt, params) for prompt in PROMPTS]
+    sequences = [sequence for prompt in PROMPTS for sequence in engine._sequences(prompt, params)]
     for sequence in sequences:
         core.scheduler.add(sequence)
     leaving = {6: sequences[1], 9: sequences[3]}

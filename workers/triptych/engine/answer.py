@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from triptych.core.generation import FinishReason, PositionLogprobs
+from triptych.core.generation import FinishReason, GeneratedToken, PositionLogprobs
 from triptych.core.sampling import SamplingParams
 from triptych.models.detokenize import IncrementalDetokenizer
 from triptych.models.text import TextProcessor
@@ -16,6 +16,7 @@ class Completion:
         token_ids: Generated tokens, the end-of-sequence token included when there was one.
         text: Their text, without special tokens and up to the stop text.
         logprobs: One entry per token when they were asked for.
+        others: Answers 1 to n - 1 where several were asked for; this is answer 0.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -23,15 +24,23 @@ class Completion:
     text: str
     finish_reason: FinishReason
     logprobs: tuple[PositionLogprobs, ...] | None = None
+    others: tuple["Completion", ...] = ()
 
 
 class Answer:
     """Collects the tokens of one sequence, and finds its stop texts."""
 
-    def __init__(self, prompt_token_ids: tuple[int, ...], params: SamplingParams, text: TextProcessor) -> None:
+    def __init__(
+        self,
+        prompt_token_ids: tuple[int, ...],
+        params: SamplingParams,
+        text: TextProcessor,
+        eos_token_ids: tuple[int, ...],
+    ) -> None:
         self._prompt_token_ids = prompt_token_ids
         self._params = params
-        self._detokenizer = IncrementalDetokenizer(text, params.stop)
+        self._processor = text
+        self._detokenizer = IncrementalDetokenizer.of(text, params, eos_token_ids)
         self._token_ids: list[int] = []
         self._logprobs: list[PositionLogprobs] = []
         self._text: list[str] = []
@@ -39,8 +48,8 @@ class Answer:
     def push(self, token_id: int, logprobs: PositionLogprobs | None) -> bool:
         """Takes a token; True when a stop text is complete."""
         self._token_ids.append(token_id)
-        if logprobs is not None:
-            self._logprobs.append(logprobs)
+        if logprobs is not None and (named := self._processor.named(GeneratedToken(token_id, logprobs))):
+            self._logprobs.append(named)
         self._text.append(self._detokenizer.push([token_id]))
         return self._detokenizer.stopped
 

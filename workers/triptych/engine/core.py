@@ -36,10 +36,11 @@ class EngineCore:
     ) -> None:
         blocks, block_size = kv.shape[1], kv.shape[4]
         self.decoder = decoder
+        self.eos_token_ids = eos_token_ids
         self.kv = kv
         self.capacity = min(context_length, blocks * block_size)
         cache = KvCache(blocks, block_size, prefix_caching=options.prefix_caching)
-        self.scheduler = Scheduler(cache, eos_token_ids, options)
+        self.scheduler = Scheduler(cache, options)
         table = BatchTable(
             options.max_batch_tokens,
             options.max_running,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from triptych.core.sampling import SamplingParams
+from triptych.engine.sampling import Sampling
 from triptych.kernels import draw_token
 
 
@@ -13,7 +13,7 @@ from triptych.kernels import draw_token
 class Draw:
     """One row's parameters and its number in [0, 1)."""
 
-    params: SamplingParams
+    params: Sampling
     u: float
 
 

@@ -7,15 +7,16 @@ for completion in engine.generate(["The capital of France is"], SamplingParams(t
 
 import secrets
 from collections.abc import Sequence as Sequence_
+from dataclasses import replace
 from functools import cached_property
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from triptych.core.errors import FailedPrecondition, InvalidArgument
 from triptych.core.generation import FinishReason, OperationKey
-from triptych.core.sampling import SamplingParams
+from triptych.core.sampling import SamplingParams, choice_seed
 from triptych.engine.answer import Answer, Completion
 from triptych.engine.core import EngineCore, kv_blocks
 from triptych.engine.kernels import build_kernels
@@ -23,9 +24,11 @@ from triptych.engine.loading import context_length as served_context
 from triptych.engine.loading import load_model
 from triptych.engine.loop import StepOutcome
 from triptych.engine.prompts import Eyes, PromptLike, images_of, is_single, media_of, require_fit, tokenize
+from triptych.engine.sampling import Sampling
 from triptych.engine.scheduler import SchedulerOptions
 from triptych.engine.sequence import Sequence
 from triptych.engine.threads import torch_threads, use_threads
+from triptych.models.generation_config import NEUTRAL, read_sampling_defaults
 from triptych.models.progress import SILENT, Progress
 from triptych.models.resolve import resolve
 from triptych.models.text import TextProcessor
@@ -40,6 +43,8 @@ class Engine:
         model: A folder, a .gguf file, a hub id or builtin:NAME.
         dtype: auto, float32 or bfloat16.
         quantization: Of the language model's matrices: none, int8, or gguf (the blocks of a .gguf file as stored).
+        generation_config: Whether sampling parameters that are left open take what the model's generation_config.json
+            says, or the neutral values.
         context_length: Upper bound of prompt and answer together; None means the model's own.
         kv_cache_memory: Bytes of the KV cache.
         block_size: Tokens per KV block.
@@ -61,6 +66,7 @@ class Engine:
         *,
         dtype: str = "auto",
         quantization: str = "none",
+        generation_config: Literal["model", "none"] = "model",
         context_length: int | None = None,
         kv_cache_memory: int = GIB,
         block_size: int = 16,
@@ -78,6 +84,7 @@ class Engine:
         self._loaded = load_model(self._files, dtype, quantization, device, progress=progress)
         self.spec = self._loaded.spec
         self.text = TextProcessor.load(self._files, self.spec)
+        self.defaults = read_sampling_defaults(self._files) if generation_config == "model" else NEUTRAL
         decoder = self._loaded.decoder
         blocks = kv_blocks(decoder, block_size, self._loaded.dtype, kv_cache_memory)
         kv = torch.empty(decoder.kv_shape(blocks, block_size), dtype=self._loaded.dtype, device=device)
@@ -102,7 +109,7 @@ class Engine:
             params: One for all, or one per prompt; None samples with the defaults.
 
         Returns:
-            The completions, in the order of the prompts.
+            The completions, in the order of the prompts. Where `n` asks for several, each holds the others.
 
         Raises:
             InvalidArgument: a prompt is empty, too long, or does not suit the model.
@@ -114,18 +121,22 @@ class Engine:
             raise InvalidArgument(f"{len(many)} prompts need as many SamplingParams, got {len(each)}", field="params")
         answers: dict[OperationKey, Answer] = {}
         done: dict[OperationKey, Completion] = {}
-        sequences = [self._sequence(prompt, p) for prompt, p in zip(many, each, strict=True)]
+        later: dict[OperationKey, list[Sequence]] = {}
+        each = [self._settled(p) for p in each]
+        groups = [self._sequences(prompt, p) for prompt, p in zip(many, each, strict=True)]
         try:
-            for sequence in sequences:
-                answers[sequence.key] = Answer(tuple(sequence.token_ids), sequence.params, self.text)
-                self.core.scheduler.add(sequence)
+            for group, p in zip(groups, each, strict=True):
+                for sequence in group:
+                    answers[sequence.key] = Answer(tuple(sequence.token_ids), p, self.text, self.spec.eos_token_ids)
+                self.core.scheduler.add(group[0])
+                later |= {group[0].key: group[1:]} if len(group) > 1 else {}
             last: StepOutcome | None = None
-            while len(done) < len(sequences):
-                last = self._step(last, answers, done)
+            while len(done) < len(answers):
+                last = self._step(last, answers, done, later)
         finally:
-            for sequence in sequences:
+            for sequence in (sequence for group in groups for sequence in group):
                 self.core.scheduler.release(sequence.key)
-        return [done[sequence.key] for sequence in sequences]
+        return [_together([done[sequence.key] for sequence in group]) for group in groups]
 
     @cached_property
     def eyes(self) -> Eyes:
@@ -138,28 +149,51 @@ class Engine:
         with torch_threads(self._threads):
             return self.eyes.see(images)
 
-    def _sequence(self, prompt: PromptLike, params: SamplingParams) -> Sequence:
+    def _settled(self, params: SamplingParams) -> SamplingParams:
+        """With a seed, and what the model asks for where a parameter was left open."""
+        seed = secrets.randbits(64) if params.seed is None else params.seed
+        return replace(
+            params.over(self.defaults), seed=seed, max_tokens=params.max_tokens or self.defaults.max_tokens
+        )
+
+    def _sequences(self, prompt: PromptLike, params: SamplingParams) -> list[Sequence]:
+        """One for each answer that is asked for."""
         tokens = tokenize(prompt, self.text)
         require_fit(len(tokens.token_ids), self.core.capacity)
         images = images_of(prompt)
+        media = media_of(tokens, images, self._see(images)) if images else ()
+        sampling = Sampling.of(params, self.spec.eos_token_ids)
         self._requests += 1
-        return Sequence(
-            key=OperationKey(f"offline-{self._requests}"),
-            token_ids=list(tokens.token_ids),
-            prompt_length=len(tokens.token_ids),
-            params=params,
-            seed=secrets.randbits(64) if params.seed is None else params.seed,
-            limit=self.core.limit(len(tokens.token_ids), params.max_tokens),
-            media=media_of(tokens, images, self._see(images)) if images else (),
-        )
+        return [
+            Sequence(
+                key=OperationKey(f"offline-{self._requests}-{index}"),
+                token_ids=list(tokens.token_ids),
+                prompt_length=len(tokens.token_ids),
+                params=sampling,
+                seed=choice_seed(params.seed or 0, index),
+                limit=self.core.limit(len(tokens.token_ids), params.max_tokens),
+                media=media,
+            )
+            for index in range(params.n)
+        ]
 
     def _step(
-        self, last: StepOutcome | None, answers: dict[OperationKey, Answer], done: dict[OperationKey, Completion]
+        self,
+        last: StepOutcome | None,
+        answers: dict[OperationKey, Answer],
+        done: dict[OperationKey, Completion],
+        later: dict[OperationKey, list[Sequence]],
     ) -> StepOutcome | None:
-        """Runs a step; the text of the one before is made while it computes."""
+        """Runs a step; the text of the one before is made while it computes.
+
+        Further answers to a prompt begin behind the first one's first token: they find its KV in the prefix cache.
+        """
         outcome = self.core.step(lambda: self._write(last, answers, done))
         assert outcome or last, "sequences wait, and no step can be made"
         for emitted in outcome.emitted if outcome else ():
+            if later:
+                for sequence in later.pop(emitted.sequence.key, ()):
+                    self.core.scheduler.add(sequence)
             if emitted.finish_reason is not None:
                 self.core.scheduler.release(emitted.sequence.key)
         return outcome
@@ -174,3 +208,8 @@ class Engine:
                 self.core.scheduler.release(sequence.key)
             if reason is not None:
                 done[sequence.key] = answers[sequence.key].finish(reason)
+
+
+def _together(answers: list[Completion]) -> Completion:
+    """The first answer, holding the others."""
+    return replace(answers[0], others=tuple(answers[1:])) if len(answers) > 1 else answers[0]

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from triptych.core.sampling import SamplingParams
+from triptych.engine.sampling import Sampling
 
 
-def penalise(logits: Tensor, params: SamplingParams, token_ids: list[int], prompt_length: int) -> None:
+def penalise(logits: Tensor, params: Sampling, token_ids: list[int], prompt_length: int) -> None:
     """Applies repetition (prompt and answer), presence and frequency (answer only) penalties in place.
 
     Args:

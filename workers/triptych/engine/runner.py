@@ -40,7 +40,7 @@ class ModelRunner:
         """Starts to compute the KV of every row, and one token for each sequence that the rows bring to its end."""
         step = self._table.fill(plan)
         sampling = plan.sampling
-        greedy = all(s.params.greedy and not s.params.penalised and s.params.logprobs is None for s in sampling)
+        greedy = all(s.params.plain for s in sampling)
         record = self._recorder.once if plan.prompts else self._recorder.decode
         recorded = record(step, greedy=greedy)
         if recorded is not None:

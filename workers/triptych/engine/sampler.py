@@ -8,13 +8,14 @@ its batch, on whichever worker, and after a replay from any token on.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from triptych.core.generation import PositionLogprobs, TokenLogprob
-from triptych.core.sampling import SamplingParams
 from triptych.engine.drawing import Draw, draw
 from triptych.engine.penalties import penalise
 from triptych.engine.plan import StepResult
+from triptych.engine.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,20 @@ class SamplingRow:
         prompt_length: How many of them are the prompt.
     """
 
-    params: SamplingParams
+    params: Sampling
     seed: int
     token_ids: list[int]
     prompt_length: int
+
+    @property
+    def generated(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.token_ids) - self.prompt_length
+
+    @property
+    def barred(self) -> frozenset[int]:
+        """Tokens that cannot be chosen yet."""
+        return self.params.ends if self.generated < self.params.min_tokens else frozenset()
 
 
 def sample(logits: Tensor, rows: list[SamplingRow]) -> StepResult:
@@ -39,10 +50,12 @@ def sample(logits: Tensor, rows: list[SamplingRow]) -> StepResult:
         logits: [len(rows), vocabulary] float32; overwritten.
         rows: What to choose by, in the order of the logits.
     """
-    reports = [_top_logprobs(logits[i], row.params) for i, row in enumerate(rows)]
+    reports = [_top_logprobs(logits[i], row) for i, row in enumerate(rows)]
     for i, row in enumerate(rows):
         if row.params.penalised:
             penalise(logits[i], row.params, row.token_ids, row.prompt_length)
+        if barred := row.barred:
+            logits[i, list(barred)] = -torch.inf
     chosen = draw(logits, [Draw(row.params, 0.0 if row.params.greedy else uniform(row)) for row in rows])
     logprobs = {i: report.of(chosen[i]) for i, report in enumerate(reports) if report}
     return StepResult(chosen, logprobs)
@@ -50,8 +63,7 @@ def sample(logits: Tensor, rows: list[SamplingRow]) -> StepResult:
 
 def uniform(row: SamplingRow) -> float:
     """The number in [0, 1) that decides the row's next token."""
-    position = len(row.token_ids) - row.prompt_length
-    return float(np.random.Generator(np.random.Philox(key=row.seed, counter=position)).random())
+    return float(np.random.Generator(np.random.Philox(key=row.seed, counter=row.generated)).random())
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +76,12 @@ class _LogprobReport:
         return PositionLogprobs(float(self.scores[token_id] - self.normaliser), self.top)
 
 
-def _top_logprobs(logits: Tensor, params: SamplingParams) -> _LogprobReport | None:
+def _top_logprobs(logits: Tensor, row: SamplingRow) -> _LogprobReport | None:
     """Log-probabilities of the model itself, before penalties and temperature."""
-    if params.logprobs is None:
+    if row.params.logprobs is None:
         return None
-    scores = logits.clone() if params.penalised else logits
+    scores = logits.clone() if row.params.penalised or row.barred else logits
     normaliser = scores.logsumexp(dim=-1)
-    values, ids = scores.topk(min(params.logprobs, len(scores)))
+    values, ids = scores.topk(min(row.params.logprobs, len(scores)))
     top = zip(ids.tolist(), (values - normaliser).tolist(), strict=True)
     return _LogprobReport(scores, normaliser, tuple(TokenLogprob(i, v) for i, v in top))

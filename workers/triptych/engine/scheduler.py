@@ -8,7 +8,7 @@ its blocks back and is computed again later; those of a prompt for somebody else
 reading them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -77,11 +77,10 @@ class Scheduler:
     the step's end.
     """
 
-    def __init__(self, kv: KvCache, eos_token_ids: Iterable[int], options: SchedulerOptions) -> None:
+    def __init__(self, kv: KvCache, options: SchedulerOptions) -> None:
         self.kv = kv
         self.options = options
         self.preemptions = 0
-        self._eos = frozenset(eos_token_ids)
         self._roster = Roster()
 
     def __contains__(self, key: OperationKey) -> bool:
@@ -259,7 +258,7 @@ class Scheduler:
         return position, reason
 
     def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
-        if sequence.params.stops_at(token_id, self._eos):
+        if token_id in sequence.params.ends:
             return FinishReason.STOP
         return FinishReason.LENGTH if len(sequence.token_ids) >= sequence.limit else None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from triptych.core.generation import FinishReason, OperationKey
-from triptych.core.sampling import SamplingParams
+from triptych.engine.sampling import Sampling
 
 
 class Goal(enum.Enum):
@@ -55,7 +55,7 @@ class Sequence:
     key: OperationKey
     token_ids: list[int]
     prompt_length: int
-    params: SamplingParams
+    params: Sampling
     seed: int
     limit: int
     goal: Goal = Goal.ANSWER

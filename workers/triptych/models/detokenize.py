@@ -1,16 +1,17 @@
 """The text of one answer as its tokens come, up to the first stop text."""
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
+from triptych.core.sampling import SamplingParams
 from triptych.models.token_stream import TokenStream
 
 
 class OpensStreams(Protocol):
     """What a detokenizer needs of a `TextProcessor`."""
 
-    def open_stream(self) -> TokenStream:
-        """A stream for one sequence."""
+    def open_stream(self, hidden: frozenset[int] | None = None) -> TokenStream:
+        """A stream for one sequence; see `TextProcessor.open_stream`."""
 
 
 class IncrementalDetokenizer:
@@ -21,17 +22,37 @@ class IncrementalDetokenizer:
     it does not depend on how the tokens were split into calls. Of several stop texts the one that is complete first
     counts, and of those complete at the same character the longest.
 
+    Args:
+        processor: Of the model.
+        stop: Texts that end the answer.
+        min_tokens: A stop text has to begin behind so many tokens.
+        hidden: Tokens without text; None for every special token.
+
     Attributes:
         stopped: A stop text is complete; later tokens are ignored.
         tokens: How many tokens were taken, the one that completed the stop text included.
     """
 
-    def __init__(self, processor: OpensStreams, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        processor: OpensStreams,
+        stop: Sequence[str] = (),
+        *,
+        min_tokens: int = 0,
+        hidden: frozenset[int] | None = None,
+    ) -> None:
         self.stopped = False
         self.tokens = 0
-        self._stream = processor.open_stream()
+        self._stream = processor.open_stream(hidden)
         self._stop = tuple(stop)
+        self._min_tokens = min_tokens
         self._held = ""
+
+    @classmethod
+    def of(cls, processor: OpensStreams, params: SamplingParams, eos_token_ids: Iterable[int]) -> Self:
+        """For an answer with these parameters; `eos_token_ids` are the model's."""
+        hidden = None if params.skip_special_tokens else params.ends(eos_token_ids)
+        return cls(processor, params.stop, min_tokens=params.min_tokens, hidden=hidden)
 
     def push(self, token_ids: Iterable[int]) -> str:
         """Takes tokens; returns the text that became final, often empty."""
@@ -56,8 +77,8 @@ class IncrementalDetokenizer:
         return text
 
     def _advance(self, piece: str) -> str:
-        if not piece:
-            return ""
+        if not piece or self.tokens <= self._min_tokens:
+            return piece
         text = self._held + piece
         cut = _first_stop(text, self._stop)
         if cut is not None:

@@ -8,12 +8,14 @@ from transformers import PreTrainedTokenizerFast
 
 from triptych.core.chat import NO_OPTIONS, ChatOptions
 from triptych.core.errors import FailedPrecondition, InvalidArgument, PromptTooLong
+from triptych.core.generation import GeneratedToken, PositionLogprobs, TokenLogprob
 from triptych.core.prompt import ChatMessage, Prompt
 from triptych.models.chat import ChatTemplate, ImageTokens
 from triptych.models.conversation import texts_of
 from triptych.models.files import ModelFiles
 from triptych.models.hf_tokenizer import read_chat_template, read_tokenizer, read_tool_template
 from triptych.models.spec import ModelSpec
+from triptych.models.token_bytes import TokenBytes
 from triptych.models.token_stream import TokenStream, stream_factory
 from triptych.models.tokenizer import tokenizer_folder
 
@@ -43,6 +45,7 @@ class TextProcessor:
         self._vocab_size = spec.decoder.vocab_size
         self._longest_text = spec.context_length * max(map(len, self._backend.get_vocab()))
         self._new_stream = stream_factory(self._backend)
+        self._token_bytes = TokenBytes(self._backend)
 
     @classmethod
     def load(cls, files: ModelFiles, spec: ModelSpec) -> Self:
@@ -116,9 +119,22 @@ class TextProcessor:
         text: str = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
         return text
 
-    def open_stream(self) -> TokenStream:
-        """A decoder for the tokens of one sequence as they come."""
-        return self._new_stream()
+    def open_stream(self, hidden: frozenset[int] | None = None) -> TokenStream:
+        """A decoder for the tokens of one sequence as they come.
+
+        Args:
+            hidden: The special tokens that have no text; None for all of them. Added tokens that the tokenizer does
+                not call special, such as `<think>` and `<tool_call>`, always have their text.
+        """
+        return self._new_stream(hidden)
+
+    def named(self, token: GeneratedToken) -> PositionLogprobs | None:
+        """The token's log-probabilities with the bytes of every token in them; None where it has none."""
+        logprobs = token.logprobs
+        if logprobs is None:
+            return None
+        top = tuple(TokenLogprob(t.token_id, t.logprob, self._token_bytes.of(t.token_id)) for t in logprobs.top)
+        return PositionLogprobs(logprobs.logprob, top, self._token_bytes.of(token.token_id))
 
     def _require_readable(self, texts: Sequence[str]) -> None:
         characters = sum(map(len, texts))

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from tokenizers import Tokenizer
 
@@ -28,38 +28,47 @@ class TokenStream(Protocol):
         """Ends the sequence: what was held back, an unfinished character as U+FFFD."""
 
 
-def stream_factory(tokenizer: Tokenizer) -> Callable[[], TokenStream]:
+StreamFactory: TypeAlias = Callable[[frozenset[int] | None], TokenStream]
+"""Makes a stream; its argument are the special tokens that have no text, None for all of them."""
+
+
+def stream_factory(tokenizer: Tokenizer) -> StreamFactory:
     """Chooses the stream for a tokenizer's decoder.
 
-    The pieces of a stream add up to `tokenizer.decode(ids, skip_special_tokens=True)`.
+    The pieces of a stream that hides all special tokens add up to `tokenizer.decode(ids, skip_special_tokens=True)`,
+    those of one that hides none to the same with False.
 
     Raises:
         Unimplemented: the decoder mixes byte-level tokens with other rules.
     """
     special = frozenset(token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special)
-    kinds = _decoder_kinds(tokenizer)
+    kinds = decoder_kinds(tokenizer)
+
+    def hidden(token_ids: frozenset[int] | None) -> frozenset[str]:
+        return special if token_ids is None else special & {tokenizer.id_to_token(token_id) for token_id in token_ids}
+
     if "ByteLevel" not in kinds:
         holds = _BYTE_TOKEN if "ByteFallback" in kinds else re.compile("(?!)")
-        return lambda: WindowStream(tokenizer, special, holds)
+        return lambda token_ids: WindowStream(tokenizer, hidden(token_ids), holds)
     if kinds - {"ByteLevel", "Fuse"}:
         raise Unimplemented(f"a tokenizer that decodes with {', '.join(sorted(kinds))} together", field="model")
-    return lambda: ByteLevelStream(tokenizer, special)
+    return lambda token_ids: ByteLevelStream(tokenizer, hidden(token_ids))
 
 
 class ByteLevelStream:
     """For byte-level BPE (GPT-2 and after): every token is a run of bytes, and their sum is UTF-8."""
 
-    def __init__(self, tokenizer: Tokenizer, special: frozenset[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, hidden: frozenset[str]) -> None:
         self._tokenizer = tokenizer
-        self._special = special
+        self._hidden = hidden
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
         """Takes a token; holds back the bytes of an unfinished character."""
         token = self._tokenizer.id_to_token(token_id)
-        if token is None or token in self._special:
+        if token is None or token in self._hidden:
             return ""
-        return self._utf8.decode(_token_bytes(token))
+        return self._utf8.decode(token_bytes(token))
 
     def flush(self) -> str:
         """Ends the sequence."""
@@ -73,9 +82,9 @@ class WindowStream:
     UTF-8, replaced as a whole, so it waits for the first token after it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, special: frozenset[str], holds: re.Pattern[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, hidden: frozenset[str], holds: re.Pattern[str]) -> None:
         self._tokenizer = tokenizer
-        self._special = special
+        self._hidden = hidden
         self._holds = holds
         self._before: list[int] = []
         self._waiting: list[int] = []
@@ -83,7 +92,7 @@ class WindowStream:
     def push(self, token_id: int) -> str:
         """Takes a token; holds back a run of byte tokens."""
         token = self._tokenizer.id_to_token(token_id)
-        if token is None or token in self._special:
+        if token is None or token in self._hidden:
             return ""
         self._waiting.append(token_id)
         return "" if self._holds.fullmatch(token) else self.flush()
@@ -97,18 +106,25 @@ class WindowStream:
         return text[len(before) :]
 
     def _decode(self, token_ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=False)
         return text
 
 
-def _decoder_kinds(tokenizer: Tokenizer) -> frozenset[str]:
+def decoder_kinds(tokenizer: Tokenizer) -> frozenset[str]:
+    """The rules that a tokenizer decodes by, by their names in tokenizer.json."""
     if tokenizer.decoder is None:
         return frozenset()
     state = json.loads(tokenizer.decoder.__getstate__())
     return frozenset(part["type"] for part in state.get("decoders", [state]))
 
 
-def _token_bytes(token: str) -> bytes:
+def is_byte_token(token: str) -> bool:
+    """Whether it is SentencePiece's token for one byte, such as `<0xE4>`."""
+    return _BYTE_TOKEN.fullmatch(token) is not None
+
+
+def token_bytes(token: str) -> bytes:
+    """The bytes that a token of byte-level BPE stands for."""
     alphabet = _byte_alphabet()
     try:
         return bytes(alphabet[character] for character in token)

@@ -6,6 +6,7 @@ from triptych.core.errors import InvalidArgument
 from triptych.core.generation import OperationKey
 from triptych.engine.core import EngineCore
 from triptych.engine.prompts import require_fit
+from triptych.engine.sampling import Sampling
 from triptych.engine.sequence import Goal, Media, Sequence
 from triptych.inference.v1 import sampling_pb2
 from triptych.stage.v1 import stage_pb2 as pb
@@ -49,7 +50,7 @@ def checked_sequence(
         key=key,
         token_ids=prompt + emitted,
         prompt_length=len(prompt),
-        params=params,
+        params=Sampling.of(params, core.eos_token_ids),
         seed=params.seed or 0,
         limit=core.limit(len(prompt), params.max_tokens),
         goal=goal,

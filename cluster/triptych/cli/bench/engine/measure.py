@@ -110,7 +110,7 @@ def _load(settings: EngineSettings, work: Sequence[Workload], progress: Progress
 def _run(engine: Engine, workload: Workload, prompts: FreshPrompts) -> float:
     """Counted tokens per second of one repetition."""
     texts = prompts.take(workload.batch, workload.prompt_tokens)
-    params = SamplingParams(temperature=0, max_tokens=workload.output_tokens, ignore_eos=True)
+    params = SamplingParams(temperature=0, repetition_penalty=1, max_tokens=workload.output_tokens, ignore_eos=True)
     begun = time.perf_counter()
     engine.generate(texts, params)
     return workload.counted / (time.perf_counter() - begun)

@@ -40,7 +40,7 @@ class Sender:
         Raises:
             TriptychError: the request failed.
         """
-        sampling = SamplingParams(temperature=0, max_tokens=work.output_tokens, ignore_eos=True)
+        sampling = SamplingParams(temperature=0, repetition_penalty=1, max_tokens=work.output_tokens, ignore_eos=True)
         async with self._client.stream(self.prompt(work), sampling=sampling, model=self._model) as stream:
             async for chunk in stream:
                 if chunk.token_ids:
