@@ -2,12 +2,14 @@
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 
 from triptych.core.generation import OperationKey
+from triptych.core.positions import Grid
 from triptych.engine.batch_table import BatchTable
 from triptych.engine.plan import Chunk, StepPlan
 from triptych.engine.sampling import Sampling
@@ -30,16 +32,26 @@ class Crowd:
     def arrive(self) -> None:
         length = self.rng.randint(1, 12)
         self.made += 1
-        sequence = Sequence(
-            OperationKey(str(self.made)), self.tokens(length), length, Sampling(), 0, BLOCKS * self.block_size
-        )
-        if self.rng.random() < 0.3:
-            start = self.rng.randrange(length)
-            rows = length - start
-            sequence.media = (Media(start, rows, torch.randn(rows, 3), "picture"),)
+        key, limit = OperationKey(str(self.made)), BLOCKS * self.block_size
+        media = self.pictures(length) if self.rng.random() < 0.4 else ()
+        sequence = Sequence(key, self.tokens(length), length, Sampling(), 0, limit, media=media)
         sequence.blocks = self.blocks(length)
         sequence.computed = self.rng.randrange(length)
         self.sequences.append(sequence)
+
+    def pictures(self, length: int) -> tuple[Media, ...]:
+        """One or two, up to the end of the prompt; all of a sequence in grids or none."""
+        start = self.rng.randrange(length)
+        ends = sorted({self.rng.randint(start + 1, length), length})
+        grids, levels = self.rng.random() < 0.5, self.rng.randint(0, 2)
+        found = []
+        for first, stop in pairwise([start, *ends]):
+            rows = stop - first
+            height = self.rng.choice([n for n in range(1, rows + 1) if rows % n == 0])
+            grid = Grid(1, height, rows // height) if grids else None
+            deepstack = torch.randn(levels, rows, 3) if levels else None
+            found.append(Media(first, rows, torch.randn(rows, 3), "picture", 0, grid, deepstack))
+        return tuple(found)
 
     def tokens(self, count: int) -> list[int]:
         return [self.rng.randrange(50_000) for _ in range(count)]
@@ -98,7 +110,10 @@ def require_right(step: StepInput, plan: StepPlan, block_size: int) -> None:
     spans = [(s, s.computed, 1) for s in plan.decodes] + [(c.sequence, c.start, c.length) for c in plan.prompts]
     rows = [(s, p) for s, start, length in spans for p in range(start, start + length)]
     assert step.token_ids.tolist() == [s.token_ids[p] for s, p in rows]
-    assert step.positions.tolist() == [p for _, p in rows]
+    axes = [s.positions.between(p, p + 1)[:, 0] if s.positions else (p, p, p) for s, p in rows]
+    assert step.positions.tolist() == [time for time, _, _ in axes]
+    assert (step.axes is not None) is any(len(set(place)) > 1 for place in axes)
+    assert step.axes is None or step.axes.values.T.tolist() == [list(place) for place in axes]
     assert step.slots.tolist() == [s.blocks[p // block_size] * block_size + p % block_size for s, p in rows]
     ends = [sum(length for *_, length in spans[:i]) for i in range(len(spans) + 1)]
     assert step.attention.query_start.tolist() == ends
@@ -117,6 +132,17 @@ def require_right(step: StepInput, plan: StepPlan, block_size: int) -> None:
     }
     assert given.keys() == wanted.keys()
     assert all(torch.equal(given[row], wanted[row]) for row in given)
+    deep = {
+        r.row + i: r.deepstack[:, i] for r in step.embeddings if r.deepstack is not None for i in range(len(r.values))
+    }
+    wanted = {
+        row: m.deepstack[:, p - m.start]
+        for row, (s, p) in enumerate(rows)
+        for m in s.media
+        if m.start <= p < m.start + m.length and m.deepstack is not None
+    }
+    assert deep.keys() == wanted.keys()
+    assert all(torch.equal(deep[row], wanted[row]) for row in deep)
 
 
 @pytest.mark.parametrize("foresees", [False, True])
@@ -135,6 +161,24 @@ def test_steps_are_those_of_their_plans_whatever_changes_between_them(
             capacity = {s: len(s.blocks) * crowd.block_size for s in plan.sampling}
             batches.foresee(tuple(s for s in plan.sampling if len(s.token_ids) < capacity[s]))
         crowd.commit(plan)
+
+
+def test_images_that_see_themselves_are_told_to_attention(crowd: Crowd) -> None:
+    batches = BatchTable(ROWS, SEQUENCES, BLOCKS, crowd.block_size, torch.device("cpu"), whole_images=True)
+    for _ in range(60):
+        crowd.change()
+        if plan := crowd.plan():
+            step = batches.fill(plan)
+            spans = [(s, s.computed, 1) for s in plan.decodes] + [
+                (c.sequence, c.start, c.length) for c in plan.prompts
+            ]
+            assert step.attention.images == tuple(
+                (place, m.start, m.start + m.length)
+                for place, (s, start, length) in enumerate(spans)
+                for m in s.media
+                if m.start < start + length and m.start + m.length > start
+            )
+            crowd.commit(plan)
 
 
 def test_what_was_foreseen_is_what_comes_when_all_go_on(crowd: Crowd, table: Callable[[Crowd], BatchTable]) -> None:

@@ -14,7 +14,7 @@ from triptych.client.asynchronous import AsyncClient
 from triptych.client.cluster import ClusterStatus, RouterStatus, WorkerLoad, WorkerStatus
 from triptych.client.messages import MessageLike
 from triptych.client.operations import Scaling
-from triptych.client.prompts import ImageSource, PromptLike, load_image, user_message
+from triptych.client.prompts import ImageSource, PromptLike, load_image, load_video, user_message
 from triptych.client.requests import GenerateOptions, TemplateOptions
 from triptych.client.results import Generation, ModelInfo, TextChunk
 from triptych.client.stream import AsyncTextStream, TextStream
@@ -38,7 +38,7 @@ from triptych.core.errors import (
 from triptych.core.fleet import Stage
 from triptych.core.generation import FinishReason, PositionLogprobs, TokenLogprob
 from triptych.core.plan import Placement
-from triptych.core.prompt import ChatMessage, ImagePart, TextPart
+from triptych.core.prompt import ChatMessage, ImagePart, TextPart, VideoPart
 from triptych.core.sampling import SamplingParams
 from triptych.core.usage import Span, Usage
 
@@ -83,8 +83,10 @@ __all__ = [
     "Unavailable",
     "Unimplemented",
     "Usage",
+    "VideoPart",
     "WorkerLoad",
     "WorkerStatus",
     "load_image",
+    "load_video",
     "user_message",
 ]

@@ -5,7 +5,7 @@ from typing import Final
 
 from triptych.core.chat import ToolCall, json_text
 from triptych.core.errors import InvalidArgument
-from triptych.core.prompt import ChatMessage, ImagePart, TextPart
+from triptych.core.prompt import ChatMessage, ImagePart, Part, TextPart, VideoPart
 
 MessageLike = ChatMessage | Mapping[str, object]
 """A `ChatMessage`, or `{"role": ..., "content": ...}` with a text or a sequence of texts and parts as content.
@@ -41,7 +41,7 @@ def to_message(index: int, message: MessageLike) -> ChatMessage:
     )
 
 
-def _parts(field: str, content: object) -> tuple[TextPart | ImagePart, ...]:
+def _parts(field: str, content: object) -> tuple[Part, ...]:
     if content is None:
         return ()
     if isinstance(content, str):
@@ -51,9 +51,9 @@ def _parts(field: str, content: object) -> tuple[TextPart | ImagePart, ...]:
     return tuple(_part(field, part) for part in content)
 
 
-def _part(field: str, part: object) -> TextPart | ImagePart:
+def _part(field: str, part: object) -> Part:
     match part:
-        case TextPart() | ImagePart():
+        case TextPart() | ImagePart() | VideoPart():
             return part
         case str():
             return TextPart(part)
@@ -62,7 +62,7 @@ def _part(field: str, part: object) -> TextPart | ImagePart:
 
 
 def _not_content(field: str, got: object) -> InvalidArgument:
-    message = f"{field}.content must be a text or a sequence of texts, TextPart and ImagePart"
+    message = f"{field}.content must be a text or a sequence of texts, TextPart, ImagePart and VideoPart"
     return InvalidArgument(f"{message}, got {type(got).__name__}", field=f"{field}.content")
 
 

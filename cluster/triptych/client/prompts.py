@@ -7,7 +7,7 @@ from pathlib import Path
 from triptych.client.messages import MessageLike, to_message
 from triptych.core.errors import InvalidArgument, NotFound, ResourceExhausted
 from triptych.core.inputs import ChatInput, PromptInput, TextInput, TokenInput
-from triptych.core.prompt import ChatMessage, ImagePart, TextPart
+from triptych.core.prompt import ChatMessage, ImagePart, TextPart, VideoPart
 from triptych.wire.limits import MAX_MESSAGE_BYTES
 
 ImageSource = str | os.PathLike[str] | bytes | ImagePart
@@ -46,6 +46,11 @@ def load_image(source: ImageSource) -> ImagePart:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidArgument(f"the image file {path} cannot be read: {reason}", field="image") from error
+
+
+def load_video(frames: Iterable[ImageSource], fps: float) -> VideoPart:
+    """A video from frames that were taken from it at equal distances of time, `fps` to a second; see `load_image`."""
+    return VideoPart(tuple(load_image(frame).data for frame in frames), fps)
 
 
 def to_prompt(prompt: PromptLike) -> PromptInput:

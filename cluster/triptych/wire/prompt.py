@@ -1,13 +1,13 @@
 """Prompts and chat messages, and their wire form."""
 
-from typing import Final, assert_never
+from typing import Final
 
 from triptych.core.chat import ChatEnd, ChatOptions, ToolCall
 from triptych.core.errors import InvalidArgument
 from triptych.core.inputs import ChatInput, PromptInput, TextInput, TokenInput
-from triptych.core.prompt import ROLES, ChatMessage, ImagePart, TextPart
+from triptych.core.prompt import ROLES, ChatMessage
 from triptych.inference.v1 import inference_pb2 as pb
-from triptych.wire.data_uri import parse_data_uri
+from triptych.wire.parts import part_bytes, part_from_proto, part_to_proto
 
 _ENDS: Final = {
     ChatEnd.NEXT_TURN: pb.CHAT_END_UNSPECIFIED,
@@ -60,8 +60,7 @@ def prompt_from_proto(message: pb.GenerationInput | pb.TokenizeRequest) -> Promp
 
 def picture_bytes(message: pb.GenerationInput) -> int:
     """Bytes of the pictures of a request, as they came: what holding on to them costs."""
-    images = (part.image for turn in message.chat.messages for part in turn.parts if part.HasField("image"))
-    return sum(len(image.data) or len(image.data_uri) for image in images)
+    return sum(part_bytes(part) for turn in message.chat.messages for part in turn.parts)
 
 
 def _message(index: int, message: pb.ChatMessage) -> ChatMessage:
@@ -72,7 +71,7 @@ def _message(index: int, message: pb.ChatMessage) -> ChatMessage:
         )
     return ChatMessage(
         message.role,
-        tuple(_part(f"{field}.parts[{place}]", part) for place, part in enumerate(message.parts)),
+        tuple(part_from_proto(f"{field}.parts[{place}]", part) for place, part in enumerate(message.parts)),
         tuple(ToolCall(call.name, call.arguments, call.id) for call in message.tool_calls),
         message.tool_call_id,
         message.name,
@@ -84,39 +83,9 @@ def _message_to_proto(message: ChatMessage) -> pb.ChatMessage:
     calls = [pb.ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in message.tool_calls]
     return pb.ChatMessage(
         role=message.role,
-        parts=[_part_to_proto(part) for part in message.parts],
+        parts=[part_to_proto(part) for part in message.parts],
         tool_calls=calls,
         tool_call_id=message.tool_call_id,
         name=message.name,
         reasoning=message.reasoning,
     )
-
-
-def _part(field: str, part: pb.ContentPart) -> TextPart | ImagePart:
-    match part.WhichOneof("part"):
-        case "text":
-            return TextPart(part.text)
-        case "image":
-            return ImagePart(_image(f"{field}.image", part.image))
-        case None:
-            raise InvalidArgument(f"{field} holds neither text nor an image", field=field)
-        case unknown:
-            assert_never(unknown)
-
-
-def _image(field: str, image: pb.Image) -> bytes:
-    match image.WhichOneof("source"):
-        case "data" if image.data:
-            return image.data
-        case "data_uri":
-            return parse_data_uri(image.data_uri, field=f"{field}.data_uri")
-        case _:
-            raise InvalidArgument(f"{field} holds no data", field=field)
-
-
-def _part_to_proto(part: TextPart | ImagePart) -> pb.ContentPart:
-    match part:
-        case TextPart(text):
-            return pb.ContentPart(text=text)
-        case ImagePart(data):
-            return pb.ContentPart(image=pb.Image(data=data))

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from triptych.engine.plan import Chunk, StepPlan
+from triptych.engine.positions import Axes, one_each
 from triptych.engine.sequence import Sequence
 from triptych.kernels import AttentionBatch
-from triptych.models.step import EmbeddingRows, StepInput
+from triptych.models.step import EmbeddingRows, StepInput, TokenAxes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +51,23 @@ class _Views:
     block_tables: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What images mean for rows of a step.
+
+    Attributes:
+        row: The first of them.
+        embeddings: Rows that are not of the token table.
+        axes: The rows' positions, where a token has three.
+        whole: Sequence of the batch, first token and the one after the last of images that see all of themselves.
+    """
+
+    row: int
+    embeddings: list[EmbeddingRows]
+    axes: Axes | None
+    whole: list[tuple[int, int, int]]
+
+
 class BatchTable:
     """Turns plans into step inputs.
 
@@ -59,17 +77,28 @@ class BatchTable:
         blocks: Blocks of the longest sequence.
         block_size: Tokens per block.
         device: Of the decoder; anywhere but on the CPU the index tensors are copied there.
+        whole_images: The tokens of an image see each other.
 
     Attributes:
         rows: Tokens of the largest step.
         sequences: Sequences of the largest step.
     """
 
-    def __init__(self, rows: int, sequences: int, blocks: int, block_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        rows: int,
+        sequences: int,
+        blocks: int,
+        block_size: int,
+        device: torch.device,
+        *,
+        whole_images: bool = False,
+    ) -> None:
         self.rows = rows
         self.sequences = sequences
         self._block_size = block_size
         self._device = device
+        self._whole_images = whole_images
         places = torch.zeros(2, rows, dtype=torch.int64)
         self._tensors = _Views(
             (rows, sequences, sequences),
@@ -98,20 +127,21 @@ class BatchTable:
         self._write_block_tables(plan)
         self._write_decodes(plan.decodes)
         row = sampling = len(plan.decodes)
-        embeddings: list[EmbeddingRows] = []
+        seen: list[_Seen] = []
         for place, sequence in enumerate(plan.decodes):
             if sequence.media:  # a prompt may end with an image
-                embeddings += _embeddings(sequence, sequence.computed, 1, place)
+                seen.append(self._see(sequence, range(sequence.computed, sequence.computed + 1), place, place))
         if plan.prompts:
             self._single = len(plan.decodes)
         for place, chunk in enumerate(plan.prompts, len(plan.decodes)):
             self._write_prompt(place, row, chunk)
-            embeddings += _embeddings(chunk.sequence, chunk.start, chunk.length, row)
+            if chunk.sequence.media:
+                seen.append(self._see(chunk.sequence, range(chunk.start, chunk.start + chunk.length), place, row))
             row += chunk.length
             if chunk.samples:
                 self._logit_rows[sampling] = row - 1
                 sampling += 1
-        return self._input((row, len(plan.decodes) + len(plan.prompts), sampling), tuple(embeddings))
+        return self._input((row, len(plan.decodes) + len(plan.prompts), sampling), seen)
 
     def foresee(self, sequences: tuple[Sequence, ...]) -> None:
         """Works out the next step's rows of sequences that get a token in this one, while it computes.
@@ -151,6 +181,20 @@ class BatchTable:
         self._kv_lengths[place] = stop
         self._query_start[place + 1] = end
 
+    def _see(self, sequence: Sequence, tokens: range, place: int, row: int) -> _Seen:
+        """What images mean for these tokens of a sequence, the batch's `place`th, whose rows begin at `row`."""
+        axes = None
+        if sequence.positions is not None:
+            axes = sequence.positions.between(tokens.start, tokens.stop)
+            self._places[0, row : row + len(tokens)] = axes[0]
+        spans = [(m.start, m.start + m.length) for m in sequence.media] if self._whole_images else []
+        return _Seen(
+            row,
+            embeddings=_embeddings(sequence, tokens, row),
+            axes=None if axes is None or one_each(axes) else axes,
+            whole=[(place, *span) for span in spans if span[0] < tokens.stop and span[1] > tokens.start],
+        )
+
     def _slots_of(
         self, table_rows: int | npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
@@ -176,7 +220,7 @@ class BatchTable:
         self._block_tables[row, done : len(blocks)] = blocks[done:]
         self._written[row] = (blocks, len(blocks))
 
-    def _input(self, shape: tuple[int, int, int], embeddings: tuple[EmbeddingRows, ...]) -> StepInput:
+    def _input(self, shape: tuple[int, int, int], seen: list[_Seen]) -> StepInput:
         if self._views.shape != shape:
             self._views = self._first(*shape)
         views = self._views
@@ -184,10 +228,25 @@ class BatchTable:
             token_ids=views.token_ids.to(self._device),
             positions=views.positions.to(self._device),
             slots=views.slots.to(self._device),
-            attention=AttentionBatch(views.query_start, views.kv_lengths, views.block_tables),
+            attention=AttentionBatch(
+                views.query_start,
+                views.kv_lengths,
+                views.block_tables,
+                tuple([span for images in seen for span in images.whole]),
+            ),
             logit_rows=views.logit_rows.to(self._device),
-            embeddings=embeddings,
+            embeddings=tuple([rows for images in seen for rows in images.embeddings]),
+            axes=self._axes(shape[0], seen) if seen else None,
         )
+
+    def _axes(self, rows: int, seen: list[_Seen]) -> TokenAxes | None:
+        if all(images.axes is None for images in seen):
+            return None
+        axes = np.broadcast_to(self._places[0, :rows], (3, rows)).copy()
+        for images in seen:
+            if images.axes is not None:
+                axes[:, images.row : images.row + images.axes.shape[1]] = images.axes
+        return TokenAxes(torch.from_numpy(axes).to(self._device))
 
     def _first(self, rows: int, sequences: int, sampling: int) -> _Views:
         whole = self._tensors
@@ -203,13 +262,15 @@ class BatchTable:
         )
 
 
-def _embeddings(sequence: Sequence, start: int, length: int, row: int) -> list[EmbeddingRows]:
-    """The part of each media span that falls into a chunk, which begins at batch row `row`."""
+def _embeddings(sequence: Sequence, tokens: range, row: int) -> list[EmbeddingRows]:
+    """The part of each image that falls into a chunk, which begins at batch row `row`."""
     found = []
     for media in sequence.media:
-        first = max(media.start, start)
-        stop = min(media.start + media.length, start + length)
+        first = max(media.start, tokens.start)
+        stop = min(media.start + media.length, tokens.stop)
         if first < stop:
             assert media.values is not None, "a sequence without its embeddings was scheduled for prefill"
-            found.append(EmbeddingRows(row + first - start, media.values[first - media.start : stop - media.start]))
+            part = slice(first - media.start, stop - media.start)
+            deepstack = None if media.deepstack is None else media.deepstack[:, part]
+            found.append(EmbeddingRows(row + first - tokens.start, media.values[part], deepstack))
     return found

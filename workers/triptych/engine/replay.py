@@ -56,6 +56,8 @@ class StepRecorder:
 
     def decode(self, step: StepInput, *, greedy: bool) -> RecordedStep | None:
         """A step of one row per sequence: recorded once for each number of sequences."""
+        if step.embeddings:
+            return None
         key = (len(step.token_ids), greedy)
         if key in self._kept:
             self._kept.move_to_end(key)

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from triptych.core.errors import ResourceExhausted
 from triptych.core.generation import FinishReason, OperationKey, PositionLogprobs
 from triptych.engine.blocks import BlockPool, blocks_for
+from triptych.engine.chunks import Chunks, WholeImages, image_ahead
 from triptych.engine.kv_cache import KvCache
-from triptych.engine.plan import Chunk, StepPlan, StepResult
+from triptych.engine.plan import StepPlan, StepResult
 from triptych.engine.roster import Roster
 from triptych.engine.sequence import Goal, Media, Sequence
 
@@ -55,33 +56,25 @@ class Emitted(NamedTuple):
     logprobs: PositionLogprobs | None
 
 
-class _Chunks:
-    """Prompts of the step being planned, and the rows that are left for them."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self.chunks: list[Chunk] = []
-
-    def add(self, sequence: Sequence) -> None:
-        length = min(sequence.pending, self.room)
-        if length:
-            self.chunks.append(Chunk(sequence, sequence.computed, length))
-            self.room -= length
-
-
 class Scheduler:
     """Owns every sequence of an engine and the blocks that it holds, until `release`.
 
     A step may be computing between `schedule` and `commit`. In that time sequences may be added, parked and released,
     whether they are in the step or not; `reserve` has to wait, because a block that was given back is written until
     the step's end.
+
+    Args:
+        kv: The blocks.
+        options: Limits of one step.
+        whole_images: The tokens of an image see each other, so that all of them must be computed in one step.
     """
 
-    def __init__(self, kv: KvCache, options: SchedulerOptions) -> None:
+    def __init__(self, kv: KvCache, options: SchedulerOptions, *, whole_images: bool = False) -> None:
         self.kv = kv
         self.options = options
         self.preemptions = 0
         self._roster = Roster()
+        self._whole_images = whole_images
 
     def __contains__(self, key: OperationKey) -> bool:
         """Whether `release(key)` is still due."""
@@ -136,6 +129,7 @@ class Scheduler:
             ResourceExhausted: it could not run even alone.
         """
         self.require_room(len(sequence.token_ids) + 1, sequence.key.request_id)
+        self.require_whole(sequence.media, sequence.key.request_id)
         self._roster.wait(sequence)
 
     def require_room(self, tokens: int, request_id: str) -> None:
@@ -144,6 +138,17 @@ class Scheduler:
             raise ResourceExhausted(
                 f"{tokens} tokens do not fit the KV cache, which holds {self.kv.tokens}; raise kv_cache.memory",
                 field="kv_cache.memory",
+                request_id=request_id,
+            )
+
+    def require_whole(self, media: tuple[Media, ...], request_id: str) -> None:
+        """Refuses an image that no step could hold, where it must be computed in one."""
+        largest = max((image.length for image in media), default=0)
+        if self._whole_images and largest > self.options.max_batch_tokens:
+            raise ResourceExhausted(
+                f"an image of {largest} tokens must be computed in one step, which holds "
+                f"{self.options.max_batch_tokens}; raise max_batch_tokens",
+                field="max_batch_tokens",
                 request_id=request_id,
             )
 
@@ -193,9 +198,12 @@ class Scheduler:
         self._make_room()
         budget = self.options.max_batch_tokens
         decodes = tuple([s for s in self._roster.running if len(s.token_ids) - s.computed == 1][:budget])
+        begun = [s for s in self._roster.running if len(s.token_ids) - s.computed > 1]
+        image = image_ahead(begun[0]) if begun and self._whole_images else 0
+        decodes = decodes[: budget - image]  # an image that leaves too little room for answers has the step
         room = min(budget - len(decodes), self.options.prompt_rows_beside_answers) if decodes else budget
-        prompts = _Chunks(room)
-        for sequence in [s for s in self._roster.running if len(s.token_ids) - s.computed > 1]:
+        prompts = WholeImages(max(room, image)) if self._whole_images else Chunks(room)
+        for sequence in begun:
             prompts.add(sequence)
         if self.preemptions == preemptions:  # what was just taken back is not handed out again at once
             while prompts.room and (admitted := self._admit()):
@@ -258,7 +266,7 @@ class Scheduler:
         return position, reason
 
     def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
-        if token_id in sequence.params.ends:
+        if token_id in sequence.params.ends and sequence.generated > sequence.params.min_tokens:
             return FinishReason.STOP
         return FinishReason.LENGTH if len(sequence.token_ids) >= sequence.limit else None
 

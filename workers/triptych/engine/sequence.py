@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from triptych.core.generation import FinishReason, OperationKey
+from triptych.core.positions import Grid
+from triptych.engine.positions import Positions, positions_of
 from triptych.engine.sampling import Sampling
 
 
@@ -20,20 +22,26 @@ class Goal(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """Embeddings that stand for prompt positions.
+    """Rows of an embedding that stand for tokens of the prompt.
 
     Attributes:
-        start: First position in the prompt.
-        length: Number of positions.
+        start: Index of the first token.
+        length: Number of tokens.
         values: [length, hidden]; None on a decode worker, which received KV instead and would have to fetch them
             before it could compute that KV again.
         content: Names what was embedded, as `triptych.models.images.content_hash` does: equal names, equal values.
+        row: First row of the embedding.
+        grid: How the rows lie, where the model has three positions.
+        deepstack: [levels, length, hidden], what is added behind the first layers.
     """
 
     start: int
     length: int
     values: Tensor | None
     content: str
+    row: int = 0
+    grid: Grid | None = None
+    deepstack: Tensor | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +58,7 @@ class Sequence:
         findable: Leading blocks that others may find by their content.
         digests: Names of the leading full blocks, as far as they have been worked out (`engine.digests`).
         cached_tokens: Prompt tokens whose KV was there when the sequence first got blocks; None before.
+        positions: Of its tokens, where they are not the indices.
     """
 
     key: OperationKey
@@ -66,6 +75,10 @@ class Sequence:
     digests: list[bytes] = field(default_factory=list)
     cached_tokens: int | None = None
     finish_reason: FinishReason | None = None
+    positions: Positions | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.positions = positions_of(self.prompt_length, self.media)
 
     @property
     def pending(self) -> int:

@@ -134,6 +134,8 @@ class Decoder:
             run = layer.attention if index else layer.attention.first
             run(step, acts, pages)
             layer.mlp(step, acts, pages)
+            for rows in step.embeddings:
+                rows.add_level(index, acts.residual)
 
     def _score(self, rows: Tensor, acts: Activations, head: Head) -> None:
         """Final norm and head, for the wanted rows only."""

@@ -12,9 +12,11 @@ from triptych.models.spec import (
     Llama3Scaling,
     LongScaling,
     RopeScaling,
+    RopeSections,
     RopeSpec,
     YarnScaling,
 )
+from triptych.models.step import StepInput, TokenAxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +27,28 @@ class RotaryTable:
         cos: [P, dimensions/2] float32.
         sin: [P, dimensions/2] float32.
         interleaved: Whether pairs are neighbours (llama.cpp) instead of half of the dimensions apart (Hugging Face).
+        axes: [dimensions/2] int64, which of a token's three positions turns each pair, where tokens have three.
     """
 
     cos: Tensor
     sin: Tensor
     interleaved: bool
+    axes: Tensor | None = None
+
+    def of(self, step: StepInput) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions [T], and the cosines and sines that they count in: of a step with images, a row for each token."""
+        if step.axes is None or self.axes is None:
+            return step.positions, self.cos, self.sin
+        turned = step.axes.turned
+        if id(self) not in turned:
+            places = torch.arange(step.axes.values.shape[1], device=self.cos.device)
+            turned[id(self)] = places, self._rows(self.cos, step.axes), self._rows(self.sin, step.axes)
+        return turned[id(self)]
+
+    def _rows(self, table: Tensor, axes: TokenAxes) -> Tensor:
+        assert self.axes is not None
+        rows = table[axes.values]
+        return rows.gather(0, self.axes.expand(1, *rows.shape[1:]))[0]
 
 
 def rotary_table(
@@ -46,7 +65,18 @@ def rotary_table(
     angles = torch.arange(positions, dtype=torch.float32).unsqueeze(1) * frequencies(spec)
     factor = attention_factor(spec.scaling)
     cos, sin = angles.cos().mul_(factor), angles.sin().mul_(factor)
-    return RotaryTable(cos.to(device), sin.to(device), interleaved or spec.neighbours)
+    axes = None if spec.sections is None else section_axes(spec.sections).to(device)
+    return RotaryTable(cos.to(device), sin.to(device), interleaved or spec.neighbours, axes)
+
+
+def section_axes(sections: RopeSections) -> Tensor:
+    """[pairs] int64: 0, 1 or 2 for each pair of dimensions that time, height or width turns."""
+    if not sections.interleaved:
+        return torch.repeat_interleave(torch.arange(3), torch.tensor(sections.sizes))
+    axes = torch.zeros(sum(sections.sizes), dtype=torch.int64)
+    for axis in (1, 2):
+        axes[axis : 3 * sections.sizes[axis] : 3] = axis
+    return axes
 
 
 def frequencies(spec: RopeSpec) -> Tensor:

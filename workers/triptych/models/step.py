@@ -1,6 +1,6 @@
 """The input of one forward step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -14,10 +14,30 @@ class EmbeddingRows:
     Attributes:
         row: First row of the step that is overwritten.
         values: [n, H]; converted to the decoder's type and device.
+        deepstack: [levels, n, H], added to the residual stream behind the first layers (arXiv:2406.04334).
     """
 
     row: int
     values: Tensor
+    deepstack: Tensor | None = None
+
+    def add_level(self, layer: int, residual: Tensor) -> None:
+        """Adds what belongs behind a layer to its rows of the residual stream [T, H]."""
+        if self.deepstack is not None and layer < len(self.deepstack):
+            residual[self.row : self.row + len(self.values)] += self.deepstack[layer].to(residual)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenAxes:
+    """Three positions of each token (M-RoPE, arXiv:2409.12191).
+
+    Attributes:
+        values: [3, T] int64: time, height and width.
+        turned: What `RotaryTable.of` has made of them, by table; every layer of a step asks for it.
+    """
+
+    values: Tensor
+    turned: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,11 +46,12 @@ class StepInput:
 
     Attributes:
         token_ids: [T] int64.
-        positions: [T] int64, of each token in its sequence.
+        positions: [T] int64, that each token is turned by: its index in its sequence, unless images have shifted it.
         slots: [T] int64, where each token's keys and values go: block · block_size + offset.
         attention: Which rows belong to which sequence.
         logit_rows: [R] int64, the rows whose next token is wanted; R may be 0.
         embeddings: Rows that are not taken from the token table.
+        axes: Where the three positions of a token differ; None where `positions` says it all.
     """
 
     token_ids: Tensor
@@ -39,3 +60,4 @@ class StepInput:
     attention: AttentionBatch
     logit_rows: Tensor
     embeddings: tuple[EmbeddingRows, ...] = ()
+    axes: TokenAxes | None = None

@@ -54,6 +54,7 @@ def accepts(
         and head_dim <= _MAX_HEAD_DIM
         and q.shape[1] <= _MAX_GROUP * kv.shape[2]
         and scale > 0
+        and not batch.images
         and (sinks is None or (sinks.dtype is torch.float32 and sinks.is_contiguous() and len(sinks) == q.shape[1]))
     )
 

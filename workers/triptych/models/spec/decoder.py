@@ -212,3 +212,9 @@ class DecoderSpec:
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
     logit_softcap: float = 0.0
+
+    @property
+    def whole_images(self) -> bool:
+        """Whether tokens of an image depend on later ones of the same image, so that all are computed in one step."""
+        attentions = (layer.attention for layer in self.layers)
+        return any(isinstance(each, AttentionSpec) and each.images_see_themselves for each in attentions)
