@@ -12,6 +12,7 @@ from triptych.kernels.dispatch import Op
 from triptych.kernels.embedding import embedding
 from triptych.kernels.experts import ClampedSilu, ExpertProjection, Experts, Gating, moe
 from triptych.kernels.kv_cache import store_kv
+from triptych.kernels.latent import absorb_query, expand_value, latent_attention, store_latent
 from triptych.kernels.linear import gated_linear, linear, linear_argmax, linears
 from triptych.kernels.low_rank import LowRank, LowRankPair, low_rank
 from triptych.kernels.norm import add_rms_norm, add_rms_norm_rows, layer_norm, rms_norm
@@ -37,6 +38,7 @@ __all__ = [
     "Op",
     "Routing",
     "Weight",
+    "absorb_query",
     "add_gated",
     "add_rms_norm",
     "add_rms_norm_rows",
@@ -45,11 +47,13 @@ __all__ = [
     "dequantize",
     "draw_token",
     "embedding",
+    "expand_value",
     "gated_linear",
     "gelu",
     "gelu_mul",
     "gelu_tanh",
     "gelu_tanh_mul",
+    "latent_attention",
     "layer_norm",
     "linear",
     "linear_argmax",
@@ -67,4 +71,5 @@ __all__ = [
     "silu_mul",
     "softcap",
     "store_kv",
+    "store_latent",
 ]

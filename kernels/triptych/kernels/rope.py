@@ -18,10 +18,16 @@ def rope(q: Tensor, k: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, inte
         sin: [P, R/2].
         interleaved: Whether pairs are neighbours.
     """
+    for heads in (q, k):
+        turn(heads, positions, cos, sin, interleaved)
+
+
+def turn(heads: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> None:
+    """Rotates the first R dimensions of heads [T, H, D] in place, as `rope` does."""
     row_cos = cos.index_select(0, positions).unsqueeze(1)
     row_sin = sin.index_select(0, positions).unsqueeze(1)
-    for heads in (q[..., : 2 * cos.shape[1]], k[..., : 2 * cos.shape[1]]):
-        low, high = (heads[..., ::2], heads[..., 1::2]) if interleaved else heads.chunk(2, dim=-1)
-        rotated = (low * row_cos).addcmul_(high, row_sin, value=-1)
-        high.copy_((high * row_cos).addcmul_(low, row_sin))
-        low.copy_(rotated)
+    turned = heads[..., : 2 * cos.shape[1]]
+    low, high = (turned[..., ::2], turned[..., 1::2]) if interleaved else turned.chunk(2, dim=-1)
+    rotated = (low * row_cos).addcmul_(high, row_sin, value=-1)
+    high.copy_((high * row_cos).addcmul_(low, row_sin))
+    low.copy_(rotated)
