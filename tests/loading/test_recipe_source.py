@@ -184,13 +184,13 @@ def test_a_tensor_that_nothing_asks_for_is_named(folder: Folder) -> None:
     files = folder(
         {
             "1.safetensors": {"h.0.weight": torch.ones(1), "h.0.rotary_emb.inv_freq": torch.ones(1)},
-            "2.safetensors": {"h.1.weight": torch.ones(1), "h.1.bias": torch.ones(1), "old.x": torch.ones(1)},
+            "2.safetensors": {"h.1.weight": torch.ones(1), "k.1.weight": torch.ones(1), "old.x": torch.ones(1)},
         }
     )
     (files.path / "2.safetensors").write_bytes(b"not even opened")
-    names = recipe({"h.{}": "h.{0}"}, ignored=("old.*",))
+    names = recipe({"h.{}": "h.{0}", "k.{}": "k.{0}"}, ignored=("old.*",))
     source = open_checkpoint(files)
-    refuse_unused(source, names, ["h.0.weight", "h.1.weight", "h.1.bias"])
+    refuse_unused(source, names, ["h.0.weight", "h.1.weight", "k.1.weight"])
     said = (
         r"2\.safetensors: tensor h\.1\.weight is unused: config\.json calls for no such tensor \(nor for 1 others\)"
     )

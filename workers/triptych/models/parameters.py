@@ -10,7 +10,7 @@ from torch import Tensor
 from triptych.kernels import DenseWeight, GgufWeight, Int8Weight, Weight, linear
 from triptych.kernels.linear import Projection
 from triptych.models.checkpoint import open_safetensors
-from triptych.models.claims import refuse_unused
+from triptych.models.claims import refuse_unused, require_tied_head
 from triptych.models.config import read_config
 from triptych.models.files import ModelFiles
 from triptych.models.gguf_source import GgufSource
@@ -22,7 +22,7 @@ from triptych.models.recipe_source import RecipeSource
 from triptych.models.recipes import recipe_for
 from triptych.models.sources import Source
 from triptych.models.spec import ModelSpec
-from triptych.models.vision_layout import vision_tensors
+from triptych.models.towers.layout import vision_tensors
 from triptych.models.weights import Weights, open_weights
 
 
@@ -106,8 +106,21 @@ def open_parameters(
     recipe = recipe_for(spec.architecture)
     source = _open(files, quantization)
     refuse_unused(source, recipe, _all_tensors(spec))
+    if spec.decoder.tied_head:
+        require_tied_head(source, recipe)
     ours = RecipeSource(source, recipe, wanted)
     return Parameters(open_weights(ours, dtype, quantization=quantization, progress=progress), device)
+
+
+def require_whole(files: ModelFiles, spec: ModelSpec) -> None:
+    """Sees to it that a checkpoint has every tensor of its model in its shape, and no other; reads headers only.
+
+    Raises:
+        DataLoss, Unimplemented: as `open_parameters`, values aside.
+    """
+    recipe, wanted, source = recipe_for(spec.architecture), _all_tensors(spec), _open(files, "none")
+    refuse_unused(source, recipe, wanted)
+    RecipeSource(source, recipe, wanted)
 
 
 def _open(files: ModelFiles, quantization: Quantization) -> Source:
