@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from transformers import (
+    DeepseekV3Config,
     GptOssConfig,
     GraniteMoeConfig,
     MixtralConfig,
@@ -41,6 +42,20 @@ CONFIGS: dict[str, PretrainedConfig] = {
             "rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "truncate": False,
             "original_max_position_embeddings": 64,
         },
+    ),
+    "deepseek_v3": DeepseekV3Config(
+        **{**SIZES, "num_key_value_heads": 4}, n_routed_experts=8, n_group=4, topk_group=2, num_experts_per_tok=3,
+        moe_intermediate_size=24, n_shared_experts=2, first_k_dense_replace=1, kv_lora_rank=32, q_lora_rank=48,
+        qk_rope_head_dim=16, qk_nope_head_dim=24, v_head_dim=20,
+        rope_parameters={
+            "rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.7,
+            "original_max_position_embeddings": 64, "beta_fast": 32, "beta_slow": 1,
+        },
+    ),
+    "deepseek_v3_plain": DeepseekV3Config(
+        **{**SIZES, "num_key_value_heads": 4}, n_routed_experts=4, n_group=1, topk_group=1, num_experts_per_tok=2,
+        moe_intermediate_size=24, first_k_dense_replace=2, kv_lora_rank=32, q_lora_rank=None, rope_interleave=False,
+        qk_rope_head_dim=16, qk_nope_head_dim=16, v_head_dim=16, attention_bias=True,
     ),
 }  # fmt: skip
 

@@ -5,11 +5,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from triptych.core.errors import Unimplemented
 from triptych.kernels import add_to, scale
 from triptych.models.attention import load_attention
 from triptych.models.experts import load_experts
 from triptych.models.feed_forward import load_feed_forward
+from triptych.models.latent import load_latent_attention
 from triptych.models.norms import RmsNorm, load_norm
 from triptych.models.parameters import Parameters
 from triptych.models.rotary import RotaryTable
@@ -99,7 +99,7 @@ def _load_attention(
         case AttentionSpec():
             return load_attention(prefix, spec, parameters, rotary)
         case LatentAttentionSpec():
-            raise Unimplemented("latent attention is not supported")
+            return load_latent_attention(prefix, spec, parameters, rotary)
 
 
 def _load_feed_forward(prefix: str, spec: MlpSpec | MoeSpec, parameters: Parameters) -> Mixer:

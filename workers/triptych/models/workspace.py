@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from triptych.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MlpSpec, MoeSpec
+from triptych.models.spec import AttentionSpec, DecoderSpec, LatentAttentionSpec, LayerSpec, MlpSpec, MoeSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,51 @@ class Choices:
 
 
 @dataclass(frozen=True, slots=True)
+class LatentRows:
+    """What latent attention computes inside; the dimensions are those of `kernels.latent`.
+
+    Attributes:
+        query: [T, rank], compressed queries.
+        q: [T, Hq · (P + R)].
+        compressed: [T, C + R], what the cache will keep.
+        absorbed: [T, Hq, C + R].
+        weighted: [T, Hq, C].
+        values: [T, Hq, V].
+    """
+
+    query: Tensor
+    q: Tensor
+    compressed: Tensor
+    absorbed: Tensor
+    weighted: Tensor
+    values: Tensor
+
+    @property
+    def q_heads(self) -> Tensor:
+        """[T, Hq, P + R], a view of `q`."""
+        return self.q.view(len(self.q), self.absorbed.shape[1], -1)
+
+    @classmethod
+    def of(cls, rows: int, spec: LatentAttentionSpec, dtype: torch.dtype, device: torch.device) -> "LatentRows":
+        """Not filled yet."""
+        heads, latent, turned = spec.num_heads, spec.latent_dim, spec.rope.dimensions
+        shapes = (
+            (spec.query_rank or 0,),
+            (heads * (spec.plain_dim + turned),),
+            (latent + turned,),
+            (heads, latent + turned),
+            (heads, latent),
+            (heads, spec.value_dim),
+        )
+        return cls(*(torch.empty(rows, *shape, dtype=dtype, device=device) for shape in shapes))
+
+    def first(self, rows: int) -> "LatentRows":
+        """Of the first rows."""
+        parts = (self.query, self.q, self.compressed, self.absorbed, self.weighted, self.values)
+        return LatentRows(*(part[:rows] for part in parts))
+
+
+@dataclass(frozen=True, slots=True)
 class Activations:
     """What the layers of one step write into; views of the workspace, T rows each.
 
@@ -57,6 +102,7 @@ class Activations:
         shared: [T, H], of the block that every row goes through besides its experts.
         inner: By width F.
         choices: By E and K.
+        latent: Of latent attention.
     """
 
     residual: Tensor
@@ -73,6 +119,7 @@ class Activations:
     shared: Tensor
     inner: Mapping[int, Inner]
     choices: Mapping[tuple[int, int], Choices]
+    latent: LatentRows | None
 
 
 class Workspace:
@@ -94,6 +141,9 @@ class Workspace:
         self._routed = {(m.num_experts, m.top_k) for m in _mixtures(spec)}
         self._buffers: dict[str, Tensor] = {}
         self._choices: dict[tuple[int, int], Choices] = {}
+        latents = (layer.attention for layer in spec.layers if isinstance(layer.attention, LatentAttentionSpec))
+        self._latent_spec = next(latents, None)  # the caches of all layers are alike
+        self._latent: LatentRows | None = None
         self._last: tuple[int, Activations] | None = None
 
     def rows(self, tokens: int) -> Activations:
@@ -106,7 +156,8 @@ class Workspace:
         heads = {f"{name}_heads": rows[name].view(tokens, -1, self._head_dim) for name in ("q", "k", "v", "attended")}
         inner = {w: Inner(self._view("gate", tokens, w), self._view("up", tokens, w)) for w in self._inner}
         choices = {key: room.first(tokens) for key, room in self._choices.items()}
-        views = Activations(**rows, **heads, inner=inner, choices=choices)
+        latent = None if self._latent is None else self._latent.first(tokens)
+        views = Activations(**rows, **heads, inner=inner, choices=choices, latent=latent)
         self._last = (tokens, views)
         return views
 
@@ -122,6 +173,8 @@ class Workspace:
             for name, width in {**self._widths, "gate": widest, "up": widest}.items()
         }
         self._choices = {key: Choices.of(self._capacity, *key, self._device) for key in self._routed}
+        if self._latent_spec is not None:
+            self._latent = LatentRows.of(self._capacity, self._latent_spec, self._dtype, self._device)
 
 
 def _row_widths(spec: DecoderSpec) -> dict[str, int]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from triptych.core.errors import Unimplemented
+from triptych.models.recipes.deepseek_v3 import DEEPSEEK_V3
 from triptych.models.recipes.gemma2 import GEMMA2
 from triptych.models.recipes.gemma3 import GEMMA3
 from triptych.models.recipes.gpt_oss import GPT_OSS
@@ -25,6 +26,7 @@ from triptych.models.recipes.recipe import Recipe
 from triptych.models.recipes.smollm3 import SMOLLM3
 
 RECIPES: Mapping[str, Recipe] = {
+    "DeepseekV3ForCausalLM": DEEPSEEK_V3,
     "Gemma2ForCausalLM": GEMMA2,
     "Gemma3ForCausalLM": GEMMA3,
     "GptOssForCausalLM": GPT_OSS,
