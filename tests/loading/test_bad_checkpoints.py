@@ -1,4 +1,4 @@
-"""Bad checkpoints of a whole model: one line that names file, tensor and expectation, before anything is converted."""
+"""Bad checkpoints of a whole model: one line of file, tensor and expectation, before anything is converted."""
 
 import json
 import re
