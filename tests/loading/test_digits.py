@@ -16,7 +16,7 @@ from triptych.models.files import ModelFiles
 from triptych.models.resolve import resolve
 from triptych.models.spec import read_spec
 from triptych.models.testing import RecordingProgress
-from triptych.models.vision import VisionEncoder
+from triptych.models.towers.encoder import VisionEncoder
 from triptych.models.weights import open_weights
 
 QUESTION = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What digit is in the image?"}]}]

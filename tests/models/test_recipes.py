@@ -11,7 +11,7 @@ import pytest
 from triptych.core.errors import InvalidArgument, TriptychError, Unimplemented
 from triptych.models.files import ModelFiles
 from triptych.models.recipes import find_recipe
-from triptych.models.spec import Llama3Scaling, ModelSpec, RopeSpec, read_spec
+from triptych.models.spec import Llama3Scaling, LlavaVision, ModelSpec, RopeSpec, read_spec
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -72,8 +72,8 @@ def test_llava_runs_the_tower_as_far_as_its_features_need(
     layer: int, strategy: str, layers: int, tokens: int
 ) -> None:
     spec = read(LLAVA | {"vision_feature_layer": layer, "vision_feature_select_strategy": strategy})
-    assert spec.vision is not None
-    assert (spec.vision.num_layers, spec.vision.tokens_per_image) == (layers, tokens)
+    assert isinstance(spec.vision, LlavaVision)
+    assert (spec.vision.tower.blocks.num_layers, spec.vision.rows) == (layers, tokens)
     assert spec.image_token_id == 90
 
 

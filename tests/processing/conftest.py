@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from triptych.models.spec import DecoderSpec, ModelSpec, NormSpec, ProjectorSpec, VisionSpec
+from triptych.models.spec import BlocksSpec, ClipTower, DecoderSpec, LlavaVision, ModelSpec, NormSpec, ProjectorSpec
 from triptych.models.text import TextProcessor
 
 SPECIAL = ["<|end|>", "<|im_start|>", "<|im_end|>", "<image>"]
@@ -142,7 +142,8 @@ def wrapped(tokenizer: Tokenizer, template: str | None = TEMPLATE) -> PreTrained
 
 def spec_for(tokenizer: Tokenizer, *, images: bool = False, context_length: int = 512) -> ModelSpec:
     """With images, 4 tokens stand for one of 8 x 8 pixels."""
-    vision = VisionSpec(8, 4, 3, 8, 8, 2, 1, "gelu", 1e-5, False, ProjectorSpec(8, "gelu", True))
+    tower = ClipTower(BlocksSpec(8, 8, 2, 1, "gelu", 1e-5), 8, 4, 3, keep_class_token=False)
+    vision = LlavaVision(tower, ProjectorSpec(8, "gelu", True))
     return ModelSpec(
         architecture="LlavaForConditionalGeneration" if images else "LlamaForCausalLM",
         decoder=DecoderSpec(tokenizer.get_vocab_size(), 8, (), NormSpec(1e-5), True),

@@ -31,7 +31,7 @@ def png_header(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_the_header_says_format_and_size(kind: str) -> None:
-    assert check_image(encoded(kind)) == ImageInfo(kind, 30, 20)
+    assert check_image(encoded(kind)) == ImageInfo(kind, 30, 20, (30, 20))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_truncated_file_is_a_size_or_an_error_of_ours(kind: str) -> None:
         check_image(data[:13])
     for length in range(0, len(data), 7):
         try:
-            assert check_image(data[:length]) == ImageInfo(kind, 30, 20)
+            assert check_image(data[:length]) == ImageInfo(kind, 30, 20, (30, 20))
         except InvalidArgument:
             continue
 

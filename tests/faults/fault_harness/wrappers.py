@@ -7,7 +7,7 @@ from typing import Any
 from fault_harness.traps import Deed, Point, TrapDoor, end_or_halt
 
 from triptych.engine.core import EngineCore
-from triptych.models.vision import VisionEncoder
+from triptych.models.towers.encoder import VisionEncoder
 from triptych.transfer.codec import encode
 from triptych.transfer.connection import Connection
 from triptych.transfer.frames import Chunk, Found, Frame
@@ -32,8 +32,8 @@ def _wrap(owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
 
 
 def _encode(original: Any, door: TrapDoor) -> Any:
-    def wrapped(self: VisionEncoder, pixels: Any) -> Any:
-        found = original(self, pixels)
+    def wrapped(self: VisionEncoder, images: Any) -> Any:
+        found = original(self, images)
         end_or_halt(door.visit(Point.ENCODE))
         return found
 

@@ -12,11 +12,14 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 from triptych.core.errors import InvalidArgument
 from triptych.models.decoder import Decoder
 from triptych.models.files import ModelFiles
-from triptych.models.spec import ModelSpec, read_spec
-from triptych.models.vision import VisionEncoder
+from triptych.models.pictures import MediaLayout, Rows, Tiles
+from triptych.models.spec import LlavaVision, ModelSpec, read_spec
+from triptych.models.towers.encoder import VisionEncoder
 
 Config = Callable[..., LlavaConfig]
 Saved = Callable[..., ModelFiles]
+
+IMAGE_TOKEN = 90
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -35,12 +38,12 @@ def test_image_embeddings_equal_transformers(variant: str, llava_config: Config,
     model = LlavaForConditionalGeneration(llava_config(**VARIANTS[variant]))
     files = saved(model)
     spec = read_spec(files)
-    assert spec.vision is not None
-    pixels = torch.randn(3, 3, spec.vision.image_size, spec.vision.image_size)
+    assert isinstance(spec.vision, LlavaVision)
+    pixels = torch.randn(3, 3, spec.vision.tower.image_size, spec.vision.tower.image_size)
     with torch.no_grad():
         expected = torch.stack(list(model.model.get_image_features(pixels).pooler_output))
-    found = VisionEncoder.load(files, spec, torch.float32).encode(pixels)
-    assert found.shape == (3, spec.vision.tokens_per_image, spec.decoder.hidden_size)
+    found = encoded(files, spec, pixels)
+    assert found.shape == (3, spec.vision.rows, spec.decoder.hidden_size)
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
@@ -57,18 +60,25 @@ def test_logits_with_images_equal_transformers(
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
+def encoded(files: ModelFiles, spec: ModelSpec, pixels: torch.Tensor) -> torch.Tensor:
+    """[N, rows, H] of pictures [N, C, S, S]."""
+    layout = MediaLayout(IMAGE_TOKEN, (Rows(1),), 1)
+    images = [Tiles(picture[None].numpy(), layout, (1, 1)) for picture in pixels]
+    return torch.cat(VisionEncoder.load(files, spec, torch.float32).encode(images))
+
+
 def ask_about_images(
     model: LlavaForConditionalGeneration, files: ModelFiles, spec: ModelSpec, images: int, paged: Callable[..., Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Our logits and transformers' of a 70-token prompt with images from token 20 on, cut by a chunk border."""
-    assert spec.vision is not None
+    assert isinstance(spec.vision, LlavaVision)
     assert spec.image_token_id is not None
-    prompt, rows = torch.randint(90, (70,)), images * spec.vision.tokens_per_image
+    prompt, rows = torch.randint(90, (70,)), images * spec.vision.rows
     prompt[20 : 20 + rows] = spec.image_token_id
     pixels = torch.randn(images, 3, 18, 18)
     with torch.no_grad():
         expected = model(prompt.unsqueeze(0), pixel_values=pixels).logits[0]
-    embeddings = VisionEncoder.load(files, spec, torch.float32).encode(pixels).flatten(0, 1)
+    embeddings = encoded(files, spec, pixels).flatten(0, 1)
     sequence = paged(Decoder.load(files, spec, torch.float32))
     return sequence.feed_chunks(prompt, 24, embeddings, row=20), expected
 
@@ -103,7 +113,7 @@ def test_each_side_opens_only_the_shards_with_its_own_tensors(llava_config: Conf
     spec = read_spec(files)
     for shard in language - vision:
         (files.path / shard).rename(files.path / f"{shard}.away")
-    VisionEncoder.load(files, spec, torch.float32).encode(torch.randn(1, 3, 18, 18))
+    encoded(files, spec, torch.randn(1, 3, 18, 18))
     for shard in language - vision:
         (files.path / f"{shard}.away").rename(files.path / shard)
     for shard in vision - language:
@@ -115,6 +125,5 @@ def test_each_side_opens_only_the_shards_with_its_own_tensors(llava_config: Conf
 
 def test_pixels_of_another_size_are_refused(llava_config: Config, saved: Saved) -> None:
     files = saved(LlavaForConditionalGeneration(llava_config()))
-    encoder = VisionEncoder.load(files, read_spec(files), torch.float32)
     with pytest.raises(InvalidArgument, match=r"\[N, 3, 18, 18\], got \[1, 3, 20, 18\]"):
-        encoder.encode(torch.zeros(1, 3, 20, 18))
+        encoded(files, read_spec(files), torch.zeros(1, 3, 20, 18))

@@ -145,7 +145,7 @@ class Engine:
             raise FailedPrecondition(f"{self._files.name} takes no images", field="prompt")
         return Eyes.load(self._files, self.spec, self._loaded.dtype, self._device)
 
-    def _see(self, images: Sequence_[bytes]) -> Tensor:
+    def _see(self, images: Sequence_[bytes]) -> list[Tensor]:
         with torch_threads(self._threads):
             return self.eyes.see(images)
 

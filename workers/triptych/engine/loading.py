@@ -12,7 +12,7 @@ from triptych.models.files import ModelFiles
 from triptych.models.progress import SILENT, Progress
 from triptych.models.quantization import choose_quantization
 from triptych.models.spec import ModelSpec, read_spec
-from triptych.models.vision import VisionEncoder
+from triptych.models.towers.encoder import VisionEncoder
 
 
 @dataclass(frozen=True, slots=True)

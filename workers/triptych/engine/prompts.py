@@ -14,10 +14,10 @@ from triptych.core.prompt import ChatMessage, ImagePart, Prompt
 from triptych.engine.sequence import Media
 from triptych.models.files import ModelFiles
 from triptych.models.images import content_hash
-from triptych.models.preprocess import ImagePreprocessor
+from triptych.models.pictures import Preprocessor, open_preprocessor
 from triptych.models.spec import ModelSpec
 from triptych.models.text import TextProcessor
-from triptych.models.vision import VisionEncoder
+from triptych.models.towers.encoder import VisionEncoder
 
 PromptLike: TypeAlias = str | Sequence_[int] | Sequence_[ChatMessage] | ChatInput
 
@@ -46,19 +46,17 @@ def require_fit(prompt_tokens: int, capacity: int) -> None:
 class Eyes:
     """A vision tower and the preprocessing it was trained with."""
 
-    preprocessor: ImagePreprocessor
+    preprocessor: Preprocessor
     encoder: VisionEncoder
 
     @classmethod
     def load(cls, files: ModelFiles, spec: ModelSpec, dtype: torch.dtype, device: str = "cpu") -> "Eyes":
         """Reads the vision part of a model, and nothing else of it."""
-        return cls(ImagePreprocessor.load(files), VisionEncoder.load(files, spec, dtype, device))
+        return cls(open_preprocessor(files, spec), VisionEncoder.load(files, spec, dtype, device))
 
-    @torch.inference_mode()
-    def see(self, images: Sequence_[bytes]) -> Tensor:
-        """Embeddings of encoded pictures: [images, tokens, hidden]."""
-        pixels = torch.stack([torch.from_numpy(self.preprocessor.preprocess(image)) for image in images])
-        return self.encoder.encode(pixels)
+    def see(self, images: Sequence_[bytes]) -> list[Tensor]:
+        """Embeddings of encoded pictures, [tokens, hidden] each."""
+        return [rows[0] for rows in self.encoder.encode([self.preprocessor.image(image) for image in images])]
 
 
 def tokenize(prompt: PromptLike, text: TextProcessor) -> Prompt:

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from triptych.core.errors import InvalidArgument
+from triptych.models.orientation import upright_size
 
 MAX_PIXELS: Final = 50_000_000
 """The largest pictures that telephones take; decoding one takes 14 bytes of memory a pixel for a moment."""
@@ -40,11 +41,13 @@ class ImageInfo:
         format: "PNG", "JPEG", "WEBP", "GIF" or "BMP".
         width: In pixels, as stored: before any rotation that the file asks for.
         height: In pixels.
+        upright: Width and height after it.
     """
 
     format: str
     width: int
     height: int
+    upright: tuple[int, int]
 
 
 def check_image(
@@ -66,7 +69,10 @@ def check_image(
         raise InvalidArgument(
             f"{field} may have at most {max_pixels} pixels, got {width} x {height} = {width * height}", field=field
         )
-    return ImageInfo(image.format or "", width, height)
+    try:
+        return ImageInfo(image.format or "", width, height, upright_size(image, data))
+    except Exception as error:  # parsers meet hostile bytes with errors of any class
+        raise InvalidArgument(f"{field} has damaged EXIF data: {error}", field=field) from error
 
 
 def open_image(data: bytes, *, field: str = "image") -> ImageFile:

@@ -14,7 +14,7 @@ from triptych.models.chat import ChatTemplate, ImageTokens
 from triptych.models.conversation import texts_of
 from triptych.models.files import ModelFiles
 from triptych.models.hf_tokenizer import read_chat_template, read_tokenizer, read_tool_template
-from triptych.models.spec import ModelSpec
+from triptych.models.spec import LlavaVision, ModelSpec
 from triptych.models.token_bytes import TokenBytes
 from triptych.models.token_stream import TokenStream, stream_factory
 from triptych.models.tokenizer import tokenizer_folder
@@ -173,6 +173,6 @@ class TextProcessor:
 
 
 def _image_tokens(spec: ModelSpec) -> ImageTokens | None:
-    if spec.vision is None or spec.image_token_id is None:
+    if not isinstance(spec.vision, LlavaVision) or spec.image_token_id is None:
         return None
-    return ImageTokens(spec.image_token_id, spec.vision.tokens_per_image)
+    return ImageTokens(spec.image_token_id, spec.vision.rows)

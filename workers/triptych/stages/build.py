@@ -70,7 +70,8 @@ def _encoding(settings: StageSettings, store: EmbeddingStore, identity: Identity
         raise InvalidArgument(f"{settings.files.name} has no vision tower to encode with", field="layout")
     dtype = choose_dtype(settings.dtype, read_config(settings.files))
     eyes = Eyes.load(settings.files, spec, dtype)
-    encoder = BatchEncoder(eyes, spec.vision.tokens_per_image, spec.decoder.hidden_size, dtype, settings.threads)
+    rows = eyes.preprocessor.layouts.image(1, 1).rows
+    encoder = BatchEncoder(eyes, rows, spec.decoder.hidden_size, dtype, settings.threads)
     limits = EncodeLimits(
         picture_bytes=encoder.picture_bytes,
         budget_bytes=settings.embedding_cache_bytes,

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import torch
-from torch import Tensor
 
 from triptych.core.encoding.job import Batch, Job
 from triptych.core.errors import TriptychError
@@ -14,6 +13,7 @@ from triptych.core.generation import OperationKey
 from triptych.engine.dtypes import dtype_name
 from triptych.engine.prompts import Eyes
 from triptych.engine.threads import torch_threads
+from triptych.models.pictures import PreparedImage
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.messages import Command
 from triptych.transfer.segment import Bytes
@@ -85,28 +85,29 @@ class BatchEncoder:
 
     def encode(self, batch: Batch[EncodeJob]) -> Encoded:
         """Encodes each new picture once; a bad one fails the requests that sent it, no other."""
-        pixels: dict[str, Tensor] = {}
-        failed = {job.key: error for job in batch.jobs if (error := self._prepare(job, batch.pictures, pixels))}
+        images: dict[str, PreparedImage] = {}
+        failed = {job.key: error for job in batch.jobs if (error := self._prepare(job, batch.pictures, images))}
         prepared = time.monotonic()
         with torch_threads(self._threads):
-            data = {picture: self._see(tensor) for picture, tensor in pixels.items()}
+            data = {picture: self._see(image) for picture, image in images.items()}
         return Encoded(data, failed, prepared, time.monotonic())
 
-    def _prepare(self, job: EncodeJob, new: Collection[str], pixels: dict[str, Tensor]) -> TriptychError | None:
-        """Adds the request's new pictures to `pixels`; the error of the first bad one, by the request's own name."""
+    def _prepare(
+        self, job: EncodeJob, new: Collection[str], images: dict[str, PreparedImage]
+    ) -> TriptychError | None:
+        """Adds the request's new pictures to `images`; the error of the first bad one, by the request's own name."""
         for image in job.encode.images:
-            if image.content_hash not in new or image.content_hash in pixels:
+            if image.content_hash not in new or image.content_hash in images:
                 continue
             try:
-                array = self._eyes.preprocessor.preprocess(image.data, field=image.field)
+                images[image.content_hash] = self._eyes.preprocessor.image(image.data, field=image.field)
             except TriptychError as error:
                 return error
-            pixels[image.content_hash] = torch.from_numpy(array)
         return None
 
     @torch.inference_mode()
-    def _see(self, pixels: Tensor) -> Bytes:
+    def _see(self, image: PreparedImage) -> Bytes:
         """One picture at a time: its rows keep a CPU busy, and it gets the same bytes in any company."""
-        embedding = self._eyes.encoder.encode(pixels[None]).to(self._dtype)
+        (embedding,) = self._eyes.encoder.encode([image])
         self.passes += 1
-        return embedding.contiguous().view(-1).view(torch.uint8).numpy()
+        return embedding.to(self._dtype).contiguous().view(-1).view(torch.uint8).numpy()

@@ -1,0 +1,1 @@
+"""Vision towers: prepared pictures to embedding rows."""
