@@ -26,7 +26,7 @@ def model(tmp_path: Path, cache: Path) -> Path:
     """A tiny Llama of two shards, its weights in float32."""
     config = LlamaConfig(
         vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, rope_theta=10000.0,
+        num_key_value_heads=2, max_position_embeddings=64,
     )  # fmt: skip
     folder = tmp_path / "tiny"
     LlamaForCausalLM(config).save_pretrained(folder, max_shard_size="10KB")
@@ -41,7 +41,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, quantization: Quantiz
 
 def shard_of(folder: Path, name: str) -> Path:
     index = json.loads((folder / "model.safetensors.index.json").read_text())
-    return folder / index["weight_map"][name]
+    return folder / str(index["weight_map"][name])
 
 
 def change(folder: Path, name: str, edit: Callable[[dict[str, Tensor]], Any]) -> Path:

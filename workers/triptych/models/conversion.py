@@ -85,7 +85,7 @@ def build_converted(
             return False
 
     def build(partial: Path) -> None:
-        _drop_outdated(target)
+        drop_outdated(target)
         size = sum(extent.nbytes for extent in placed.values())
         require_space(target.parent, size, title)
         with progress.task(title, size) as advance:
@@ -129,8 +129,8 @@ def _encoded(values: FloatArray, dtype: str, what: str) -> npt.NDArray[np.generi
         ) from None
 
 
-def _drop_outdated(target: Path) -> None:
-    """Removes conversions of what the source used to hold; processes that map them keep their pages."""
+def drop_outdated(target: Path) -> None:
+    """Removes what was made of the files that a checkpoint used to have; processes that map them keep their pages."""
     key = target.name.split("-")[0]
     for file in target.parent.iterdir():
         if file.suffix in _MADE and not file.name.startswith(key):

@@ -9,7 +9,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from triptych.core.errors import DataLoss, FailedPrecondition, ResourceExhausted
 from triptych.models.cache import build_file
-from triptych.models.conversion import cached_path
+from triptych.models.conversion import cached_path, drop_outdated
 from triptych.models.extent import Extent
 from triptych.models.progress import Advance, Progress
 from triptych.models.sources import Source, read_rows
@@ -52,13 +52,16 @@ def require_finite(source: Source, stored: Mapping[str, Extent | StoredBlocks], 
             if not _finite(part, advance):
                 raise DataLoss(f"{source.describe(name)} holds NaN or infinity; every weight must be a finite number")
 
+    target = cached_path(source, sorted(floats), "checked", ".finite")
+
     def build(partial: Path) -> None:
+        drop_outdated(target)
         with progress.task(f"Checking {source.path.name}", size) as advance:
             check(advance)
         partial.touch()
 
     try:
-        build_file(cached_path(source, sorted(floats), "checked", ".finite"), build, intact=Path.is_file)
+        build_file(target, build, intact=Path.is_file)
     except (FailedPrecondition, ResourceExhausted):
         check(lambda count: None)
 
