@@ -92,7 +92,6 @@ def test_llava_runs_the_tower_as_far_as_its_features_need(
         ({"rope_parameters": {"rope_type": "ntk"}}, Unimplemented, "rope_parameters.rope_type", "default or linear"),
         ({"rope_parameters": {"rope_type": "llama3"}}, InvalidArgument, "rope_parameters.low_freq_factor", "None"),
         ({"partial_rotary_factor": 0.1}, InvalidArgument, "partial_rotary_factor", "0.1"),
-        ({"quantization_config": {"bits": 4}}, Unimplemented, "quantization_config", "bits"),
         ({"hidden_size": "many"}, InvalidArgument, "hidden_size", "a positive integer, got 'many'"),
         ({"num_hidden_layers": 0}, InvalidArgument, "num_hidden_layers", "a positive integer, got 0"),
         ({"num_key_value_heads": 4}, InvalidArgument, "num_attention_heads", "multiple of 4 .* got 6"),

@@ -4,7 +4,7 @@ The prompt runs through a paged cache in chunks whose borders fall inside window
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,15 +126,25 @@ def require_parity(model: Any, decoder: Decoder) -> None:
 
 
 @pytest.fixture
-def parity(tmp_path: Path) -> Callable[[PretrainedConfig], Decoder]:
+def compared(request: pytest.FixtureRequest) -> Iterator[set[str]]:
+    """Takes the architectures that a test compares: those that its `family` marks name, no others and no fewer."""
+    found: set[str] = set()
+    yield found
+    assert found == {name for mark in request.node.iter_markers("family") for name in mark.args}
+
+
+@pytest.fixture
+def parity(tmp_path: Path, compared: set[str]) -> Callable[[PretrainedConfig], Decoder]:
     """Builds a model by its config, and compares; returns our decoder of it."""
 
     def check(config: PretrainedConfig) -> Decoder:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
         randomise(model)
         files = save(model, tmp_path)
-        decoder = Decoder.load(files, read_spec(files), torch.float32)
+        spec = read_spec(files)
+        decoder = Decoder.load(files, spec, torch.float32)
         require_parity(model, decoder)
+        compared.add(spec.architecture)
         return decoder
 
     return check

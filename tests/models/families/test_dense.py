@@ -18,6 +18,7 @@ from transformers import (
     Qwen3Config,
     SmolLM3Config,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as ARCHITECTURES
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 4,
@@ -58,13 +59,17 @@ CONFIGS: dict[str, PretrainedConfig] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.family(ARCHITECTURES[CONFIGS[name].model_type])) for name in CONFIGS],
+)
 def test_logits_and_answers_are_those_of_transformers(
     name: str, parity: Callable[[PretrainedConfig], object]
 ) -> None:
     parity(CONFIGS[name])
 
 
+@pytest.mark.family("Phi3ForCausalLM")
 @pytest.mark.parametrize("rope", [{"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75}, LONG])
 def test_phi3(rope: dict[str, Any], parity: Callable[[PretrainedConfig], object]) -> None:
     parity(Phi3Config(**SIZES, rope_parameters=rope, sliding_window=21, original_max_position_embeddings=128))

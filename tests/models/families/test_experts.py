@@ -14,6 +14,7 @@ from transformers import (
     Qwen2MoeConfig,
     Qwen3MoeConfig,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as ARCHITECTURES
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 4,
@@ -60,7 +61,10 @@ CONFIGS: dict[str, PretrainedConfig] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.family(ARCHITECTURES[CONFIGS[name].model_type])) for name in CONFIGS],
+)
 def test_logits_and_answers_are_those_of_transformers(
     name: str, parity: Callable[[PretrainedConfig], object]
 ) -> None:
