@@ -1,11 +1,14 @@
 """Tiny tokenizers of every kind that language models use, with chat templates, made on the spot."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from triptych.models.files import ModelFiles
+from triptych.models.pictures import open_layouts
 from triptych.models.spec import BlocksSpec, ClipTower, DecoderSpec, LlavaVision, ModelSpec, NormSpec, ProjectorSpec
 from triptych.models.text import TextProcessor
 
@@ -159,4 +162,5 @@ def processor_for(
 ) -> TextProcessor:
     """By the constructor, without files."""
     spec = spec_for(tokenizer, images=images, context_length=context_length)
-    return TextProcessor(wrapped(tokenizer, template), template, spec)
+    layouts = open_layouts(ModelFiles("tiny", Path(), "safetensors"), spec)
+    return TextProcessor(wrapped(tokenizer, template), template, spec, layouts=layouts)

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from triptych.core.errors import FailedPrecondition, InvalidArgument
-from triptych.core.prompt import ChatMessage, ImagePart, ImageSpan, TextPart
+from triptych.core.prompt import ChatMessage, ImagePart, ImageSpan, Prompt, TextPart, VideoPart
 from triptych.models.text import TextProcessor
 
 MakeProcessor = Callable[..., TextProcessor]
@@ -74,7 +74,7 @@ def test_an_image_chat_has_the_ids_that_the_llava_processor_gives(
     expected = reference.apply_chat_template(
         plain(CONVERSATION), add_generation_prompt=True, tokenize=True, return_dict=True
     )["input_ids"][0]
-    prompt = make_processor(tokenizer, images=True).chat(CONVERSATION)
+    prompt = ask(make_processor(tokenizer, images=True), CONVERSATION)
     assert prompt.token_ids == tuple(expected)
     assert (tokenizer.token_to_id("<s>") == prompt.token_ids[0]) == (kind == "byte_fallback")
     image = tokenizer.token_to_id("<image>")
@@ -95,9 +95,16 @@ def test_a_template_that_writes_the_first_token_itself_gets_no_second(
 def test_spans_stand_where_the_images_stood(byte_level: Tokenizer, make_processor: MakeProcessor) -> None:
     processor = make_processor(byte_level, "{% for c in messages[0]['content'] %}{% if c['type'] == 'image' %}<image>"
                                "{% else %}{{ c['text'] }}{% endif %}{% endfor %}", images=True)  # fmt: skip
-    prompt = processor.chat([ChatMessage("user", (TextPart("x"), PICTURE, PICTURE, TextPart("y"), PICTURE))])
-    assert prompt.image_spans == (ImageSpan(1, 4), ImageSpan(5, 4), ImageSpan(10, 4))
+    prompt = ask(processor, [ChatMessage("user", (TextPart("x"), PICTURE, PICTURE, TextPart("y"), PICTURE))])
+    assert prompt.image_spans == (ImageSpan(1, 4, 0), ImageSpan(5, 4, 1), ImageSpan(10, 4, 2))
+    assert prompt.rows == (4, 4, 4)
     assert len(prompt.token_ids) == 14
+
+
+def ask(processor: TextProcessor, messages: Sequence[ChatMessage]) -> Prompt:
+    """A chat whose images have all one size."""
+    assert processor.layouts
+    return processor.chat(messages, layouts=[processor.layouts.image(8, 8) for m in messages for _ in m.media])
 
 
 tokens = st.sampled_from(["<image>", "<|im_start|>", "<|im_end|>", "<|end|>", "<s>", "<unk>", "<0x41>"])
@@ -117,10 +124,10 @@ def test_no_text_of_a_caller_becomes_a_special_token(
     hostile = [ChatMessage(roles[i % 3], (*map(TextPart, turn), PICTURE)) for i, turn in enumerate(turns)]
     harmless = [ChatMessage(m.role, (TextPart("dog"), PICTURE)) for m in hostile]
     processor = make_processor(tokenizer, images=True)
-    model = processor.chat(harmless)
+    model = ask(processor, harmless)
     refused = ""
     try:
-        prompt = processor.chat(hostile)
+        prompt = ask(processor, hostile)
     except InvalidArgument as error:
         refused = error.message
     if refused:
@@ -153,7 +160,7 @@ def test_a_special_token_spelled_across_parts_is_refused(
     byte_level: Tokenizer, make_processor: MakeProcessor, messages: tuple[ChatMessage, ...]
 ) -> None:
     with pytest.raises(InvalidArgument, match="together spell the special token '<"):
-        make_processor(byte_level, images=True).chat(messages)
+        ask(make_processor(byte_level, images=True), messages)
 
 
 def test_a_special_token_spelled_in_one_part_borders_on_others_freely(
@@ -197,7 +204,15 @@ def test_images_without_a_place_in_the_template_are_refused(
     processor = make_processor(byte_level, string_template, images=True)
     assert not processor.chat(user("a text-only template still takes text")).image_spans
     with pytest.raises(InvalidArgument, match="0 places for the 1 images"):
-        processor.chat([ChatMessage("user", (PICTURE, TextPart("dog")))])
+        ask(processor, [ChatMessage("user", (PICTURE, TextPart("dog")))])
+
+
+def test_a_video_is_refused_by_a_model_that_takes_none(byte_level: Tokenizer, make_processor: MakeProcessor) -> None:
+    video = VideoPart((b"frame", b"frame"), 2.0)
+    for images in (False, True):
+        with pytest.raises(FailedPrecondition, match=r"parts\[1\] is a video, and the model takes none") as caught:
+            make_processor(byte_level, images=images).chat([ChatMessage("user", (TextPart("dog"), video))])
+        assert caught.value.field == "chat.messages[0].parts[1]"
 
 
 def test_what_a_template_says_against_a_chat_is_passed_on(

@@ -15,11 +15,12 @@ from triptych.core.desk import Entry
 from triptych.core.fleet import Stage
 from triptych.core.generation import FinishReason
 from triptych.core.plan import Demand, Placement, RoutingPolicy
-from triptych.core.prompt import ImageSpan, Prompt
+from triptych.core.prompt import ImagePart, ImageSpan, Prompt
 from triptych.core.sampling import SamplingParams
 from triptych.core.stream import Fresh, Numbering, Ordering
 from triptych.models.detokenize import IncrementalDetokenizer
-from triptych.router.call import Admitted, Call, CheckedImage
+from triptych.models.pictures.layout import MediaLayout, Rows
+from triptych.router.call import Admitted, Call, CheckedMedia
 from triptych.router.dispatch import Dispatcher
 from triptych.router.fleet import WorkerAddress, introduction
 from triptych.router.intake import Intake
@@ -34,6 +35,7 @@ from triptych.wire.generation import finish_reason_to_proto
 ROLES = {Stage.ENCODE: pb.STAGE_ENCODE, Stage.PREFILL: pb.STAGE_PREFILL, Stage.DECODE: pb.STAGE_DECODE}
 EVERYWHERE = ("encode-0", "encode-1", "prefill-0", "decode-0")
 MODEL = "fake"
+FOUR = MediaLayout(7, (Rows(4),), 4)
 
 
 def welcome(worker_id: str, incarnation: str = "1", blocks: int = 0) -> pb.Welcome:
@@ -96,11 +98,11 @@ class Desk:
         self.cuts.append(worker_id)
 
     def submit(self, request_id: str = "r", *, images: int = 0, **options: Any) -> Call:
-        spans = tuple(ImageSpan(4 * i, 4) for i in range(images))
+        spans = tuple(ImageSpan(4 * i, 4, i) for i in range(images))
         request = Admitted(
             request_id,
             Prompt(tuple(range(1, 4 * images + 4)), spans),
-            tuple(CheckedImage(b"picture %d" % i, f"hash {i}", f"image {i}") for i in range(images)),
+            tuple(CheckedMedia(ImagePart(b"picture %d" % i), f"hash {i}", f"image {i}", FOUR) for i in range(images)),
             SamplingParams(seed=1, max_tokens=9),
             Demand(4 * images + 3, (4,) * images, options.pop("placement", Placement.ANY)),
             **options,

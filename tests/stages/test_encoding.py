@@ -5,7 +5,8 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -15,21 +16,29 @@ from torch import Tensor
 
 from triptych.core.encoding.limits import EncodeLimits
 from triptych.core.errors import DeadlineExceeded, Internal, InvalidArgument, ResourceExhausted, Unavailable
+from triptych.core.prompt import ImagePart
+from triptych.models.pictures import MediaLayout, Rows
 from triptych.stage.v1 import stage_pb2 as pb
-from triptych.stages.encode_batch import BatchEncoder
+from triptych.stages.encode_batch import BatchEncoder, Shape
 from triptych.stages.encode_stage import EncodeStage
 from triptych.stages.identity import Identity
 from triptych.stages.messages import Command
 from triptych.transfer import EmbeddingStore
 
-ROWS, COLUMNS = 3, 5
-PICTURE_BYTES = ROWS * COLUMNS * 4
+ROWS, COLUMNS, LEVELS = 3, 5, 2
+PICTURE_BYTES = (1 + LEVELS) * ROWS * COLUMNS * 4
 ROOM, QUEUE = 40, 60
 _ids = itertools.count()
 
 
+@dataclass
+class Prepared:
+    pixels: Any
+    layout: MediaLayout
+
+
 class Tower:
-    """Both halves of `Eyes`: a picture's bytes are its pixels, the embedding repeats their sum."""
+    """In the place of `Eyes`: a picture's bytes are its pixels, the embedding repeats their sum."""
 
     def __init__(self) -> None:
         self.prepared: list[bytes] = []
@@ -39,27 +48,25 @@ class Tower:
         self.open.set()
         self.error: Exception | None = None
 
-    @property
-    def preprocessor(self) -> "Tower":
-        return self
-
-    @property
-    def encoder(self) -> "Tower":
-        return self
-
-    def image(self, data: bytes, *, field: str) -> Any:
-        self.prepared.append(data)
-        if data.startswith(b"bad"):
+    def prepare(self, part: ImagePart, field: str) -> Prepared:
+        self.prepared.append(part.data)
+        if part.data.startswith(b"bad"):
             raise InvalidArgument("not a picture", field=field)
-        return np.frombuffer(data, dtype=np.uint8).astype(np.float32)
+        pixels = np.frombuffer(part.data, dtype=np.uint8).astype(np.float32)
+        return Prepared(pixels, MediaLayout(0, (Rows(rows_of(part.data)),), 1))
 
-    def encode(self, images: Sequence[Any]) -> list[Tensor]:
-        self.entered.put(len(images))
+    def see(self, image: Prepared) -> Tensor:
+        self.entered.put(1)
         assert self.open.wait(10)
         if self.error:
             raise self.error
-        self.seen += len(images)
-        return [torch.full((1, ROWS, COLUMNS), float(pixels.sum())) for pixels in images]
+        self.seen += 1
+        return torch.full((1 + LEVELS, image.layout.rows, COLUMNS), float(image.pixels.sum()))
+
+
+def rows_of(data: bytes) -> int:
+    """A picture that says so is large."""
+    return 3 * ROWS if data.startswith(b"large") else ROWS
 
 
 class Router:
@@ -115,8 +122,8 @@ def crashes() -> list[str]:
 
 @pytest.fixture
 def stage(tower: Tower, store: EmbeddingStore, crashes: list[str]) -> Iterator[EncodeStage]:
-    encoder = BatchEncoder(cast(Any, tower), ROWS, COLUMNS, torch.float32, threads=1)
-    limits = EncodeLimits(PICTURE_BYTES, ROOM * PICTURE_BYTES, max_entries=8, max_waiting_images=QUEUE)
+    encoder = BatchEncoder(cast(Any, tower), Shape(COLUMNS, LEVELS, torch.float32), threads=1)
+    limits = EncodeLimits(ROOM * PICTURE_BYTES, max_entries=8, max_waiting_images=QUEUE)
     stage = EncodeStage(encoder, store, limits, Identity("encode-0", "here", pb.DataEndpoint()))
     stage.start(lambda: crashes.append("crashed"))
     yield stage
@@ -138,7 +145,7 @@ def encode(stage: EncodeStage, router: Router) -> Callable[..., pb.OperationKey]
         if isinstance(pictures, int):
             pictures = [f"{key.request_id:20}{i:4}".encode() for i in range(pictures)]
         images = [
-            pb.EncodeImage(index=i, content_hash=hashlib.sha256(data).hexdigest(), data=data)
+            pb.EncodeImage(index=i, content_hash=hashlib.sha256(data).hexdigest(), data=data, rows=rows_of(data))
             for i, data in enumerate(pictures)
         ]
         request = pb.ConnectRequest(encode=pb.Encode(key=key, images=images, timeout_ms=timeout_ms, anew=anew))
@@ -177,8 +184,30 @@ def test_every_picture_gets_its_own_embedding(
     assert [handle.index for handle in done.handles] == list(range(21))
     for handle, data in zip(done.handles, [*pictures, pictures[4]], strict=True):
         stored = store.read("here", handle.content_hash).view(np.float32)
-        assert (stored == np.full(ROWS * COLUMNS, sum(data))).all()
+        assert (stored == np.full((1 + LEVELS) * ROWS * COLUMNS, sum(data))).all()
     assert tower.seen == 20
+
+
+def test_embeddings_have_the_rows_of_their_pictures(
+    encode: Callable[..., pb.OperationKey], router: Router, store: EmbeddingStore, load: Callable[[], pb.LoadReport]
+) -> None:
+    encode([b"small", b"large"])
+    small, large = router.done().handles
+    assert [(h.rows, h.columns, h.levels) for h in (small, large)] == [(r, COLUMNS, LEVELS) for r in (ROWS, 3 * ROWS)]
+    assert store.read("here", large.content_hash).view(np.float32).tolist() == [sum(b"large")] * (9 * ROWS * COLUMNS)
+    assert load().held_embedding_bytes == 4 * PICTURE_BYTES
+
+
+def test_a_picture_of_other_rows_than_its_prompt_has_tokens_fails_its_request(
+    stage: EncodeStage, encode: Callable[..., pb.OperationKey], router: Router, store: EmbeddingStore
+) -> None:
+    image = pb.EncodeImage(content_hash="x", data=b"large", field="image", rows=ROWS)
+    request = pb.ConnectRequest(encode=pb.Encode(key=pb.OperationKey(request_id="wrong"), images=[image]))
+    stage.encode(Command(cast(Any, router), request, time.monotonic()))
+    assert router.failed().message == f"image has {3 * ROWS} rows; its prompt has {ROWS} tokens for it"
+    assert "x" not in store
+    encode([b"large"])
+    assert router.done().handles[0].rows == 3 * ROWS
 
 
 def test_a_damaged_embedding_is_made_again_for_everybody(

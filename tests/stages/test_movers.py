@@ -10,6 +10,7 @@ from torch import Tensor
 from triptych.core.errors import Internal, NotFound
 from triptych.core.generation import OperationKey
 from triptych.core.jobs.events import Fenced
+from triptych.core.positions import Grid
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.messages import MediaPulled, Message, Unfenced
 from triptych.stages.movers import FENCE_THREADS, PULL_THREADS, Movers
@@ -54,7 +55,7 @@ class Encoders:
         assert self.answering.wait(10)
         if self.error:
             raise self.error
-        return torch.zeros(handle.rows, 4)
+        return torch.arange(3 * handle.rows * 4).view(3, handle.rows, 4)
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def movers(ends: Ends, encoders: Encoders, posted: "queue.Queue[Message]") -> It
 
 
 def span(name: str, start: int = 0) -> pb.MediaSpan:
-    return pb.MediaSpan(start=start, handle=pb.EmbeddingHandle(content_hash=name, rows=2))
+    return pb.MediaSpan(start=start, length=2, handle=pb.EmbeddingHandle(content_hash=name, rows=2))
 
 
 def test_embeddings_come_with_the_place_they_go_to(
@@ -94,6 +95,27 @@ def test_embeddings_come_with_the_place_they_go_to(
     assert isinstance(message, MediaPulled)
     assert isinstance(message.media, tuple)
     assert [(media.start, media.length) for media in message.media] == [(3, 2), (9, 2)]
+
+
+def test_several_spans_of_an_image_are_parts_of_one_embedding(
+    movers: Movers, encoders: Encoders, posted: "queue.Queue[Message]"
+) -> None:
+    encoders.answering.set()
+    handle = pb.EmbeddingHandle(content_hash="x", rows=5)
+    grid = pb.Grid(time=1, height=2, width=1, interval=1)
+    first = pb.MediaSpan(start=3, length=2, row=0, handle=handle, grid=grid)
+    movers.pull(A, (first, pb.MediaSpan(start=7, length=3, row=2, handle=handle)))
+    message = posted.get(timeout=10)
+    assert isinstance(message, MediaPulled)
+    assert isinstance(message.media, tuple)
+    whole = torch.arange(60).view(3, 5, 4)
+    for media, rows, shape in zip(message.media, (slice(0, 2), slice(2, 5)), (Grid(1, 2, 1), None), strict=True):
+        assert media.values is not None
+        assert media.deepstack is not None
+        assert torch.equal(media.values, whole[0, rows])
+        assert torch.equal(media.deepstack, whole[1:, rows])
+        assert (media.row, media.grid) == (rows.start, shape)
+    assert encoders.asked.qsize() == 1
 
 
 @pytest.mark.parametrize("error", [NotFound("it is gone"), ZeroDivisionError("a bug")])

@@ -7,19 +7,29 @@ from dataclasses import dataclass, field
 from triptych.core.errors import TriptychError
 from triptych.core.generation import FinishReason, GeneratedToken
 from triptych.core.plan import Demand
-from triptych.core.prompt import Prompt
+from triptych.core.prompt import MediaPart, Prompt
 from triptych.core.sampling import SamplingParams
 from triptych.core.usage import Span, Usage
 from triptych.models.detokenize import IncrementalDetokenizer
+from triptych.models.media import media_bytes
+from triptych.models.pictures.layout import MediaLayout
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedImage:
-    """A picture that passed the checks of the front door; `field` is where the request holds it."""
+class CheckedMedia:
+    """An image or a video that passed the checks of the front door.
 
-    data: bytes = field(repr=False)
+    Attributes:
+        part: As it came.
+        content_hash: Names its embedding.
+        field: Where the request holds it.
+        layout: What it becomes in the prompt.
+    """
+
+    part: MediaPart = field(repr=False)
     content_hash: str
     field: str
+    layout: MediaLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +47,7 @@ class Admitted:
 
     request_id: str
     prompt: Prompt
-    images: tuple[CheckedImage, ...]
+    images: tuple[CheckedMedia, ...]
     sampling: SamplingParams
     demand: Demand
     deadline: float | None = None
@@ -49,7 +59,7 @@ class Admitted:
     @property
     def picture_bytes(self) -> int:
         """What its pictures weigh."""
-        return sum(len(image.data) for image in self.images)
+        return sum(media_bytes(image.part) for image in self.images)
 
 
 @dataclass(frozen=True, slots=True)

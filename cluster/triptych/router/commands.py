@@ -1,7 +1,9 @@
 """Builds the commands for stage workers: pure."""
 
 from triptych.core.errors import DataLoss
+from triptych.core.prompt import ImagePart, ImageSpan, VideoPart
 from triptych.core.request import actions as do
+from triptych.router.call import CheckedMedia
 from triptych.router.work import Work
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.wire.sampling import sampling_to_proto
@@ -13,10 +15,7 @@ def encode(work: Work, action: do.SendEncode, timeout_ms: int) -> pb.ConnectRequ
     Whether the damage that ended the attempt before was to KV or to which embedding is not known: all are made anew.
     """
     chosen = [(i, work.request.images[i]) for i in action.indices]
-    images = [
-        pb.EncodeImage(index=i, content_hash=image.content_hash, data=image.data, field=image.field)
-        for i, image in chosen
-    ]
+    images = [_image(i, image) for i, image in chosen]
     anew = isinstance(work.entry.record.past.error, DataLoss)
     key = _key(work, action.epoch)
     return pb.ConnectRequest(encode=pb.Encode(key=key, images=images, timeout_ms=timeout_ms, anew=anew))
@@ -66,8 +65,23 @@ def _key(work: Work, epoch: int) -> pb.OperationKey:
     return pb.OperationKey(request_id=work.entry.request_id, epoch=epoch)
 
 
+def _image(index: int, image: CheckedMedia) -> pb.EncodeImage:
+    wanted = pb.EncodeImage(index=index, content_hash=image.content_hash, field=image.field, rows=image.layout.rows)
+    match image.part:
+        case ImagePart(data):
+            wanted.data = data
+        case VideoPart(frames, fps):
+            wanted.frames.extend(frames)
+            wanted.fps = fps
+    return wanted
+
+
 def _media(work: Work) -> list[pb.MediaSpan]:
-    return [
-        pb.MediaSpan(start=span.start, handle=work.handles[i])
-        for i, span in enumerate(work.request.prompt.image_spans)
-    ]
+    return [_span(span, work.handles[span.image]) for span in work.request.prompt.image_spans]
+
+
+def _span(span: ImageSpan, handle: pb.EmbeddingHandle) -> pb.MediaSpan:
+    found = pb.MediaSpan(start=span.start, handle=handle, row=span.row, length=span.length)
+    if grid := span.grid:
+        found.grid.CopyFrom(pb.Grid(time=grid.time, height=grid.height, width=grid.width, interval=grid.interval))
+    return found

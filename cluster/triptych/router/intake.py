@@ -7,19 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar, TypeVarTuple
 
-from triptych.core.errors import FailedPrecondition, InvalidArgument, NotFound, PromptTooLong
+from triptych.core.errors import InvalidArgument, NotFound, PromptTooLong
 from triptych.core.generation import FinishReason
 from triptych.core.inputs import ChatInput, GenerationInput, PromptInput, TextInput, TokenInput
 from triptych.core.plan import Demand
-from triptych.core.prompt import ImagePart, Prompt
+from triptych.core.prompt import Prompt
 from triptych.core.resuming import ending, input_digest, require_received
 from triptych.core.sampling import SamplingParams, seed_of
 from triptych.models.detokenize import IncrementalDetokenizer
 from triptych.models.generation_config import NEUTRAL
-from triptych.models.images import check_image, content_hash
+from triptych.models.media import MediaLimits
 from triptych.models.spec import ModelSpec
 from triptych.models.text import TextProcessor
-from triptych.router.call import Admitted, CheckedImage
+from triptych.router.call import Admitted, CheckedMedia
+from triptych.router.pictures import PictureCheck
 
 INLINE_LENGTH = 4096  # characters or ids; what is longer is worked on off the event loop
 THREADS = 2  # pictures and texts that are looked at together; further ones wait
@@ -72,6 +73,9 @@ class Intake:
         self.spec = spec
         self.text = text
         self.limits = limits
+        self._pictures = PictureCheck(
+            model, text.layouts, limits.max_images, MediaLimits(limits.max_image_pixels, limits.max_image_bytes)
+        )
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="intake")
 
     def close(self) -> None:
@@ -116,18 +120,18 @@ class Intake:
         if request.resume is not None:
             _require_id(request.request_id)
             require_received(request.resume, self.spec.decoder.vocab_size, request.sampling.max_tokens)
-        images = await self._images(request.prompt)
-        prompt = await self.tokenize(request.prompt)
+        images = await self._media(request.prompt)
+        prompt = await self._tokenize(request.prompt, images)
         request_id = request.request_id or uuid.uuid4().hex
         length = len(prompt.token_ids)
-        sampling = self._sampling(request.sampling, request_id, length, context_length)
+        sampling = self._sampling(request.sampling, request_id, prompt, context_length)
         ended, detokenizer = await self._go_on(request.resume, sampling)
         admitted = Admitted(
             request_id=request_id,
             prompt=prompt,
             images=images,
             sampling=sampling,
-            demand=Demand(length, tuple(span.length for span in prompt.image_spans), request.placement),
+            demand=Demand(length, tuple(image.layout.patches for image in images), request.placement),
             deadline=deadline,
             digest=input_digest(prompt, [image.content_hash for image in images], request.sampling),
             linger=request.linger_seconds,
@@ -137,14 +141,21 @@ class Intake:
         return admitted, detokenizer
 
     async def tokenize(self, prompt: PromptInput) -> Prompt:
-        """Token ids and image places of a prompt."""
+        """Token ids and image places of a prompt.
+
+        Raises:
+            TriptychError: as `admit`.
+        """
+        return await self._tokenize(prompt, await self._media(prompt))
+
+    async def _tokenize(self, prompt: PromptInput, media: tuple[CheckedMedia, ...]) -> Prompt:
         match prompt:
             case TokenInput(token_ids):
                 return await self._sized(token_ids, self.text.token_ids)
             case TextInput(text):
                 return await self._sized(text, self.text.text)
             case ChatInput(messages, options):
-                return await self._aside(self.text.chat, messages, options)
+                return await self._aside(self.text.chat, messages, options, [image.layout for image in media])
 
     async def detokenize(self, token_ids: Sequence[int], context_length: int) -> str:
         """Token ids to text.
@@ -184,9 +195,10 @@ class Intake:
             )
 
     def _sampling(
-        self, sampling: SamplingParams, request_id: str, prompt_tokens: int, context_length: int
+        self, sampling: SamplingParams, request_id: str, prompt: Prompt, context_length: int
     ) -> SamplingParams:
         """Leaves nothing open; with a fixed seed a replay on another worker continues the same random stream."""
+        prompt_tokens = max(len(prompt.token_ids), prompt.following)  # neither tokens nor positions may run out
         self.require_room(prompt_tokens, context_length)
         room = context_length - prompt_tokens
         if (sampling.max_tokens or 0) > room:
@@ -206,26 +218,9 @@ class Intake:
         max_tokens = sampling.max_tokens or min(room, self.defaults.max_tokens or room)
         return replace(sampling.over(self.defaults), seed=seed, max_tokens=max_tokens)
 
-    async def _images(self, prompt: PromptInput) -> tuple[CheckedImage, ...]:
-        if not isinstance(prompt, ChatInput):
-            return ()
-        parts = [
-            (f"chat.messages[{m}].parts[{p}].image", part.data)
-            for m, message in enumerate(prompt.messages)
-            for p, part in enumerate(message.parts)
-            if isinstance(part, ImagePart)
-        ]
-        if parts and self.spec.vision is None:
-            raise FailedPrecondition(f"{self.model} reads text only; it was sent an image", field=parts[0][0])
-        if len(parts) > self.limits.max_images:
-            raise InvalidArgument(
-                f"a request may hold at most {self.limits.max_images} images, got {len(parts)}", field="chat.messages"
-            )
-        return tuple([await self._aside(self._check, field, data) for field, data in parts])
-
-    def _check(self, field: str, data: bytes) -> CheckedImage:
-        check_image(data, max_pixels=self.limits.max_image_pixels, max_bytes=self.limits.max_image_bytes, field=field)
-        return CheckedImage(data, content_hash(data), field)
+    async def _media(self, prompt: PromptInput) -> tuple[CheckedMedia, ...]:
+        parts = self._pictures.parts(prompt)
+        return tuple([await self._aside(self._pictures.check, field, part) for field, part in parts])
 
 
 def _require_id(request_id: str) -> None:

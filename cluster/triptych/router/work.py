@@ -5,6 +5,7 @@ from dataclasses import replace
 from triptych.core.desk import Entry
 from triptych.core.errors import TriptychError
 from triptych.core.generation import FinishReason
+from triptych.core.prompt import ImagePart
 from triptych.core.request.states import Placed
 from triptych.core.usage import Usage
 from triptych.router.call import Admitted, Call
@@ -47,7 +48,7 @@ class Work:
         """Lets go of the pictures' bytes, which no attempt needs any more; how many those were."""
         size = self.request.picture_bytes
         if size:
-            images = tuple(replace(image, data=b"") for image in self.request.images)
+            images = tuple(replace(image, part=ImagePart(b"")) for image in self.request.images)
             self.request = replace(self.request, images=images)
         return size
 
@@ -69,7 +70,7 @@ class Work:
         return Usage(
             prompt_tokens=len(prompt.token_ids),
             completion_tokens=self.call.tokens,
-            image_tokens=sum(span.length for span in prompt.image_spans),
+            image_tokens=sum(prompt.rows),
             cached_tokens=self.cached_tokens or 0,
             replays=self.entry.record.past.replays,
         )

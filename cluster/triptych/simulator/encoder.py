@@ -42,11 +42,12 @@ class Encoder:
     def __init__(self, worker: Worker) -> None:
         spec = worker.world.spec
         size, room = spec.costs.embedding_bytes, spec.cluster.embeddings
-        limits = EncodeLimits(size, size * room, room, spec.cluster.waiting_images)
+        limits = EncodeLimits(size * room, room, spec.cluster.waiting_images)
         self.control: EncodeControl[Task] = EncodeControl(worker.name, limits)
         self.values: dict[str, int] = {}
         self._worker = worker
         self._seconds = spec.costs.picture
+        self._size = size
 
     @property
     def runnable(self) -> int:
@@ -58,7 +59,8 @@ class Encoder:
         now = self._worker.now
         deadline = None if message.timeout is None else now + message.timeout
         pictures = tuple(picture for _, picture in message.images)
-        task = Task(message.key, session.number, pictures, deadline, message.anew, message.images, session)
+        sizes = (self._size,) * len(pictures)
+        task = Task(message.key, session.number, pictures, sizes, deadline, message.anew, message.images, session)
         self._run(self.control.submit(task, now))
         self._watch()
 

@@ -14,11 +14,12 @@ from triptych.core.errors import DeadlineExceeded, Internal, InvalidArgument, Re
 from triptych.core.generation import OperationKey
 
 SIZE = 10
+SIZES = {"L": 35, "T": 3, "S": 2}
 ROOM = 4
 
 
 def control(room: int = ROOM, waiting: int = 30) -> EncodeControl[Job]:
-    return EncodeControl("encode-0", EncodeLimits(SIZE, room * SIZE, 256, waiting))
+    return EncodeControl("encode-0", EncodeLimits(room * SIZE, 256, waiting))
 
 
 def job(
@@ -30,7 +31,8 @@ def job(
     deadline: float | None = None,
     anew: bool = False,
 ) -> Job:
-    return Job(OperationKey(name, epoch), session, tuple(pictures), deadline, anew)
+    sizes = tuple(SIZES.get(picture, SIZE) for picture in pictures)
+    return Job(OperationKey(name, epoch), session, tuple(pictures), sizes, deadline, anew)
 
 
 def settled(worker: EncodeControl[Job], *jobs: Job) -> None:
@@ -224,6 +226,27 @@ def test_a_picture_without_a_result_fails_whoever_needs_it() -> None:
     assert worker.audit().holdings.stored_bytes == SIZE
 
 
+def test_embeddings_of_any_size_share_the_room_by_their_bytes() -> None:
+    worker, small, next_ = control(), job("small", "TS"), job("next", "S")
+    settled(worker, job("large", "L"))
+    assert worker.audit().holdings.held_bytes == SIZES["L"]
+    assert isinstance(worker.submit(small, 1.0)[0], Compute)  # 35 + 3 + 2 of 40 bytes
+    worker.encoded("TS", {}, 2.0)
+    assert worker.audit().holdings.held_bytes == ROOM * SIZE
+    assert worker.submit(job("more", "u"), 3.0) == []
+    assert worker.submit(next_, 3.0) == []  # found, but nobody is overtaken
+    [refusal] = worker.submit(job("too large", "LT0"), 3.0)
+    assert isinstance(refusal, Refuse)
+    assert refusal.error.message == (
+        "the embeddings of 3 images need 48 bytes; this worker keeps at most 40 (transfer.embedding_cache)"
+    )
+    freed = worker.free(small.key, 7, 4.0)  # 5 bytes are not enough
+    assert [type(action) for action in freed] == [Acknowledge]
+    answer, *evicted, compute, _ = worker.free(OperationKey("large", 1), 7, 5.0)
+    assert (answer, evicted) == (Answer(next_, None), [Evict("T"), Evict("L")])
+    assert isinstance(compute, Compute)
+
+
 def test_the_queue_is_bounded() -> None:
     worker = control(waiting=3)
     worker.submit(job("a", "x"), 0.0)
@@ -244,7 +267,9 @@ def test_what_never_fits_is_refused_at_once() -> None:
     worker = control()
     [refusal] = worker.submit(job("a", "vwxyz"), 0.0)
     assert isinstance(refusal, Refuse)
-    assert refusal.error.message == "the embeddings of 5 images need 50 bytes; this worker keeps at most 40"
+    assert refusal.error.message == (
+        "the embeddings of 5 images need 50 bytes; this worker keeps at most 40 (transfer.embedding_cache)"
+    )
 
 
 def test_waiting_ends_with_the_deadline() -> None:

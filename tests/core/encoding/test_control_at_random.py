@@ -1,7 +1,7 @@
 """Any interleaving of commands, results, deadlines and losses."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hypothesis import settings
@@ -16,7 +16,7 @@ from triptych.core.encoding.limits import EncodeLimits
 from triptych.core.errors import InvalidArgument
 from triptych.core.generation import OperationKey
 
-SIZE, ROOM, ENTRIES, WAITING = 3, 6, 4, 8
+SIZE, ROOM, ENTRIES, WAITING = 4, 6, 4, 8
 
 _names = st.sampled_from("abcd")
 _epochs = st.integers(1, 2)
@@ -25,12 +25,21 @@ _pictures = st.lists(st.sampled_from("pqrstuvwxyz"), max_size=ROOM + 1)
 _seconds = st.floats(0.0, 4.0)
 
 
+def size_of(picture: str) -> int:
+    """Of an embedding: large, small, or in between."""
+    return SIZE * (1 + ord(picture) % 3) // 2
+
+
+def bytes_of(pictures: Iterable[str]) -> int:
+    return sum(map(size_of, pictures))
+
+
 class Worker(RuleBasedStateMachine):
     """The bytes of the embeddings, and what every router was told."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.control: EncodeControl[Job] = EncodeControl("e", EncodeLimits(SIZE, ROOM * SIZE, ENTRIES, WAITING))
+        self.control: EncodeControl[Job] = EncodeControl("e", EncodeLimits(ROOM * SIZE, ENTRIES, WAITING))
         self.now = 0.0
         self.stored: set[str] = set()
         self.open: dict[OperationKey, Job] = {}
@@ -51,7 +60,7 @@ class Worker(RuleBasedStateMachine):
                     assert batch.pictures
                     assert len(batch.jobs) == 1 or len(batch.pictures) <= MAX_PICTURES
                     assert all(self.is_distrusted(picture) for picture in self.stored.intersection(batch.pictures))
-                    assert len(self.stored.union(batch.pictures)) <= ROOM
+                    assert bytes_of(self.stored.union(batch.pictures)) <= ROOM * SIZE
                     assert all(self.open[job.key] is job and job.key not in self.answered for job in batch.jobs)
                 case Answer(job, began):
                     assert self.stored.issuperset(job.pictures)
@@ -86,7 +95,8 @@ class Worker(RuleBasedStateMachine):
         self, name: str, epoch: int, session: int, pictures: list[str], patience: float | None, anew: bool
     ) -> None:
         deadline = None if patience is None else self.now + patience
-        job = Job(OperationKey(name, epoch), session, tuple(pictures), deadline, anew)
+        sizes = tuple(map(size_of, pictures))
+        job = Job(OperationKey(name, epoch), session, tuple(pictures), sizes, deadline, anew)
         known = self.open.setdefault(job.key, job)
         if known is job:
             self.before[job.key] = self.computed.copy()
@@ -150,7 +160,7 @@ class Worker(RuleBasedStateMachine):
         assert self.control.open == len(self.open)
         assert audit.holdings.stored_bytes <= ROOM * SIZE
         making = set(self.control.batch.pictures) if self.control.batch else set()
-        assert audit.holdings.stored_bytes == len(self.stored | making) * SIZE
+        assert audit.holdings.stored_bytes == bytes_of(self.stored | making)
         assert self.control.queued_images == sum(len(self.open[key].pictures) for key in audit.waiting) <= WAITING
         assert self.control.encoded_images == self.computed.total()
 
@@ -159,7 +169,7 @@ class Worker(RuleBasedStateMachine):
         audit = self.control.audit()
         if audit.waiting and not self.control.batch:
             held = {picture for key in audit.held for picture in self.open[key].pictures}
-            assert len(held | set(self.open[audit.waiting[0]].pictures)) > ROOM
+            assert bytes_of(held | set(self.open[audit.waiting[0]].pictures)) > ROOM * SIZE
 
     def teardown(self) -> None:
         for session in (1, 2):

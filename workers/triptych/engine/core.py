@@ -40,13 +40,14 @@ class EngineCore:
         self.kv = kv
         self.capacity = min(context_length, blocks * block_size)
         cache = KvCache(blocks, block_size, prefix_caching=options.prefix_caching)
-        self.scheduler = Scheduler(cache, options)
+        self.scheduler = Scheduler(cache, options, whole_images=decoder.spec.whole_images)
         table = BatchTable(
             options.max_batch_tokens,
             options.max_running,
             blocks_for(self.capacity, block_size),
             block_size,
             decoder.device,
+            whole_images=decoder.spec.whole_images,
         )
         self.runner = ModelRunner(decoder, kv, table)
         self._loop = StepLoop(self.scheduler, self.runner)
@@ -61,9 +62,16 @@ class EngineCore:
         """Rows of all steps so far."""
         return self._loop.computed_tokens
 
-    def limit(self, prompt_length: int, max_tokens: int | None) -> int:
-        """The length at which a sequence ends."""
-        return min(self.capacity, prompt_length + max_tokens) if max_tokens else self.capacity
+    def limit(self, prompt_length: int, following: int, max_tokens: int | None) -> int:
+        """The length at which a sequence ends.
+
+        Args:
+            prompt_length: Tokens of the prompt.
+            following: The position of the token after it: neither tokens nor positions exceed the context.
+            max_tokens: Of the answer.
+        """
+        room = self.capacity - max(following - prompt_length, 0)
+        return min(room, prompt_length + max_tokens) if max_tokens else room
 
     def step(self, meanwhile: Callable[[], None] = lambda: None) -> StepOutcome | None:
         """Runs one step; None when there is nothing to compute. See `StepLoop.step`."""

@@ -12,23 +12,25 @@ from functools import cached_property
 from typing import Literal, cast
 
 import torch
-from torch import Tensor
 
 from triptych.core.errors import FailedPrecondition, InvalidArgument
 from triptych.core.generation import FinishReason, OperationKey
+from triptych.core.prompt import MediaPart, Prompt
 from triptych.core.sampling import SamplingParams, choice_seed
 from triptych.engine.answer import Answer, Completion
 from triptych.engine.core import EngineCore, kv_blocks
+from triptych.engine.eyes import Eyes, place
 from triptych.engine.kernels import build_kernels
 from triptych.engine.loading import context_length as served_context
 from triptych.engine.loading import load_model
 from triptych.engine.loop import StepOutcome
-from triptych.engine.prompts import Eyes, PromptLike, images_of, is_single, media_of, require_fit, tokenize
+from triptych.engine.prompts import PromptLike, is_single, media_of, require_fit, tokenize
 from triptych.engine.sampling import Sampling
 from triptych.engine.scheduler import SchedulerOptions
-from triptych.engine.sequence import Sequence
+from triptych.engine.sequence import Media, Sequence
 from triptych.engine.threads import torch_threads, use_threads
 from triptych.models.generation_config import NEUTRAL, read_sampling_defaults
+from triptych.models.media import media_hash
 from triptych.models.progress import SILENT, Progress
 from triptych.models.resolve import resolve
 from triptych.models.text import TextProcessor
@@ -145,9 +147,17 @@ class Engine:
             raise FailedPrecondition(f"{self._files.name} takes no images", field="prompt")
         return Eyes.load(self._files, self.spec, self._loaded.dtype, self._device)
 
-    def _see(self, images: Sequence_[bytes]) -> list[Tensor]:
+    def _see(self, prompt: Prompt, parts: Sequence_[MediaPart]) -> tuple[Media, ...]:
+        """The images and videos of a prompt, each encoded once."""
+        if not parts:
+            return ()
+        names = [media_hash(part) for part in parts]
         with torch_threads(self._threads):
-            return self.eyes.see(images)
+            seen = {
+                n: self.eyes.see(self.eyes.prepare(p, "image"))
+                for n, p in dict(zip(names, parts, strict=True)).items()
+            }
+        return tuple(place(span, names[span.image], seen[names[span.image]]) for span in prompt.image_spans)
 
     def _settled(self, params: SamplingParams) -> SamplingParams:
         """With a seed, and what the model asks for where a parameter was left open."""
@@ -159,9 +169,8 @@ class Engine:
     def _sequences(self, prompt: PromptLike, params: SamplingParams) -> list[Sequence]:
         """One for each answer that is asked for."""
         tokens = tokenize(prompt, self.text)
-        require_fit(len(tokens.token_ids), self.core.capacity)
-        images = images_of(prompt)
-        media = media_of(tokens, images, self._see(images)) if images else ()
+        require_fit(len(tokens.token_ids), tokens.following, self.core.capacity)
+        media = self._see(tokens, media_of(prompt))
         sampling = Sampling.of(params, self.spec.eos_token_ids)
         self._requests += 1
         return [
@@ -171,7 +180,7 @@ class Engine:
                 prompt_length=len(tokens.token_ids),
                 params=sampling,
                 seed=choice_seed(params.seed or 0, index),
-                limit=self.core.limit(len(tokens.token_ids), params.max_tokens),
+                limit=self.core.limit(len(tokens.token_ids), tokens.following, params.max_tokens),
                 media=media,
             )
             for index in range(params.n)

@@ -1,23 +1,15 @@
 """From what a caller may pass as a prompt to token ids and embeddings."""
 
-from collections.abc import Iterable
+import sys
 from collections.abc import Sequence as Sequence_
-from dataclasses import dataclass
 from typing import TypeAlias
-
-import torch
-from torch import Tensor
 
 from triptych.core.errors import InvalidArgument, PromptTooLong
 from triptych.core.inputs import ChatInput
-from triptych.core.prompt import ChatMessage, ImagePart, Prompt
-from triptych.engine.sequence import Media
-from triptych.models.files import ModelFiles
-from triptych.models.images import content_hash
-from triptych.models.pictures import Preprocessor, open_preprocessor
-from triptych.models.spec import ModelSpec
+from triptych.core.prompt import ChatMessage, MediaPart, Prompt
+from triptych.models.images import PIXEL_CEILING
+from triptych.models.media import MediaLimits, layout_of
 from triptych.models.text import TextProcessor
-from triptych.models.towers.encoder import VisionEncoder
 
 PromptLike: TypeAlias = str | Sequence_[int] | Sequence_[ChatMessage] | ChatInput
 
@@ -29,8 +21,13 @@ def is_single(prompts: object) -> bool:
     return isinstance(prompts, Sequence_) and bool(prompts) and isinstance(prompts[0], (int, ChatMessage))
 
 
-def require_fit(prompt_tokens: int, capacity: int) -> None:
+def require_fit(prompt_tokens: int, following: int, capacity: int) -> None:
     """Refuses a prompt that leaves no room for an answer.
+
+    Args:
+        prompt_tokens: Of the prompt.
+        following: The position of the token after it: a video may take more positions than tokens.
+        capacity: Tokens, and positions, of the context.
 
     Raises:
         PromptTooLong: names the limit and the value.
@@ -40,23 +37,10 @@ def require_fit(prompt_tokens: int, capacity: int) -> None:
             f"the prompt has {prompt_tokens} tokens; the context holds {capacity}, one of them for the answer",
             field="prompt",
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Eyes:
-    """A vision tower and the preprocessing it was trained with."""
-
-    preprocessor: Preprocessor
-    encoder: VisionEncoder
-
-    @classmethod
-    def load(cls, files: ModelFiles, spec: ModelSpec, dtype: torch.dtype, device: str = "cpu") -> "Eyes":
-        """Reads the vision part of a model, and nothing else of it."""
-        return cls(open_preprocessor(files, spec), VisionEncoder.load(files, spec, dtype, device))
-
-    def see(self, images: Sequence_[bytes]) -> list[Tensor]:
-        """Embeddings of encoded pictures, [tokens, hidden] each."""
-        return [rows[0] for rows in self.encoder.encode([self.preprocessor.image(image) for image in images])]
+    if following >= capacity:
+        raise PromptTooLong(
+            f"the prompt's videos reach position {following}; the context has {capacity} positions", field="prompt"
+        )
 
 
 def tokenize(prompt: PromptLike, text: TextProcessor) -> Prompt:
@@ -64,15 +48,16 @@ def tokenize(prompt: PromptLike, text: TextProcessor) -> Prompt:
 
     Raises:
         InvalidArgument: the prompt is empty or of no known kind.
+        TriptychError: as `TextProcessor.chat`, and as `layout_of` of its images.
     """
     if isinstance(prompt, str):
         return text.text(prompt)
     if isinstance(prompt, ChatInput):
-        return text.chat(prompt.messages, prompt.options)
+        return _chat(prompt, text)
     if not prompt:
         raise InvalidArgument("the prompt is empty", field="prompt")
     if all(isinstance(item, ChatMessage) for item in prompt):
-        return text.chat([item for item in prompt if isinstance(item, ChatMessage)])
+        return _chat(ChatInput(tuple(item for item in prompt if isinstance(item, ChatMessage))), text)
     if all(isinstance(item, int) for item in prompt):
         return text.token_ids([item for item in prompt if isinstance(item, int)])
     raise InvalidArgument(
@@ -80,16 +65,15 @@ def tokenize(prompt: PromptLike, text: TextProcessor) -> Prompt:
     )
 
 
-def images_of(prompt: PromptLike) -> list[bytes]:
-    """The pictures of a chat, in order."""
+def media_of(prompt: PromptLike) -> list[MediaPart]:
+    """The images and videos of a chat, in order."""
     if isinstance(prompt, str):
         return []
-    items = prompt.messages if isinstance(prompt, ChatInput) else prompt
-    messages = (item for item in items if isinstance(item, ChatMessage))
-    return [part.data for message in messages for part in message.parts if isinstance(part, ImagePart)]
+    messages = prompt.messages if isinstance(prompt, ChatInput) else prompt
+    return [part for message in messages if isinstance(message, ChatMessage) for part in message.media]
 
 
-def media_of(prompt: Prompt, images: Sequence_[bytes], embeddings: Iterable[Tensor]) -> tuple[Media, ...]:
-    """Embeddings [tokens, hidden] of encoded pictures at the places that stand for them."""
-    pictures = zip(prompt.image_spans, images, embeddings, strict=True)
-    return tuple(Media(span.start, span.length, rows, content_hash(image)) for span, image, rows in pictures)
+def _chat(chat: ChatInput, text: TextProcessor) -> Prompt:
+    limits = MediaLimits(pixels=PIXEL_CEILING, bytes=sys.maxsize)
+    layouts = [layout_of(part, text.layouts, limits, "image") for part in media_of(chat)]
+    return text.chat(chat.messages, chat.options, layouts)

@@ -1,7 +1,6 @@
 """Conversations to token ids, by the chat template of the model. No torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, cast
 
 from transformers import PreTrainedTokenizerFast
@@ -9,7 +8,7 @@ from transformers.utils.chat_template_utils import encode_marked_chat, mark_cont
 
 from triptych.core.chat import NO_OPTIONS, ChatOptions
 from triptych.core.errors import FailedPrecondition, InvalidArgument
-from triptych.core.prompt import ROLES, ChatMessage, ImagePart, ImageSpan, Prompt, TextPart
+from triptych.core.prompt import ROLES, ChatMessage, ImagePart, MediaPart, Part, Prompt, TextPart, VideoPart
 from triptych.models.control_tokens import ControlTokens
 from triptych.models.conversation import (
     JsonObject,
@@ -20,17 +19,11 @@ from triptych.models.conversation import (
     texts_of,
 )
 from triptych.models.hf_tokenizer import leading_tokens, takes_parts
+from triptych.models.pictures.layout import Layouts, MediaLayout
+from triptych.models.placeholders import Placeholders, repeated
 
 _ESCAPED_MARKS: Final = ("\\U000f0000", "\\udb80\\udc00")
 """How Python's `repr` and ASCII JSON write the character that stands before a special token of a caller's text."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageTokens:
-    """How an image stands in a prompt: `length` times the token `token_id`."""
-
-    token_id: int
-    length: int
 
 
 class ChatTemplate:
@@ -43,7 +36,7 @@ class ChatTemplate:
     Args:
         tokenizer: Writes the token ids.
         template: A Jinja template; it is run in transformers' sandbox.
-        image: Of a vision-language model.
+        layouts: Of a vision-language model's images.
         tool_template: For conversations with tools, where the model has a template of its own for them.
     """
 
@@ -51,40 +44,41 @@ class ChatTemplate:
         self,
         tokenizer: PreTrainedTokenizerFast,
         template: str,
-        image: ImageTokens | None,
+        layouts: Layouts | None,
         tool_template: str | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._template = template
         self._tool_template = tool_template or template
-        self._image = image
-        self._takes_parts = image is not None and takes_parts(tokenizer, template)
-        self._prefix = leading_tokens(tokenizer) if image else []
+        self._placeholders = Placeholders(tokenizer, layouts) if layouts else None
+        self._takes_parts = layouts is not None and takes_parts(tokenizer, template)
+        self._prefix = leading_tokens(tokenizer) if layouts else []
         self._control_tokens = ControlTokens(tokenizer)
 
-    def apply(self, messages: Sequence[ChatMessage], options: ChatOptions = NO_OPTIONS) -> Prompt:
+    def apply(
+        self,
+        messages: Sequence[ChatMessage],
+        options: ChatOptions = NO_OPTIONS,
+        layouts: Sequence[MediaLayout] = (),
+    ) -> Prompt:
         """The prompt that the messages make, by default up to where the assistant's next turn begins.
+
+        Args:
+            messages: The conversation.
+            options: What else the template is to know.
+            layouts: Of each of its images and videos, in order.
 
         Raises:
             InvalidArgument: nothing to read, an unknown role, a special token spelled across parts or in the key of
                 an object, JSON that is none, or a conversation that the template refuses.
-            FailedPrecondition: an image for a model that reads text only.
+            FailedPrecondition: an image for a model that reads text only, or a video for one that takes none.
         """
-        images = _check(messages, self._image is not None)
+        _check(messages, self._placeholders)
         arguments = template_arguments(options)
         conversation = [self._message(i, message) for i, message in enumerate(messages)]
         self._require_apart(messages, conversation, arguments)
-        token_ids = self._encode(conversation, arguments)
-        if self._image is None:
-            return Prompt(tuple(token_ids))
-        found = token_ids.count(self._image.token_id)
-        if found != images:
-            raise InvalidArgument(
-                f"the model's chat template has {found} places for the {images} images of this conversation; "
-                "images may belong to the user's turns only",
-                field="chat.messages",
-            )
-        return _with_images(token_ids, self._image)
+        parts = [part for message in messages for part in message.media]
+        return self._encode(conversation, arguments, parts, layouts)
 
     def _message(self, index: int, message: ChatMessage) -> JsonObject:
         content: str | list[dict[str, str]]
@@ -109,7 +103,13 @@ class ChatTemplate:
                 f"two texts of this conversation together spell the special token {token!r}", field="chat.messages"
             )
 
-    def _encode(self, conversation: list[JsonObject], arguments: JsonObject) -> list[int]:
+    def _encode(
+        self,
+        conversation: list[JsonObject],
+        arguments: JsonObject,
+        parts: Sequence[MediaPart],
+        layouts: Sequence[MediaLayout],
+    ) -> Prompt:
         template = self._tool_template if arguments["tools"] else self._template
         marked = self._control_tokens.of_template(template)
         try:
@@ -123,7 +123,8 @@ class ChatTemplate:
                 ),
             )
             _require_marks(rendered, conversation, arguments)
-            token_ids: list[int] = encode_marked_chat(self._tokenizer, rendered)
+            expanded = self._placeholders.expand(rendered, parts, layouts) if self._placeholders else None
+            token_ids: list[int] = encode_marked_chat(self._tokenizer, expanded.text if expanded else rendered)
         except InvalidArgument:
             raise
         except Exception as error:  # a template is a program and may fail in any way
@@ -131,7 +132,8 @@ class ChatTemplate:
                 f"the model's chat template refuses this conversation: {error}", field="chat.messages"
             ) from error
         prefix = self._prefix
-        return token_ids if token_ids[: len(prefix)] == prefix else prefix + token_ids
+        token_ids = token_ids if token_ids[: len(prefix)] == prefix else prefix + token_ids
+        return repeated(token_ids, expanded.runs) if expanded else Prompt(tuple(token_ids))
 
 
 def _require_marks(rendered: str, *given: object) -> None:
@@ -144,11 +146,10 @@ def _require_marks(rendered: str, *given: object) -> None:
             )
 
 
-def _check(messages: Sequence[ChatMessage], takes_images: bool) -> int:
-    """Refuses what no template should see; returns how many images there are."""
+def _check(messages: Sequence[ChatMessage], placeholders: Placeholders | None) -> None:
+    """Refuses what no template should see."""
     if not messages:
         raise InvalidArgument("a chat needs at least one message", field="chat.messages")
-    images = 0
     for i, message in enumerate(messages):
         field = f"chat.messages[{i}]"
         if message.role not in ROLES:
@@ -156,33 +157,26 @@ def _check(messages: Sequence[ChatMessage], takes_images: bool) -> int:
                 f"{field}.role must be one of {', '.join(ROLES)}, got {message.role!r:.60}", field=f"{field}.role"
             )
         for j, part in enumerate(message.parts):
-            if isinstance(part, ImagePart):
-                images += 1
-                if not takes_images:
-                    raise FailedPrecondition(
-                        f"{field}.parts[{j}] is an image, and the model reads text only", field=f"{field}.parts[{j}]"
-                    )
-    if not images and not any(message.tool_calls for message in messages) and not texts_of(messages):
+            _require_eyes(part, f"{field}.parts[{j}]", placeholders)
+    if not any(message.media or message.tool_calls for message in messages) and not texts_of(messages):
         raise InvalidArgument("the prompt is empty: no message holds text or an image", field="chat.messages")
-    return images
 
 
-def _part(part: TextPart | ImagePart) -> dict[str, str]:
+def _require_eyes(part: Part, field: str, placeholders: Placeholders | None) -> None:
+    match part:
+        case TextPart():
+            return
+        case ImagePart() if placeholders is None:
+            raise FailedPrecondition(f"{field} is an image, and the model reads text only", field=field)
+        case VideoPart() if placeholders is None or not placeholders.takes_videos:
+            raise FailedPrecondition(f"{field} is a video, and the model takes none", field=field)
+
+
+def _part(part: Part) -> dict[str, str]:
     match part:
         case TextPart(text):
             return {"type": "text", "text": text}
         case ImagePart():
             return {"type": "image"}
-
-
-def _with_images(token_ids: list[int], image: ImageTokens) -> Prompt:
-    """Repeats each image token to the length of an image."""
-    expanded: list[int] = []
-    spans = []
-    for token_id in token_ids:
-        if token_id == image.token_id:
-            spans.append(ImageSpan(len(expanded), image.length))
-            expanded += [token_id] * image.length
-        else:
-            expanded.append(token_id)
-    return Prompt(tuple(expanded), tuple(spans))
+        case VideoPart():
+            return {"type": "video"}

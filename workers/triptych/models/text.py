@@ -10,11 +10,13 @@ from triptych.core.chat import NO_OPTIONS, ChatOptions
 from triptych.core.errors import FailedPrecondition, InvalidArgument, PromptTooLong
 from triptych.core.generation import GeneratedToken, PositionLogprobs, TokenLogprob
 from triptych.core.prompt import ChatMessage, Prompt
-from triptych.models.chat import ChatTemplate, ImageTokens
+from triptych.models.chat import ChatTemplate
 from triptych.models.conversation import texts_of
 from triptych.models.files import ModelFiles
 from triptych.models.hf_tokenizer import read_chat_template, read_tokenizer, read_tool_template
-from triptych.models.spec import LlavaVision, ModelSpec
+from triptych.models.pictures.layout import Layouts, MediaLayout
+from triptych.models.pictures.opening import open_layouts
+from triptych.models.spec import ModelSpec
 from triptych.models.token_bytes import TokenBytes
 from triptych.models.token_stream import TokenStream, stream_factory
 from triptych.models.tokenizer import tokenizer_folder
@@ -26,8 +28,12 @@ class TextProcessor:
     Args:
         tokenizer: transformers' wrapper of the model's tokenizer.json.
         template: The chat template; None for a model that has none.
-        spec: Bounds of the ids and of the context, and the size of an image.
+        spec: Bounds of the ids and of the context.
         tool_template: For conversations with tools, where the model has a template of its own for them.
+        layouts: Of a vision-language model's images.
+
+    Attributes:
+        layouts: As given.
     """
 
     def __init__(
@@ -36,12 +42,14 @@ class TextProcessor:
         template: str | None,
         spec: ModelSpec,
         tool_template: str | None = None,
+        layouts: Layouts | None = None,
     ) -> None:
+        self.layouts = layouts
         self._backend: Tokenizer = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._image = _image_tokens(spec)
-        self._chat = ChatTemplate(tokenizer, template, self._image, tool_template) if template else None
+        self._image_tokens = _image_tokens(spec, layouts)
+        self._chat = ChatTemplate(tokenizer, template, layouts, tool_template) if template else None
         self._vocab_size = spec.decoder.vocab_size
         self._longest_text = spec.context_length * max(map(len, self._backend.get_vocab()))
         self._new_stream = stream_factory(self._backend)
@@ -54,10 +62,12 @@ class TextProcessor:
         Raises:
             NotFound: there is no tokenizer.json.
             DataLoss: it, or a file beside it, is damaged.
+            TriptychError: as `open_layouts`.
         """
         folder = tokenizer_folder(files)
         tokenizer = read_tokenizer(folder)
-        return cls(tokenizer, read_chat_template(tokenizer, folder), spec, read_tool_template(tokenizer))
+        template, tool_template = read_chat_template(tokenizer, folder), read_tool_template(tokenizer)
+        return cls(tokenizer, template, spec, tool_template, open_layouts(files, spec))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, exactly as transformers' tokenizer gives them.
@@ -93,11 +103,21 @@ class TextProcessor:
             raise InvalidArgument("the prompt is empty: token_ids holds nothing", field="token_ids")
         return self._without_images(self._require_ids(token_ids, "token_ids"), "token_ids")
 
-    def chat(self, messages: Sequence[ChatMessage], options: ChatOptions = NO_OPTIONS) -> Prompt:
+    def chat(
+        self,
+        messages: Sequence[ChatMessage],
+        options: ChatOptions = NO_OPTIONS,
+        layouts: Sequence[MediaLayout] = (),
+    ) -> Prompt:
         """A conversation, by default up to where the assistant's next turn begins.
 
+        Args:
+            messages: The conversation.
+            options: What else the template is to know.
+            layouts: Of each of its images and videos, in order (`triptych.models.media`).
+
         Raises:
-            FailedPrecondition: the model has no chat template, or reads no images.
+            FailedPrecondition: the model has no chat template, or takes no images or no videos.
             InvalidArgument: see `ChatTemplate.apply`.
             PromptTooLong: see `encode`.
         """
@@ -105,7 +125,7 @@ class TextProcessor:
             raise FailedPrecondition("the model has no chat template; send the prompt as text", field="chat")
         calls = [text for m in messages for call in m.tool_calls for text in (call.name, call.arguments, call.id)]
         self._require_readable([*texts_of(messages), *calls, *options.tools, options.template_kwargs])
-        prompt = self._chat.apply(messages, options)
+        prompt = self._chat.apply(messages, options, layouts)
         self._require_ids(prompt.token_ids, "chat")
         return prompt
 
@@ -163,16 +183,16 @@ class TextProcessor:
         return list(token_ids)
 
     def _without_images(self, token_ids: list[int], field: str) -> Prompt:
-        if self._image is not None and self._image.token_id in token_ids:
-            place = token_ids.index(self._image.token_id)
+        if found := self._image_tokens.intersection(token_ids):
+            token_id = min(found)
+            place = token_ids.index(token_id)
             raise InvalidArgument(
-                f"{field} holds the image token {self._image.token_id} at place {place}; send images in a chat",
-                field=field,
+                f"{field} holds the image token {token_id} at place {place}; send images in a chat", field=field
             )
         return Prompt(tuple(token_ids))
 
 
-def _image_tokens(spec: ModelSpec) -> ImageTokens | None:
-    if not isinstance(spec.vision, LlavaVision) or spec.image_token_id is None:
-        return None
-    return ImageTokens(spec.image_token_id, spec.vision.rows)
+def _image_tokens(spec: ModelSpec, layouts: Layouts | None) -> frozenset[int]:
+    """Tokens that stand for rows of images or videos."""
+    found = {spec.image_token_id, layouts.video_placeholder if layouts else None}
+    return frozenset(token_id for token_id in found if token_id is not None)

@@ -11,15 +11,15 @@ from triptych.core.errors import InvalidArgument
 from triptych.core.jobs.events import KvComplete, KvFailed
 from triptych.engine.core import EngineCore, kv_blocks
 from triptych.engine.dtypes import choose_dtype
+from triptych.engine.eyes import Eyes
 from triptych.engine.loading import context_length, load_model
-from triptych.engine.prompts import Eyes
 from triptych.engine.scheduler import SchedulerOptions
 from triptych.engine.threads import use_threads
 from triptych.models.config import read_config
-from triptych.models.spec import read_spec
+from triptych.models.spec import embedding_levels, read_spec
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.decoder_stage import DecoderStage
-from triptych.stages.encode_batch import BatchEncoder
+from triptych.stages.encode_batch import BatchEncoder, Shape
 from triptych.stages.encode_stage import EncodeStage
 from triptych.stages.identity import Identity
 from triptych.stages.inbox import ComputeThread, Inbox
@@ -70,10 +70,9 @@ def _encoding(settings: StageSettings, store: EmbeddingStore, identity: Identity
         raise InvalidArgument(f"{settings.files.name} has no vision tower to encode with", field="layout")
     dtype = choose_dtype(settings.dtype, read_config(settings.files))
     eyes = Eyes.load(settings.files, spec, dtype)
-    rows = eyes.preprocessor.layouts.image(1, 1).rows
-    encoder = BatchEncoder(eyes, rows, spec.decoder.hidden_size, dtype, settings.threads)
+    shape = Shape(spec.decoder.hidden_size, embedding_levels(spec.vision), dtype)
+    encoder = BatchEncoder(eyes, shape, settings.threads)
     limits = EncodeLimits(
-        picture_bytes=encoder.picture_bytes,
         budget_bytes=settings.embedding_cache_bytes,
         max_entries=store.max_shared,
         max_waiting_images=settings.max_waiting_images,

@@ -8,7 +8,7 @@ from triptych.core.encoding.actions import Answer, Refuse
 from triptych.core.errors import Internal, TriptychError
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages import events
-from triptych.stages.encode_batch import Encoded, EncodeJob
+from triptych.stages.encode_batch import Encoded, EncodeJob, Shape
 from triptych.stages.identity import Identity
 from triptych.transfer import EmbeddingStore
 
@@ -21,10 +21,10 @@ class EncodeAnswers:
     Args:
         store: Has the embeddings.
         identity: Goes into the handles.
-        shape: Rows, columns and element type of every embedding.
+        shape: Of every embedding.
     """
 
-    def __init__(self, store: EmbeddingStore, identity: Identity, shape: tuple[int, int, str]) -> None:
+    def __init__(self, store: EmbeddingStore, identity: Identity, shape: Shape) -> None:
         self._store = store
         self._identity = identity
         self._shape = shape
@@ -59,17 +59,18 @@ class EncodeAnswers:
                 assert_never(answer)
 
     def _handle(self, image: pb.EncodeImage) -> pb.EmbeddingHandle:
-        rows, columns, dtype = self._shape
+        embedding, shape = self._store.embedding(image.content_hash), self._shape
         return pb.EmbeddingHandle(
             index=image.index,
             worker_id=self._identity.worker_id,
             incarnation=self._identity.incarnation,
             content_hash=image.content_hash,
             endpoint=self._identity.endpoint,
-            rows=rows,
-            columns=columns,
-            dtype=dtype,
-            checksum=self._store.embedding(image.content_hash).checksum,
+            rows=embedding.size // shape.row_bytes,
+            columns=shape.columns,
+            dtype=shape.dtype_name,
+            checksum=embedding.checksum,
+            levels=shape.levels,
         )
 
 

@@ -64,7 +64,7 @@ class EncodeStage:
 
     def encode(self, command: Command) -> None:
         """Pictures are wanted."""
-        job = EncodeJob.of(command)
+        job = EncodeJob.of(command, self._encoder.shape.row_bytes)
         self._do(lambda now: self._control.submit(job, now))
 
     def free(self, command: Command) -> None:

@@ -12,6 +12,7 @@ from triptych.core.jobs.events import ChunkAcknowledged, ChunkFailed, Fenced
 from triptych.engine.sequence import Media
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.messages import MediaPulled, Message, Unfenced
+from triptych.stages.spans import media_of
 from triptych.transfer import Endpoint, KvReceiver, KvSender, SendResult
 
 PULL_THREADS = 4
@@ -25,7 +26,7 @@ class Movers:
     Args:
         receiver: Takes KV into this worker's pool.
         sender: Sends KV from this worker's pool.
-        pull: Fetches the embeddings of a handle, [rows, columns]; raises TriptychError.
+        pull: Fetches the embeddings of a handle, [1 + levels, rows, columns]; raises TriptychError.
         post: The compute thread's inbox.
     """
 
@@ -89,14 +90,15 @@ class Movers:
 
     def _pull_all(self, key: OperationKey, spans: tuple[pb.MediaSpan, ...]) -> None:
         started = time.monotonic()
-        pulled: list[Media] = []
+        pulled: dict[str, Tensor] = {}  # an image may have several spans
         outcome: tuple[Media, ...] | TriptychError
         try:
             for span in spans:
                 if key not in self._wanted:
                     return
-                pulled.append(Media(span.start, span.handle.rows, self._pull(span.handle), span.handle.content_hash))
-            outcome = tuple(pulled)
+                if span.handle.content_hash not in pulled:
+                    pulled[span.handle.content_hash] = self._pull(span.handle)
+            outcome = tuple(media_of(span, pulled[span.handle.content_hash]) for span in spans)
         except TriptychError as error:
             outcome = error
         except Exception as error:

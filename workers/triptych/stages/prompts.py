@@ -4,12 +4,14 @@ from collections.abc import Iterable
 
 from triptych.core.errors import InvalidArgument
 from triptych.core.generation import OperationKey
+from triptych.core.positions import following
 from triptych.engine.core import EngineCore
 from triptych.engine.prompts import require_fit
 from triptych.engine.sampling import Sampling
-from triptych.engine.sequence import Goal, Media, Sequence
+from triptych.engine.sequence import Goal, Sequence
 from triptych.inference.v1 import sampling_pb2
 from triptych.stage.v1 import stage_pb2 as pb
+from triptych.stages.spans import check_spans, media_of
 from triptych.wire.sampling import sampling_from_proto
 
 
@@ -35,16 +37,19 @@ def checked_sequence(
 
     Raises:
         InvalidArgument: a token id or a media span that the model does not have, or wrong sampling parameters.
-        ResourceExhausted: the whole KV pool could not hold it.
+        ResourceExhausted: the whole KV pool could not hold it, or no step one of its images.
         PromptTooLong: the context could not.
     """
     check_tokens(prompt, core.decoder.spec.vocab_size)
     if emitted:
         check_tokens(emitted, core.decoder.spec.vocab_size)
     spans = tuple(media)
-    _check_spans(spans, len(prompt), core.decoder.spec.hidden_size)
+    check_spans(spans, len(prompt), core.decoder.spec)
+    images = tuple(media_of(span) for span in spans)
+    after = following(images, len(prompt))
     core.scheduler.require_room(len(prompt) + 1, key.request_id)
-    require_fit(len(prompt), core.capacity)
+    core.scheduler.require_whole(images, key.request_id)
+    require_fit(len(prompt), after, core.capacity)
     params = sampling_from_proto(sampling)
     return Sequence(
         key=key,
@@ -52,9 +57,9 @@ def checked_sequence(
         prompt_length=len(prompt),
         params=Sampling.of(params, core.eos_token_ids),
         seed=params.seed or 0,
-        limit=core.limit(len(prompt), params.max_tokens),
+        limit=core.limit(len(prompt), after, params.max_tokens),
         goal=goal,
-        media=tuple(Media(span.start, span.handle.rows, None, span.handle.content_hash) for span in spans),
+        media=images,
     )
 
 
@@ -66,18 +71,3 @@ def check_tokens(token_ids: list[int], vocabulary: int) -> None:
         raise InvalidArgument(
             f"token ids must be 0 to {vocabulary - 1}, got {min(token_ids)} to {max(token_ids)}", field="token_ids"
         )
-
-
-def _check_spans(spans: tuple[pb.MediaSpan, ...], length: int, hidden: int) -> None:
-    end = 0
-    for span in spans:
-        rows, columns = span.handle.rows, span.handle.columns
-        if span.start < end or rows < 1 or span.start + rows > length or columns != hidden:
-            raise InvalidArgument(
-                f"embeddings must be of {hidden} columns and rise within the prompt's {length} tokens, "
-                f"got {rows} x {columns} at {span.start}",
-                field="media",
-            )
-        if not span.handle.content_hash:
-            raise InvalidArgument("embeddings must be named by a content hash, got none", field="media")
-        end = span.start + rows

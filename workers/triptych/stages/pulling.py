@@ -25,7 +25,7 @@ class Puller:
         self._local = local
 
     def __call__(self, handle: pb.EmbeddingHandle) -> Tensor:
-        """[rows, columns] of the handle's element type, verified.
+        """[1 + levels, rows, columns] of the handle's element type, verified.
 
         Raises:
             TriptychError: see `triptych.transfer.pull`.
@@ -34,7 +34,7 @@ class Puller:
         dtype = DTYPES.get(handle.dtype)
         if dtype is None:
             raise InvalidArgument(f"embeddings must be float32 or bfloat16, got {handle.dtype!r}", field="dtype")
-        shape = (handle.rows, handle.columns)
+        shape = (1 + handle.levels, handle.rows, handle.columns)
         data = pull(
             EmbeddingHandle(
                 incarnation=handle.incarnation,

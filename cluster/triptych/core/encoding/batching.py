@@ -26,21 +26,23 @@ class Selection(Generic[JobT]):
     pictures: tuple[str, ...]
 
 
-def select(queue: Iterable[JobT], holdings: Holdings, picture_bytes: int) -> Selection[JobT]:
+def select(queue: Iterable[JobT], holdings: Holdings) -> Selection[JobT]:
     """The first jobs whose pictures can all be held, beside what is held now, and computed together.
 
     A large job is not overtaken by small ones behind it: it would wait for ever.
     """
-    room = (holdings.budget_bytes - holdings.held_bytes) // picture_bytes
+    room = holdings.budget_bytes - holdings.held_bytes
     found: list[JobT] = []
     jobs: list[JobT] = []
-    claimed: set[str] = set()
+    claimed: dict[str, int] = {}
     new: dict[str, None] = {}
     for job in queue:
-        claimed.update(picture for picture in job.pictures if not holdings.holds(picture))
+        for picture, size in job.size_of.items():
+            if not holdings.holds(picture):
+                claimed[picture] = holdings.size(picture) or size
         lacking = [picture for picture in job.pictures if not holdings.intact(picture)]
         together = new | dict.fromkeys(lacking)
-        if len(claimed) > room or (new and len(together) > MAX_PICTURES):
+        if sum(claimed.values()) > room or (new and len(together) > MAX_PICTURES):
             break
         (jobs if lacking else found).append(job)
         new = together

@@ -164,7 +164,7 @@ class EncodeControl(Generic[JobT]):
         if self.batch:
             return self._answer_first(self.batch)
         late = self._expire(now)
-        selection = select(self._queue, self.holdings, self._limits.picture_bytes)
+        selection = select(self._queue, self.holdings)
         found = [self._find(job) for job in selection.found]
         return late + found + self._begin(selection, now) if selection.jobs else late + found
 
@@ -183,9 +183,9 @@ class EncodeControl(Generic[JobT]):
             self._operations[job.key] = Encoding(job)
             self._hold_known(job)
         for job in selection.jobs:  # now that nothing goes that one of them needs
-            for picture in job.pictures:
+            for picture, size in job.size_of.items():
                 if picture not in self.holdings:
-                    evicted += self.holdings.add(picture, self._limits.picture_bytes, job.key)
+                    evicted += self.holdings.add(picture, size, job.key)
             self._hold_known(job)
         self.batch = Batch(selection.jobs, selection.pictures, now)
         return [*(Evict(picture) for picture in evicted), Compute(self.batch)]

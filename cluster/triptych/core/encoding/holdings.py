@@ -70,6 +70,10 @@ class Holdings:
         """Whether anybody holds an entry."""
         return key in self._holders
 
+    def size(self, key: str) -> int | None:
+        """Bytes of an entry; None where there is none."""
+        return self._sizes.get(key)
+
     def intact(self, key: str) -> bool:
         """Whether there is an entry that nobody doubts."""
         return key in self._sizes and key not in self._doubted

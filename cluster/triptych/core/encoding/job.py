@@ -14,6 +14,7 @@ class Job:
     Attributes:
         session: The router's stream that it came by; what came by one stream ends with it.
         pictures: Content hashes in the order of the images, repeated as often as they were sent.
+        sizes: Bytes of the embedding of each.
         deadline: When nobody wants them any more, on the clock that every `now` is of.
         anew: Whether a reader found embeddings of these pictures damaged: what is kept of them is computed again.
     """
@@ -21,8 +22,14 @@ class Job:
     key: OperationKey
     session: Hashable
     pictures: tuple[str, ...]
+    sizes: tuple[int, ...]
     deadline: float | None
     anew: bool
+
+    @property
+    def size_of(self) -> dict[str, int]:
+        """Bytes of the embedding of each picture, by its hash."""
+        return dict(zip(self.pictures, self.sizes, strict=True))
 
 
 JobT = TypeVar("JobT", bound=Job)
