@@ -18,10 +18,14 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import (
     CLIPVisionConfig,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -86,6 +90,24 @@ def tiny_llava(tmp_path_factory: pytest.TempPathFactory, rng: np.random.Generato
     processor = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": PIXELS}, "crop_size": size}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_mixtral(tmp_path_factory: pytest.TempPathFactory, rng: np.random.Generator) -> Path:
+    """A random Mixtral of the same sizes."""
+    config = MixtralConfig(**_SIZES, num_key_value_heads=2, head_dim=64, num_local_experts=6)
+    return _save(MixtralForCausalLM(config), tmp_path_factory.mktemp("mixtral"))
+
+
+@pytest.fixture(scope="session")
+def tiny_deepseek(tmp_path_factory: pytest.TempPathFactory, rng: np.random.Generator) -> Path:
+    """A random DeepSeek V3, whose cache keeps one vector of 48 numbers per token and layer."""
+    config = DeepseekV3Config(
+        **_SIZES, n_routed_experts=8, n_group=4, topk_group=2, num_experts_per_tok=3, moe_intermediate_size=32,
+        first_k_dense_replace=1, kv_lora_rank=32, q_lora_rank=40, qk_rope_head_dim=16, qk_nope_head_dim=16,
+        v_head_dim=16,
+    )  # fmt: skip
+    return _save(DeepseekV3ForCausalLM(config), tmp_path_factory.mktemp("deepseek"))
 
 
 @pytest.fixture(scope="session")
@@ -240,12 +262,15 @@ def _spec(model: Path, layout: str, settings: dict[str, Any]) -> Any:
     return make_spec(given | {name.replace("__", "."): value for name, value in settings.items()})
 
 
+_SIZES: dict[str, Any] = {
+    "vocab_size": 256 + len(SPECIAL), "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": 4096, "initializer_range": 0.2, "bos_token_id": None,
+    "eos_token_id": SPECIAL.index("<|end|>"),
+}  # fmt: skip
+
+
 def _llama_config() -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=256 + len(SPECIAL), hidden_size=48, intermediate_size=80, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=64, max_position_embeddings=4096,
-        initializer_range=0.2, bos_token_id=None, eos_token_id=SPECIAL.index("<|end|>"),
-    )  # fmt: skip
+    return LlamaConfig(**_SIZES, num_key_value_heads=2, head_dim=64)
 
 
 def _save(model: PreTrainedModel, folder: Path) -> Path:

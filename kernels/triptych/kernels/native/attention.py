@@ -43,7 +43,7 @@ def accepts(
     block_size, head_dim = kv.shape[-2:]
     return (
         _fits(q, kv, out)
-        and _has_plain_indices(batch)
+        and has_plain_indices(batch)
         and q.dtype in (torch.bfloat16, torch.float32)
         and q.dtype is kv.dtype is out.dtype
         and kv.is_contiguous()
@@ -152,7 +152,8 @@ def _fits(q: Tensor, kv: Tensor, out: Tensor) -> bool:
     return q.shape == out.shape and q.shape[2] == kv.shape[4] and q.shape[1] % kv.shape[2] == 0
 
 
-def _has_plain_indices(batch: AttentionBatch) -> bool:
+def has_plain_indices(batch: AttentionBatch) -> bool:
+    """Whether the kernels can read where the sequences are."""
     starts, lengths, tables = batch.query_start, batch.kv_lengths, batch.block_tables
     return (
         starts.dtype is lengths.dtype is tables.dtype is torch.int32
