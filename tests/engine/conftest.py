@@ -34,13 +34,14 @@ class Bench:
     max_batch_tokens: int = 16
     max_running: int = 8
     prefix_caching: bool = True
+    whole_images: bool = False
     written: dict[tuple[int, int], Content] = field(default_factory=dict)
     made: int = 0
 
     def __post_init__(self) -> None:
         options = SchedulerOptions(self.max_batch_tokens, self.max_running)
         cache = KvCache(self.blocks, self.block_size, prefix_caching=self.prefix_caching)
-        self.scheduler = Scheduler(cache, options)
+        self.scheduler = Scheduler(cache, options, whole_images=self.whole_images)
 
     @property
     def capacity(self) -> int:

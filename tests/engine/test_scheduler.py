@@ -1,5 +1,6 @@
 """Which tokens run in which step, and in which blocks."""
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,58 @@ def test_a_long_prompt_is_cut_at_the_budget(bench: Bench, budget: int) -> None:
         plan, emitted = b.step()
         assert shape(plan) == [("1", i * budget, length)]
         assert len(emitted) == (i == len(pieces) - 1)
+
+
+def test_no_chunk_ends_inside_an_image_that_sees_itself(bench: Bench, seed: int) -> None:
+    rng = random.Random(seed)
+    b = bench(blocks=200, max_batch_tokens=16, max_running=12, whole_images=True)
+    waiting = [prompt_with_images(rng) for _ in range(40)]
+    ended: set[str] = set()
+    while len(ended) < 40:
+        if waiting and rng.random() < 0.5:
+            length, media = waiting.pop()
+            b.add(length, rng.randint(1, 9), media=media)
+        plan, emitted = b.step()
+        assert plan or waiting
+        assert plan.tokens <= 16
+        for sequence, start, length in ((c.sequence, c.start, c.length) for c in plan.prompts):
+            end = start + length
+            assert not any(m.start < end < m.start + m.length for m in sequence.media)
+        for each in emitted:
+            if each.finish_reason is not None:
+                ended.add(each.sequence.key.request_id)
+                b.scheduler.release(each.sequence.key)
+    b.scheduler.check_integrity()
+
+
+def test_an_image_that_needs_the_step_has_it_before_answers_go_on(bench: Bench) -> None:
+    b = bench(blocks=50, max_batch_tokens=12, whole_images=True)
+    for _ in range(3):
+        b.add(2, max_tokens=9)
+    b.step()
+    b.add(14, media=(Media(2, 11, torch.zeros(11, 2), "picture"),))
+    assert shape(b.step()[0])[3:] == [("4", 0, 2)]  # the quarter of a step that prompts have beside answers
+    plan, _ = b.step()
+    assert [sequence.key.request_id for sequence in plan.decodes] == ["1"]
+    assert [(chunk.start, chunk.length) for chunk in plan.prompts] == [(2, 11)]
+    assert len(b.step()[0].decodes) == 4
+
+
+def test_an_image_larger_than_a_step_is_refused_where_it_must_be_whole(bench: Bench) -> None:
+    media = (Media(2, 13, torch.zeros(13, 2), "picture"),)
+    bench(max_batch_tokens=12).add(16, media=media)
+    with pytest.raises(ResourceExhausted, match="an image of 13 tokens must be computed in one step, which holds 12"):
+        bench(max_batch_tokens=12, whole_images=True).add(16, media=media)
+
+
+def prompt_with_images(rng: random.Random) -> tuple[int, tuple[Media, ...]]:
+    """Its length, and images of up to a whole step."""
+    place, media = rng.randint(0, 5), []
+    for _ in range(rng.randint(0, 3)):
+        length = rng.randint(1, 16)
+        media.append(Media(place, length, torch.zeros(length, 2), "picture"))
+        place += length + rng.randint(0, 6)
+    return place + rng.randint(1, 5), tuple(media)
 
 
 def test_decode_tokens_come_before_prompts_which_get_a_quarter_of_the_step(bench: Bench) -> None:

@@ -1,7 +1,7 @@
 """The paged cache: what is stored where, and attention over it against dense float64 attention."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -83,6 +83,32 @@ def test_a_mixed_batch_equals_dense_causal_attention(
         span = slice(starts[row], starts[row + 1])
         hidden = beyond(queries, length, window)
         close(out[span], dense(filled.q[span], filled.keys[row], filled.values[row], hidden, softcap, sinks))
+
+
+@pytest.mark.parametrize("window", [0, 7])
+@pytest.mark.parametrize("block_size", [16, 5])
+def test_tokens_of_an_image_see_each_other_as_far_as_the_window(
+    block_size: int, window: int, poisoned: Poisoned, close: Close
+) -> None:
+    filled = fill(MIXED, 4, 2, block_size, torch.float32, poisoned)
+    images: list[tuple[int, int, int]] = []
+    hidden = []
+    for row, (length, queries) in enumerate(MIXED):
+        past = length - queries
+        unseen = beyond(queries, length, 0)
+        if queries > 2:  # the first of two images begins in the cache, the second ends with the sequence
+            for first, stop in ((max(past - 3, 0), past + 2), (past + 2, length)):
+                images.append((row, first, stop))
+                unseen[max(first - past, 0) : stop - past, first:stop] = False
+        ahead = torch.arange(length) - past - torch.arange(queries).unsqueeze(1)
+        hidden.append(unseen | (ahead <= -window) if window else unseen)
+    batch = replace(filled.batch, images=tuple(images))
+    out = poisoned(*filled.q.shape, dtype=torch.float32)
+    kernels.paged_attention(filled.q, filled.kv, batch, 0.3, out, window=window)
+    starts = batch.query_start.tolist()
+    for row in range(len(MIXED)):
+        span = slice(starts[row], starts[row + 1])
+        close(out[span], dense(filled.q[span], filled.keys[row], filled.values[row], hidden[row], 0.0, None))
 
 
 def test_a_sequence_gets_the_same_bits_whatever_shares_its_batch(poisoned: Poisoned) -> None:
