@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from triptych.kernels import linears, paged_attention, rope_store
+from triptych.models.adapting import adapt
 from triptych.models.norms import RmsNorm, load_norm
 from triptych.models.parameters import Linear, Parameters
 from triptych.models.rotary import RotaryTable
@@ -48,6 +49,7 @@ class AttentionBlock:
     def __call__(self, step: StepInput, acts: Activations, kv: Tensor) -> None:
         """From `acts.normed` to `acts.delta`; `kv` is this layer's part of the pool."""
         linears(acts.normed, (self.query.to(acts.q), self.key.to(acts.k), self.value.to(acts.v)))
+        adapt(step, acts.normed, (self.query, acts.q), (self.key, acts.k), (self.value, acts.v))
         if self.norms is not None:
             self.norms(acts)
         positions, cos, sin = self.rotary.of(step)
@@ -65,6 +67,7 @@ class AttentionBlock:
             sinks=self.sinks,
         )
         self.output(acts.attended, acts.delta)
+        adapt(step, acts.attended, (self.output, acts.delta))
 
 
 def load_attention(prefix: str, spec: AttentionSpec, parameters: Parameters, rotary: RotaryTable) -> AttentionBlock:

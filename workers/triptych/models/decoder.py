@@ -1,12 +1,16 @@
 """The decoder: one implementation for every architecture that a `DecoderSpec` can describe."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
 from typing import assert_never
 
 import torch
 from torch import Tensor
 
 from triptych.kernels import Weight, embedding, linear, linear_argmax, scale, softcap
+from triptych.models.adapters import open_adapters
 from triptych.models.files import ModelFiles
 from triptych.models.head import Head, Likeliest, Logits
 from triptych.models.layer import DecoderLayer, load_layer
@@ -29,11 +33,13 @@ class Decoder:
         spec: What it is.
         dtype: Of activations, pool, and weights that are not quantised.
         device: Where all of them are.
+        adapters: Their names, by the numbers that steps have.
     """
 
     spec: DecoderSpec
     dtype: torch.dtype
     device: torch.device
+    adapters: tuple[str, ...]
     _embedding: Weight
     _embedding_scale: float
     _layers: tuple[DecoderLayer, ...]
@@ -50,22 +56,36 @@ class Decoder:
         device: str = "cpu",
         *,
         quantization: Quantization = "none",
+        adapters: Mapping[str, Path] = MappingProxyType({}),
         progress: Progress = SILENT,
     ) -> "Decoder":
         """Opens a checkpoint; of a vision-language model only the language tensors are read.
 
+        Args:
+            files: The model.
+            spec: What it is.
+            dtype: Of activations, adapters, and weights that are not quantised.
+            device: Where all of them go.
+            quantization: The form of the matrices.
+            adapters: Folders of adapters, by name (`triptych.models.adapters`).
+            progress: Told about conversions.
+
         Raises:
             DataLoss: a file is damaged, or a tensor is missing or has another shape than the configuration says.
+            Unimplemented: an adapter of a kind that is not served.
         """
         decoder, where = spec.decoder, torch.device(device)
         wanted = decoder_tensors(decoder)
         parameters = open_parameters(files, spec, wanted, dtype, where, progress, quantization)
+        opened = open_adapters(adapters, spec, dtype, where, progress, interleaved=parameters.interleaved)
+        parameters = replace(parameters, adapters=opened)
         tables = _rotary_tables(decoder, spec.context_length, parameters)
         table = parameters.weight("embedding.weight")
         return cls(
             spec=decoder,
             dtype=dtype,
             device=where,
+            adapters=opened.names,
             _embedding=table,
             # As the code that the checkpoints were trained with has it: a number of the activations' type.
             _embedding_scale=torch.tensor(decoder.embedding_scale, dtype=dtype).item(),

@@ -20,9 +20,9 @@ class SharedExpert:
     block: FeedForward
     gate: Linear | None
 
-    def add(self, acts: Activations, share: Tensor) -> None:
+    def add(self, step: StepInput, acts: Activations, share: Tensor) -> None:
         """Adds its output to `acts.delta`; `share` [T, 1] float32 is written."""
-        self.block.into(acts, acts.shared)
+        self.block.into(step, acts, acts.shared)
         if self.gate is not None:
             self.gate(acts.normed, share)
         add_gated(acts.shared, None if self.gate is None else share, acts.delta)
@@ -47,7 +47,7 @@ class MixtureOfExperts:
         route(choice.logits, self.correction, self.routing, choice.ids, choice.weights)
         moe(acts.normed, self.experts, choice.ids, choice.weights, self.gating, acts.delta)
         if self.shared is not None:
-            self.shared.add(acts, choice.share)
+            self.shared.add(step, acts, choice.share)
 
 
 def load_experts(prefix: str, spec: MoeSpec, parameters: Parameters) -> MixtureOfExperts:

@@ -7,8 +7,9 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from triptych.kernels import DenseWeight, GgufWeight, Int8Weight, Weight, linear
+from triptych.kernels import DenseWeight, GgufWeight, Int8Weight, LowRank, Weight, linear
 from triptych.kernels.linear import Projection
+from triptych.models.adapters import NO_ADAPTERS, Adapters
 from triptych.models.checkpoint import open_safetensors
 from triptych.models.claims import refuse_unused, require_tied_head
 from triptych.models.config import read_config
@@ -28,10 +29,11 @@ from triptych.models.weights import Weights, open_weights
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A projection: `weight` [O, I], `bias` [O] or None."""
+    """A projection: `weight` [O, I], `bias` [O] or None, and what adapters add to it (`triptych.models.adapting`)."""
 
     weight: Weight
     bias: Tensor | None
+    low_rank: LowRank | None = None
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """Projects x [T, I] into out [T, O]."""
@@ -49,10 +51,12 @@ class Parameters:
     Attributes:
         weights: The open checkpoint.
         device: Where tensors go; on "cpu" they stay views of the mapped file where its type allows.
+        adapters: Of the model.
     """
 
     weights: Weights
     device: torch.device
+    adapters: Adapters = NO_ADAPTERS
 
     @property
     def interleaved(self) -> bool:
@@ -74,7 +78,11 @@ class Parameters:
     def linear(self, name: str) -> Linear:
         """`name`.weight and, if the spec calls for one, `name`.bias."""
         bias = f"{name}.bias"
-        return Linear(self.weight(f"{name}.weight"), self.tensor(bias) if self.has(bias) else None)
+        return Linear(
+            self.weight(f"{name}.weight"),
+            self.tensor(bias) if self.has(bias) else None,
+            self.adapters.of_linear.get(name),
+        )
 
 
 def open_parameters(

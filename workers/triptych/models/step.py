@@ -52,6 +52,7 @@ class StepInput:
         logit_rows: [R] int64, the rows whose next token is wanted; R may be 0.
         embeddings: Rows that are not taken from the token table.
         axes: Where the three positions of a token differ; None where `positions` says it all.
+        adapters: [T] int32, the number of each row's adapter, -1 for none; None when no row has one.
     """
 
     token_ids: Tensor
@@ -61,3 +62,4 @@ class StepInput:
     logit_rows: Tensor
     embeddings: tuple[EmbeddingRows, ...] = ()
     axes: TokenAxes | None = None
+    adapters: Tensor | None = None

@@ -1,0 +1,180 @@
+"""Random adapters of random models: a folder as PEFT saves it, and the same sums in transformers' weights."""
+
+import copy
+import json
+import math
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from triptych.kernels import AttentionBatch
+from triptych.models.decoder import Decoder
+from triptych.models.step import StepInput
+
+BLOCK_SIZE = 16
+BLOCKS = 16
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Fresh random inputs every run; the seed is printed with a failure."""
+    value = secrets.randbits(32)
+    print(f"seed {value}")
+    torch.manual_seed(value)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "cache"))
+
+
+@dataclass(frozen=True)
+class RandomAdapter:
+    """An adapter of every linear whose name matches.
+
+    Attributes:
+        settings: Of adapter_config.json, besides the kind.
+        linears: A regular expression for the names of modules.
+        factors: [r, I] and [O, r] by module, in float32.
+        scales: Of the product, by module.
+    """
+
+    settings: Mapping[str, Any]
+    linears: str
+    ranks: Callable[[str], int]
+    alphas: Callable[[str], float]
+    factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def draw(self, model: nn.Module) -> "RandomAdapter":
+        """Fills the factors."""
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear) and re.fullmatch(self.linears, name):
+                rank = self.ranks(name)
+                down, up = torch.randn(rank, module.in_features), torch.randn(module.out_features, rank)
+                self.factors[name] = down.mul_(0.3), up.mul_(0.2)
+        assert self.factors
+        return self
+
+    def save(self, folder: Path, **changes: Any) -> Path:
+        """Writes the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        kind = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "modules_to_save": None}
+        (folder / "adapter_config.json").write_text(json.dumps({**kind, **self.settings, **changes}))
+        tensors = {}
+        for name, (down, up) in self.factors.items():
+            tensors[f"base_model.model.{name}.lora_A.weight"] = down
+            tensors[f"base_model.model.{name}.lora_B.weight"] = up
+        save_file(tensors, folder / "adapter_model.safetensors")
+        return folder
+
+    def merged(self, model: nn.Module) -> nn.Module:
+        """A copy of the model with the products in its weights."""
+        merged = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, (down, up) in self.factors.items():
+                rank = len(down)
+                root = math.sqrt(rank) if self.settings.get("use_rslora") else rank
+                linear = merged.get_submodule(name)
+                assert isinstance(linear, nn.Linear)
+                linear.weight += self.alphas(name) / root * (up @ down)
+        return merged
+
+
+def attention(rank: int = 4) -> RandomAdapter:
+    """Of attention, by names of modules."""
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"]
+    return RandomAdapter(
+        {"r": rank, "lora_alpha": 8, "target_modules": names},
+        rf".*\.({'|'.join(names)})",
+        lambda name: rank,
+        lambda name: 8.0,
+    )
+
+
+def everything() -> RandomAdapter:
+    """Of all linears, with ranks and factors of their own in some, stabilised."""
+    settings = {
+        "r": 7, "lora_alpha": 5, "use_rslora": True, "target_modules": "all-linear",
+        "rank_pattern": {"down_proj": 3, "layers.1.self_attn.o_proj": 18}, "alpha_pattern": {"o_proj": 2.5},
+    }  # fmt: skip
+    return RandomAdapter(
+        settings,
+        r"model\..*",
+        lambda name: 3 if name.endswith("down_proj") else 18 if name.endswith("1.self_attn.o_proj") else 7,
+        lambda name: 2.5 if name.endswith("o_proj") else 5.0,
+    )
+
+
+def one_layer() -> RandomAdapter:
+    """Of the feed-forward block of one layer, by a regular expression."""
+    return RandomAdapter(
+        {
+            "r": 16, "lora_alpha": 16, "target_modules": r".*\.mlp\.(gate|up|down|gate_up)_proj",
+            "layers_to_transform": [1], "exclude_modules": ["up_proj"],
+        },
+        r"model\.layers\.1\.mlp\.(gate|down|gate_up)_proj",
+        lambda name: 16,
+        lambda name: 16.0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def kinds() -> Mapping[str, Callable[[], RandomAdapter]]:
+    """The three of them."""
+    return {"attention": attention, "everything": everything, "one layer": one_layer}
+
+
+@dataclass
+class Batch:
+    """Sequences that take their steps together, each with its adapter; pages are NaN where nothing was stored.
+
+    Attributes:
+        decoder: The model.
+        adapters: Of each sequence; "" for none.
+    """
+
+    decoder: Decoder
+    adapters: list[str]
+    length: int = 0
+    kv: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        shape = self.decoder.kv_shape(BLOCKS * len(self.adapters), BLOCK_SIZE)
+        self.kv = torch.full(shape, torch.nan, dtype=self.decoder.dtype)
+        self.tables = torch.randperm(BLOCKS * len(self.adapters)).view(len(self.adapters), BLOCKS)
+
+    def feed(self, token_ids: Tensor) -> Tensor:
+        """Runs [sequences, n] further tokens; returns the logits of all of them, [sequences, n, V]."""
+        sequences, count = token_ids.shape
+        positions = torch.arange(self.length, self.length + count)
+        self.length += count
+        slots = self.tables[:, positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
+        rows = sequences * count
+        numbers = {name: number for number, name in enumerate(self.decoder.adapters)} | {"": -1}
+        chosen = torch.tensor([numbers[name] for name in self.adapters], dtype=torch.int32)
+        step = StepInput(
+            token_ids.reshape(-1),
+            positions.repeat(sequences),
+            slots.reshape(-1),
+            AttentionBatch(
+                torch.arange(sequences + 1, dtype=torch.int32) * count,
+                torch.full((sequences,), self.length, dtype=torch.int32),
+                self.tables.int(),
+            ),
+            torch.arange(rows),
+            adapters=chosen.repeat_interleave(count) if any(self.adapters) else None,
+        )
+        return self.decoder.forward(step, self.kv).view(sequences, count, -1)
+
+
+@pytest.fixture
+def batch() -> type[Batch]:
+    return Batch
