@@ -38,8 +38,8 @@ def test_generate_gives_the_whole_answer(client: Client) -> None:
 def test_logprobs_come_when_asked_for(client: Client) -> None:
     answer = client.generate("Hi", logprobs=1)
     assert answer.logprobs == (
-        PositionLogprobs(-0.5, (TokenLogprob(0, -0.5),)),
-        PositionLogprobs(-0.5, (TokenLogprob(1, -0.5),)),
+        PositionLogprobs(-0.5, (TokenLogprob(0, -0.5, b"Hel"),), b"Hel"),
+        PositionLogprobs(-0.5, (TokenLogprob(1, -0.5, b"lo"),), b"lo"),
     )
     with client.stream("Hi", logprobs=1) as stream:
         assert stream.result().logprobs == answer.logprobs
@@ -135,6 +135,25 @@ def test_a_wrong_template_option_is_refused_by_name(client: Client, options: Any
     assert caught.value.field == field
     with pytest.raises(InvalidArgument, match="go with a conversation"):
         client.generate("Hi", tools=[{}])
+
+
+def test_several_answers_come_as_one_result(server: FakeServer, client: Client) -> None:
+    generation = client.generate("x", n=3, logprobs=1)
+    assert [choice.index for choice in generation.choices] == [0, 1, 2]
+    assert {(c.text, c.token_ids, c.finish_reason) for c in generation.choices} == {
+        ("Hello", (0, 1), FinishReason.STOP)
+    }
+    assert [position.token for position in generation.others[1].logprobs] == [b"Hel", b"lo"]
+    assert generation.usage.completion_tokens == 6
+    assert client.generate("x").others == ()
+
+
+def test_several_answers_are_streamed_each_piece_with_its_index(server: FakeServer, client: Client) -> None:
+    stream = client.stream("x", n=2)
+    chunks = list(stream)
+    assert [(chunk.index, chunk.text) for chunk in chunks[:4]] == [(0, "Hel"), (1, "Hel"), (0, "lo"), (1, "lo")]
+    assert [chunk.index for chunk in chunks if chunk.finish_reason] == [0, 1]
+    assert stream.result() == client.generate("x", n=2, request_id=stream.request_id)
 
 
 def test_every_option_reaches_the_server(server: FakeServer, client: Client) -> None:

@@ -15,12 +15,16 @@ from triptych.client import (
     Client,
     DeadlineExceeded,
     Generation,
+    Internal,
     InvalidArgument,
     TextChunk,
     Unavailable,
 )
+from triptych.client.assembly import Assembly
 from triptych.client.testing import Break, Fail, FakeServer, Hold, Restart, Say, Step
 from triptych.core.inputs import GenerationInput
+from triptych.inference.v1 import inference_pb2 as pb
+from triptych.inference.v1 import sampling_pb2
 
 ANSWER = [Say("Hel"), Say(""), Say("lö"), Say(" w"), Say("orld")]
 TEXTS = [step.text for step in ANSWER]
@@ -286,6 +290,38 @@ def test_the_fake_server_minds_what_a_client_says_it_has() -> None:
     with FakeServer(Say("Hel"), Break(), Say("lo")) as server, Client(server.address) as client:
         stream = client.stream("Hi")
         next(stream)
-        stream._assembly.chunks.append(TextChunk("", (7,)))
+        stream._assembly.add(pb.GenerateStreamResponse(token_ids=[7]))
         with pytest.raises(InvalidArgument, match="not the tokens"):
             next(stream)
+
+
+@pytest.mark.parametrize("end", [Break(), Restart()])
+def test_every_answer_of_several_goes_on_from_its_own_tokens(end: Step) -> None:
+    script = [*ANSWER[:3], end, *ANSWER[3:]]
+    with (
+        FakeServer(*script) as server,
+        Client(server.address) as client,
+        client.stream("Hi", n=3, request_id="r") as stream,
+    ):
+        chunks = list(stream)
+        generation = stream.result()
+    assert [choice.text for choice in generation.choices] == ["".join(TEXTS)] * 3
+    assert [choice.token_ids for choice in generation.choices] == [(0, 1, 2, 3, 4)] * 3
+    assert [chunk.index for chunk in chunks if chunk.finish_reason] == [0, 1, 2]
+    again = server.requests[-1]
+    assert (again.resume, again.resume_others) == ((0, 1, 2), ((0, 1, 2), (0, 1, 2)))
+
+
+def test_an_answer_that_has_ended_is_not_told_to_its_end_twice() -> None:
+    assembly = Assembly("r", 2)
+    assert assembly.add(pb.GenerateStreamResponse(text="a", token_ids=[1])) == TextChunk("a", (1,))
+    assert assembly.add(pb.GenerateStreamResponse(text="b", finish_reason=sampling_pb2.FINISH_REASON_LENGTH))
+    assert assembly.add(pb.GenerateStreamResponse(text="b", finish_reason=sampling_pb2.FINISH_REASON_LENGTH)) is None
+    assert not assembly.complete
+    assert assembly.received == ((1,), ())
+    last = pb.GenerateStreamResponse(index=1, finish_reason=sampling_pb2.FINISH_REASON_STOP, usage=pb.Usage())
+    assert assembly.add(last)
+    assert assembly.complete
+    assert [choice.text for choice in assembly.result().choices] == ["ab", ""]
+    with pytest.raises(Internal, match="answer 2"):
+        assembly.add(pb.GenerateStreamResponse(index=2))

@@ -246,3 +246,17 @@ def test_a_pair_that_has_failed_and_has_no_substitute_does_without_a_transfer() 
         for each in (LONG, replace(LONG, placement=Placement.DISAGGREGATED))
     ]
     assert [plan.name for plan in plans if isinstance(plan, Plan)] == ["colocated", "PD"]
+
+
+def test_a_worker_that_holds_the_prompt_comes_before_one_that_has_less_to_do() -> None:
+    fleet = (encoder("E0"), encoder("E1", 64, 1), prefiller("P0"), prefiller("P1", 500, 2), decoder("D0"))
+    near = frozenset({"E1", "P1"})
+    answer = chosen(replace(LONG, patches=(64, 64), near=near), *fleet, decoder("D1", 3))
+    assert (answer.encode, answer.prefill, answer.decode) == (("E1", "E1"), "P1", "D0")
+    assert chosen(replace(SHORT, near=frozenset({"D1"})), *fleet, decoder("D1", 3)).decode == "D1"
+    assert chosen(replace(SHORT, near=frozenset({"D1"})), *fleet, decoder("D1", 4)).decode == "D0", "it has no room"
+    avoiding = choose(
+        replace(SHORT, near=frozenset({"D1"})), Fleet((*fleet, decoder("D1"))), POLICY, frozenset({"D1"})
+    )
+    assert isinstance(avoiding, Plan)
+    assert avoiding.decode == "D0", "it has failed at this request"

@@ -37,6 +37,19 @@ def test_coming_back_survives_the_wire(resume: tuple[int, ...] | None, linger: f
     assert _there_and_back(request) == request
 
 
+def test_coming_back_for_several_answers_survives_the_wire() -> None:
+    sampling = SamplingParams(n=3)
+    request = GenerationInput(TextInput("x"), sampling, request_id="id", resume=(1,), resume_others=((), (2, 3)))
+    assert _there_and_back(request) == request
+    assert [request.received(index) for index in range(4)] == [(1,), (), (2, 3), ()]
+    assert GenerationInput(TextInput("x")).received(1) is None
+    message = generation_to_proto(request)
+    message.sampling.n = 2
+    with pytest.raises(InvalidArgument, match="at most 1 answers") as caught:
+        generation_from_proto(message)
+    assert caught.value.field == "resume.other_choices"
+
+
 def _there_and_back(request: GenerationInput) -> GenerationInput:
     return generation_from_proto(pb.GenerationInput.FromString(generation_to_proto(request).SerializeToString()))
 

@@ -16,7 +16,7 @@ from triptych.client.messages import MessageLike
 from triptych.client.operations import Scaling
 from triptych.client.prompts import ImageSource, PromptLike, load_image, load_video, user_message
 from triptych.client.requests import GenerateOptions, TemplateOptions
-from triptych.client.results import Generation, ModelInfo, TextChunk
+from triptych.client.results import Choice, Generation, ModelInfo, TextChunk
 from triptych.client.stream import AsyncTextStream, TextStream
 from triptych.client.sync import Client
 from triptych.core.chat import ToolCall
@@ -48,6 +48,7 @@ __all__ = [
     "AsyncTextStream",
     "Cancelled",
     "ChatMessage",
+    "Choice",
     "Client",
     "ClusterStatus",
     "DataLoss",

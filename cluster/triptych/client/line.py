@@ -50,8 +50,8 @@ class Line(Generic[C]):
         if self._cut.is_set() and not self.pursuit.over:
             raise self.pursuit.cancelled()
 
-    def redial(self, error: grpc.RpcError, received: Sequence[int]) -> None:
-        """Waits and calls again after `error`, for what follows the `received` tokens.
+    def redial(self, error: grpc.RpcError, received: Sequence[Sequence[int]]) -> None:
+        """Waits and calls again after `error`, for what follows the `received` tokens of each answer.
 
         Raises:
             TriptychError: there is no sense in it, no time left, or the line was cut.
@@ -92,7 +92,7 @@ class AsyncLine(Generic[C]):
         if self._cut.is_set() and not self.pursuit.over:
             raise self.pursuit.cancelled()
 
-    async def redial(self, error: grpc.RpcError, received: Sequence[int]) -> None:
+    async def redial(self, error: grpc.RpcError, received: Sequence[Sequence[int]]) -> None:
         """As `Line.redial`."""
         if self._cut.is_set():
             raise self.pursuit.cancelled() from error

@@ -76,8 +76,8 @@ class Pursuit:
         """The answer is whole."""
         self.over = True
 
-    def failed(self, error: grpc.RpcError, received: Sequence[int], now: float, chance: float) -> float:
-        """Seconds to wait before the request is sent again, asking for what follows the `received` tokens.
+    def failed(self, error: grpc.RpcError, received: Sequence[Sequence[int]], now: float, chance: float) -> float:
+        """Seconds to wait before the request is sent again, for what follows the `received` tokens of each answer.
 
         Raises:
             TriptychError: it is not sent again.
@@ -90,7 +90,9 @@ class Pursuit:
         if not isinstance(self._state, Lost):
             logger.warning("%s; trying again for %g s", failure.error.message, self._patience)
         self._state = decision.state
-        self.body.resume.CopyFrom(pb.Resume(received_token_ids=received))
+        first = received[0] if received else ()
+        others = [pb.TokenIds(ids=token_ids) for token_ids in received[1:]]
+        self.body.resume.CopyFrom(pb.Resume(received_token_ids=first, other_choices=others))
         return decision.wait if self._deadline is None else min(decision.wait, max(0.0, self._deadline - now))
 
     def cancelled(self) -> Cancelled:

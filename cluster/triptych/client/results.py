@@ -1,6 +1,6 @@
 """What the clients give back: frozen and typed, with no protobuf in sight."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from triptych.core.errors import Internal
 from triptych.core.generation import FinishReason, PositionLogprobs
@@ -17,12 +17,32 @@ from triptych.wire.sampling import sampling_from_proto
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """One of several answers to the same prompt.
+
+    Attributes:
+        index: Its place among them, from 0.
+        logprobs: One entry per token when they were asked for; empty otherwise.
+        timeline: Where the time went, by stage and worker.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    logprobs: tuple[PositionLogprobs, ...] = ()
+    timeline: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
-    """A finished answer.
+    """A finished answer, or several.
 
     Attributes:
         logprobs: One entry per token when they were asked for; empty otherwise.
+        usage: Of all answers together.
         timeline: Where the time went, by stage and worker.
+        others: Answers 1 to n - 1 where several were asked for; the other fields are those of answer 0.
     """
 
     request_id: str
@@ -33,6 +53,13 @@ class Generation:
     logprobs: tuple[PositionLogprobs, ...]
     usage: Usage
     timeline: tuple[Span, ...]
+    others: tuple[Choice, ...] = ()
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """Every answer, alike."""
+        first = Choice(0, self.text, self.token_ids, self.finish_reason, self.logprobs, self.timeline)
+        return (first, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +70,15 @@ class TextChunk:
         text: Text that is final; may be empty while a character or a stop text is undecided.
         token_ids: The tokens that arrived, whether or not their text is decided.
         logprobs: One entry per token when they were asked for.
-        finish_reason: Set on the last piece.
+        finish_reason: Set on the last piece of each answer.
+        index: Of the answer that it is a piece of, where several were asked for.
     """
 
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[PositionLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +109,7 @@ def generation_from_proto(message: pb.GenerateResponse) -> Generation:
         logprobs=logprobs_from_proto(message.logprobs),
         usage=usage_from_proto(message.usage),
         timeline=timeline_from_proto(message.timeline),
+        others=tuple(_choice(choice, message.request_id) for choice in message.other_choices),
     )
 
 
@@ -93,56 +123,15 @@ def models_from_proto(message: pb.ListModelsResponse) -> tuple[ModelInfo, ...]:
     )
 
 
-@dataclass(slots=True)
-class Assembly:
-    """Grows a `Generation` out of the messages of a stream."""
-
-    request_id: str = ""
-    model: str = ""
-    chunks: list[TextChunk] = field(default_factory=list)
-    last: pb.GenerateStreamResponse | None = None
-
-    def add(self, message: pb.GenerateStreamResponse) -> TextChunk:
-        """Takes the next message and says what is new."""
-        self.request_id = message.request_id or self.request_id
-        self.model = message.model or self.model
-        self.last = message
-        chunk = TextChunk(
-            text=message.text,
-            token_ids=tuple(message.token_ids),
-            logprobs=logprobs_from_proto(message.logprobs),
-            finish_reason=finish_reason_from_proto(message.finish_reason),
-        )
-        self.chunks.append(chunk)
-        return chunk
-
-    @property
-    def complete(self) -> bool:
-        """Whether the last message has arrived."""
-        return self.last is not None and finish_reason_from_proto(self.last.finish_reason) is not None
-
-    @property
-    def token_ids(self) -> tuple[int, ...]:
-        """Every token so far."""
-        return tuple(token_id for chunk in self.chunks for token_id in chunk.token_ids)
-
-    def result(self) -> Generation:
-        """The answer, once the stream has ended.
-
-        Raises:
-            Internal: the stream ended without saying why.
-        """
-        last = self.last or pb.GenerateStreamResponse()
-        return Generation(
-            request_id=self.request_id,
-            model=self.model,
-            text="".join(chunk.text for chunk in self.chunks),
-            token_ids=self.token_ids,
-            finish_reason=_ended(finish_reason_from_proto(last.finish_reason), self.request_id),
-            logprobs=tuple(position for chunk in self.chunks for position in chunk.logprobs),
-            usage=usage_from_proto(last.usage),
-            timeline=timeline_from_proto(last.timeline),
-        )
+def _choice(message: pb.Choice, request_id: str) -> Choice:
+    return Choice(
+        message.index,
+        message.text,
+        tuple(message.token_ids),
+        _ended(finish_reason_from_proto(message.finish_reason), request_id),
+        logprobs_from_proto(message.logprobs),
+        timeline_from_proto(message.timeline),
+    )
 
 
 def _ended(reason: FinishReason | None, request_id: str) -> FinishReason:

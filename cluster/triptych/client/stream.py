@@ -8,9 +8,10 @@ from typing import Final, Protocol, Self
 import grpc
 from grpc import aio
 
+from triptych.client.assembly import Assembly
 from triptych.client.line import AsyncLine, Call, Line
 from triptych.client.pursuit import Pursuit
-from triptych.client.results import Assembly, Generation, TextChunk
+from triptych.client.results import Generation, TextChunk
 from triptych.core.errors import TriptychError
 from triptych.inference.v1 import inference_pb2 as pb
 
@@ -32,7 +33,7 @@ class TextStream:
 
     def __init__(self, line: Line[Responses]) -> None:
         self._line: Final = line
-        self._assembly: Final = Assembly(request_id=line.pursuit.body.request_id)
+        self._assembly: Final = _assembly(line.pursuit)
         weakref.finalize(self, line.cut).atexit = False
 
     @property
@@ -46,7 +47,9 @@ class TextStream:
     def __next__(self) -> TextChunk:
         self._line.require_wanted()
         try:
-            return _received(self._message(), self._assembly, self._line.pursuit)
+            while (chunk := _received(self._message(), self._assembly, self._line.pursuit)) is None:
+                pass
+            return chunk
         except (StopIteration, TriptychError):
             raise
         except BaseException:
@@ -78,7 +81,7 @@ class TextStream:
             except grpc.RpcError as error:
                 if self._assembly.complete:
                     raise StopIteration from error
-                self._line.redial(error, self._assembly.token_ids)
+                self._line.redial(error, self._assembly.received)
 
 
 class AsyncTextStream:
@@ -87,7 +90,7 @@ class AsyncTextStream:
     def __init__(self, line: "AsyncLine[AsyncResponses]") -> None:
         self._line: Final = line
         self._messages = aiter(line.call)
-        self._assembly: Final = Assembly(request_id=line.pursuit.body.request_id)
+        self._assembly: Final = _assembly(line.pursuit)
         self._failure: TriptychError | None = None
         weakref.finalize(self, line.cut).atexit = False
 
@@ -104,7 +107,9 @@ class AsyncTextStream:
             raise self._failure
         try:
             self._line.require_wanted()
-            return _received(await self._message(), self._assembly, self._line.pursuit)
+            while (chunk := _received(await self._message(), self._assembly, self._line.pursuit)) is None:
+                pass
+            return chunk
         except TriptychError as error:
             self._failure = error
             raise
@@ -140,14 +145,18 @@ class AsyncTextStream:
             except grpc.RpcError as error:
                 if self._assembly.complete:
                     raise StopAsyncIteration from error
-                await self._line.redial(error, self._assembly.token_ids)
+                await self._line.redial(error, self._assembly.received)
                 self._messages = aiter(self._line.call)
 
 
-def _received(message: pb.GenerateStreamResponse, assembly: Assembly, pursuit: Pursuit) -> TextChunk:
+def _assembly(pursuit: Pursuit) -> Assembly:
+    return Assembly(pursuit.body.request_id, pursuit.body.sampling.n or 1)
+
+
+def _received(message: pb.GenerateStreamResponse, assembly: Assembly, pursuit: Pursuit) -> TextChunk | None:
     chunk = assembly.add(message)
     pursuit.heard()
-    if chunk.finish_reason:
+    if assembly.complete:
         pursuit.done()
     return chunk
 

@@ -45,6 +45,7 @@ class GenerationInput:
         placement: Which stages may serve it.
         linger_seconds: How long it goes on when its client's connection has ended; 0 ends it at once.
         resume: Token ids of the answer that a client which comes back has already; None for a new request.
+        resume_others: The same of answers 1 to n - 1, as far as it has any.
     """
 
     prompt: PromptInput
@@ -54,3 +55,10 @@ class GenerationInput:
     placement: Placement = Placement.ANY
     linger_seconds: float = 0.0
     resume: tuple[int, ...] | None = None
+    resume_others: tuple[tuple[int, ...], ...] = ()
+
+    def received(self, index: int) -> tuple[int, ...] | None:
+        """What the client has of answer `index`; None for a new request."""
+        if self.resume is None or not index:
+            return self.resume
+        return self.resume_others[index - 1] if index <= len(self.resume_others) else ()

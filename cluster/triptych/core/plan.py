@@ -22,11 +22,13 @@ class Demand:
     Attributes:
         prompt_tokens: Every position of the prompt.
         patches: Of each image, those that pass the vision tower: what encoding it costs.
+        near: Workers that hold its prompt already; they are preferred, as long as they have room.
     """
 
     prompt_tokens: int
     patches: tuple[int, ...] = ()
     placement: Placement = Placement.ANY
+    near: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

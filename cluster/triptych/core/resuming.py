@@ -12,7 +12,7 @@ from triptych.core.sampling import SamplingParams
 FIELD = "resume.received_token_ids"
 
 
-def require_received(received: Sequence[int], vocabulary: int, max_tokens: int | None) -> None:
+def require_received(received: Sequence[int], vocabulary: int, max_tokens: int | None, field: str = FIELD) -> None:
     """Refuses what cannot be the beginning of the answer.
 
     Raises:
@@ -20,13 +20,13 @@ def require_received(received: Sequence[int], vocabulary: int, max_tokens: int |
     """
     if max_tokens is not None and len(received) > max_tokens:
         raise InvalidArgument(
-            f"{FIELD} may hold at most {max_tokens} ids, which is sampling.max_tokens; got {len(received)}",
-            field=FIELD,
+            f"{field} may hold at most {max_tokens} ids, which is sampling.max_tokens; got {len(received)}",
+            field=field,
         )
     for place, token_id in enumerate(received):
         if not 0 <= token_id < vocabulary:
             raise InvalidArgument(
-                f"{FIELD}[{place}] must be in [0, {vocabulary - 1}], got {token_id}", field=f"{FIELD}[{place}]"
+                f"{field}[{place}] must be in [0, {vocabulary - 1}], got {token_id}", field=f"{field}[{place}]"
             )
 
 

@@ -5,12 +5,13 @@ from triptych.core.fleet.stage import Stage
 from triptych.core.fleet.worker import Fleet, Worker
 from triptych.core.plan import Demand, Placement, Plan, RoutingPolicy
 
-Wanted = tuple[int, Placement, bool, frozenset[str]]
+Wanted = tuple[int, Placement, bool, frozenset[str], frozenset[str]]
 
 
 def wanted(demand: Demand, policy: RoutingPolicy, avoid: frozenset[str]) -> Wanted:
     """All that `choose` looks at in a request: where one finds no room, no other that wants the same does."""
-    return len(demand.patches), demand.placement, demand.prompt_tokens < policy.colocate_below_tokens, avoid
+    short = demand.prompt_tokens < policy.colocate_below_tokens
+    return len(demand.patches), demand.placement, short, demand.near, avoid
 
 
 def choose(
@@ -19,7 +20,8 @@ def choose(
     """Chooses workers for a request, or says why there are none.
 
     Decode is chosen first, then encode if there are images, then prefill, which stays with decode when the prompt is
-    too short to be worth a transfer. Each choice takes the worker with the least dispatched work of that kind.
+    too short to be worth a transfer. Each choice takes the worker with the least dispatched work of that kind, among
+    those that hold the prompt already where there are any.
 
     Args:
         demand: What the request asks.
@@ -34,11 +36,13 @@ def choose(
     decoders = _with_room(fleet.serving(Stage.DECODE), policy)
     if isinstance(decoders, TriptychError):
         return decoders
-    decode = min(decoders, key=lambda w: (w.worker_id in avoid, w.load.requests, w.worker_id))
+    decode = min(
+        decoders, key=lambda w: (w.worker_id in avoid, w.worker_id not in demand.near, w.load.requests, w.worker_id)
+    )
     prefill = _choose_prefill(demand, fleet, policy, decode, avoid)
     if isinstance(prefill, TriptychError):
         return prefill
-    encode = _spread_images(demand.patches, fleet, policy, avoid)
+    encode = _spread_images(demand, fleet, policy, avoid)
     if isinstance(encode, TriptychError):
         return encode
     worker, reason = prefill
@@ -67,25 +71,30 @@ def _choose_prefill(
     candidates = _with_room(others, policy)
     if isinstance(candidates, TriptychError):
         return candidates
-    best = min(candidates, key=lambda w: (w.worker_id in avoid, w.load.tokens, w.load.requests, w.worker_id))
+    best = min(
+        candidates,
+        key=lambda w: (
+            w.worker_id in avoid, w.worker_id not in demand.near, w.load.tokens, w.load.requests, w.worker_id
+        ),
+    )  # fmt: skip
     if demand.placement is Placement.ANY and {best.worker_id, decode.worker_id} <= avoid:
         return decode, "what two workers failed at, one does without a transfer"
     return best, "a prefill worker is free to take it"
 
 
 def _spread_images(
-    patches: tuple[int, ...], fleet: Fleet, policy: RoutingPolicy, avoid: frozenset[str]
+    demand: Demand, fleet: Fleet, policy: RoutingPolicy, avoid: frozenset[str]
 ) -> tuple[str, ...] | TriptychError:
     """Least work first, one image after the other, so that one request's images spread over the encode workers."""
-    if not patches:
+    if not demand.patches:
         return ()
     candidates = _with_room(fleet.serving(Stage.ENCODE), policy)
     if isinstance(candidates, TriptychError):
         return candidates
     load = {w.worker_id: w.load.patches for w in candidates}
     chosen = []
-    for size in patches:
-        worker_id = min(load, key=lambda name: (name in avoid, load[name], name))
+    for size in demand.patches:
+        worker_id = min(load, key=lambda name: (name in avoid, name not in demand.near, load[name], name))
         load[worker_id] += size
         chosen.append(worker_id)
     return tuple(chosen)

@@ -43,6 +43,7 @@ class Admitted:
         linger: Seconds that it goes on without its client.
         received: Token ids of the answer that a client which comes back has; None for a new request.
         ended: How the answer ends when `received` is all of it.
+        of: Where this is a further answer to a request, that request's id.
     """
 
     request_id: str
@@ -55,11 +56,22 @@ class Admitted:
     linger: float = 0.0
     received: tuple[int, ...] | None = None
     ended: FinishReason | None = None
+    of: str = ""
+
+    @property
+    def client_id(self) -> str:
+        """The id that the client knows."""
+        return self.of or self.request_id
 
     @property
     def picture_bytes(self) -> int:
         """What its pictures weigh."""
         return sum(media_bytes(image.part) for image in self.images)
+
+
+def choice_id(request_id: str, index: int) -> str:
+    """The id of answer `index` to a request: the request's own for answer 0, as if it were the only one."""
+    return f"{request_id}#{index}" if index else request_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +107,17 @@ class Call:
         request_id: Of the request.
         detokenizer: Knows the tokens that the client has.
         received: How many those are.
+        client_id: What the client calls the request, where that is another id.
 
     Attributes:
         tokens: Of the answer, those that the client had and those that it was given.
     """
 
-    def __init__(self, request_id: str, detokenizer: IncrementalDetokenizer, received: int = 0) -> None:
+    def __init__(
+        self, request_id: str, detokenizer: IncrementalDetokenizer, received: int = 0, client_id: str = ""
+    ) -> None:
         self.request_id = request_id
+        self.client_id = client_id or request_id
         self.detokenizer = detokenizer
         self.tokens = received
         self._outputs: asyncio.Queue[Output] = asyncio.Queue()
@@ -122,7 +138,7 @@ class Call:
 
     def fail(self, error: TriptychError) -> None:
         """Hands the error on; one that comes after the end is not heard."""
-        error.request_id = error.request_id or self.request_id
+        error.request_id = error.request_id or self.client_id
         self._outputs.put_nowait(error)
 
     async def outputs(self) -> AsyncIterator[Piece | Finished]:

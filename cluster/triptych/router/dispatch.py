@@ -7,13 +7,14 @@ import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from triptych.core.desk import Counters, Desk, Entry, Orders, Seats, Submission
+from triptych.core.desk import Counters, Desk, Entry, Orders, Seat, Seats, Submission
 from triptych.core.errors import Cancelled, Internal, NotFound, ResourceExhausted, TriptychError
 from triptych.core.fleet.worker import Introduction, Report, Worker
 from triptych.core.generation import FinishReason, OperationKey
 from triptych.core.pictures import PictureMemory
 from triptych.core.request import events as ev
 from triptych.core.request.record import Terms
+from triptych.core.request.states import Placed
 from triptych.models.detokenize import IncrementalDetokenizer
 from triptych.router.call import Admitted, Call
 from triptych.router.carrier import Carrier, Outbound
@@ -80,28 +81,31 @@ class Dispatcher:
         return self._desk.requests()
 
     @contextlib.contextmanager
-    def seat(self, picture_bytes: int = 0, returning: str = "") -> Iterator[None]:
-        """Takes a place among the running requests for one that is still being checked, up to its `submit`.
+    def seat(self, picture_bytes: int = 0, returning: Collection[str] = (), places: int = 1) -> Iterator[Seat]:
+        """Takes places among the running requests for one that is still being checked, up to its `submit`.
 
         Args:
             picture_bytes: What its pictures weigh.
-            returning: The id of a request whose client comes back; if it is known here, it has its place.
+            returning: Where its client comes back, the ids of its answers; one that is known here has its place.
+            places: One for each answer that is asked for.
 
         Raises:
-            ResourceExhausted: every place, or the pictures' memory, is taken; nothing has been spent on it yet.
+            ResourceExhausted: too few places, or too little of the pictures' memory, are left; nothing has been spent
+                on it yet.
         """
-        if returning and self._desk.named(returning):
-            yield
+        places -= sum(self._desk.named(request_id) is not None for request_id in returning)
+        if places <= 0:
+            yield Seat()
             return
         try:
-            self.seats.take(self._desk.running, picture_bytes)
+            seat = self.seats.take(self._desk.running, picture_bytes, places)
         except ResourceExhausted:
             self.counters.refused += 1
             raise
         try:
-            yield
+            yield seat
         finally:
-            self.seats.give_back(picture_bytes)
+            self.seats.give_back(seat)
 
     def submit(self, request: Admitted, detokenizer: IncrementalDetokenizer, now: float) -> Call:
         """Starts a request that has a `seat`, or goes on with one whose client comes back.
@@ -116,7 +120,7 @@ class Dispatcher:
         """
         entry, orders = self._desk.submit(self._submission(request), self._clock())
         received = len(request.received or ())
-        call = Call(request.request_id, detokenizer, received)
+        call = Call(request.request_id, detokenizer, received, request.client_id)
         if work := self._works.get(entry):
             self._take_over(work, call, received)
         else:
@@ -131,16 +135,26 @@ class Dispatcher:
         if (entry := self._desk.named(call.request_id)) and self._works[entry].call is call:
             self._tell(entry, ev.ClientLeft(error))
 
+    def workers_of(self, call: Call) -> frozenset[str]:
+        """Who computes a call's prompt, and its images: they keep both for a while."""
+        entry = self._desk.named(call.request_id)
+        if entry is None or not isinstance(entry.record.state, Placed):
+            return frozenset()
+        plan = entry.record.state.plan
+        return frozenset((*plan.encode, plan.prefill))
+
     def cancel(self, request_id: str) -> None:
-        """Ends a running request for an operator.
+        """Ends a running request, with all of its answers, for an operator.
 
         Raises:
             NotFound: no such request runs.
         """
-        entry = self._desk.named(request_id)
-        if entry is None or not entry.running:
+        known = [entry for entry, work in self._works.items() if work.request.client_id == request_id]
+        entries = [entry for entry in known if entry.running and self._desk.named(entry.request_id) is entry]
+        if not entries:
             raise NotFound(f"no running request has the id {request_id!r}", field="request_id", request_id=request_id)
-        self._tell(entry, ev.Abandoned(Cancelled("cancelled by an operator")))
+        for entry in entries:
+            self._tell(entry, ev.Abandoned(Cancelled("cancelled by an operator")))
 
     def connect(self, introduction: Introduction) -> None:
         """A worker has opened its stream."""
@@ -182,7 +196,13 @@ class Dispatcher:
     def _submission(self, request: Admitted) -> Submission:
         terms = Terms(request.deadline, self.limits.max_retries, self.limits.replay_patience, request.linger)
         return Submission(
-            request.request_id, request.demand, terms, request.digest, request.received, complete=request.ended
+            request.request_id,
+            request.demand,
+            terms,
+            request.digest,
+            request.received,
+            complete=request.ended,
+            follows=bool(request.of),
         )
 
     def _take_over(self, work: Work, call: Call, received: int) -> None:

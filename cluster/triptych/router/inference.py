@@ -2,16 +2,20 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
 from triptych.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, TriptychError
-from triptych.core.generation import GeneratedToken
+from triptych.core.generation import FinishReason, GeneratedToken
 from triptych.core.resuming import FIELD as RECEIVED
+from triptych.core.sampling import MAX_CHOICES
+from triptych.core.usage import Span, Usage
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.inference.v1 import inference_pb2_grpc, sampling_pb2
-from triptych.router.call import Call, Finished, Piece
+from triptych.router.answers import Answers, Part
+from triptych.router.call import Finished, Piece, choice_id
 from triptych.router.clock import now
 from triptych.router.dispatch import Dispatcher
 from triptych.router.guard import Guarded
@@ -44,35 +48,22 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """Collects the stream into one answer."""
-        text: list[str] = []
-        tokens: list[GeneratedToken] = []
-        async with Guarded(context), self._call(request.input, context) as call:
-            outputs = call.outputs()
-            while True:
-                match await anext(outputs):
-                    case Piece(piece, new):
-                        text.append(piece)
-                        tokens += new
-                    case Finished(reason, usage, timeline, rest):
-                        return pb.GenerateResponse(
-                            request_id=call.request_id,
-                            model=self._intake.model,
-                            text="".join(text) + rest,
-                            token_ids=[token.token_id for token in tokens],
-                            finish_reason=finish_reason_to_proto(reason),
-                            logprobs=self._logprobs(tokens),
-                            usage=usage_to_proto(usage),
-                            timeline=timeline_to_proto(timeline),
-                        )
+        async with Guarded(context), self._answers(request.input, context) as answers:
+            collected = [Collected() for _ in answers.candidates]
+            async for choice, output, usage in answers.parts():
+                collected[choice].add(output)
+                if usage is not None:
+                    return self._response(answers.request_id, collected, usage)
+        raise AssertionError("the last part has the usage")
 
     async def GenerateStream(
         self, request: pb.GenerateStreamRequest, context: Context
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         """Sends pieces as they come; the stream's end, however it comes about, ends the call."""
-        async with Guarded(context), self._call(request.input, context) as call:
+        async with Guarded(context), self._answers(request.input, context) as answers:
             model = self._intake.model
-            async for output in call.outputs():
-                message = self._stream_message(call.request_id, output)
+            async for part in answers.parts():
+                message = self._stream_message(answers.request_id, part)
                 message.model, model = model, ""
                 yield message
 
@@ -102,15 +93,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return pb.ListModelsResponse(models=[model])
 
     @contextlib.asynccontextmanager
-    async def _call(self, request: pb.GenerationInput, context: Context) -> AsyncIterator[Call]:
-        """A submitted call; the dispatcher is told when its client has left, and whether it heard the end."""
+    async def _answers(self, request: pb.GenerationInput, context: Context) -> AsyncIterator[Answers]:
+        """Submitted calls; the dispatcher is told when their client has left, and whether it heard the end."""
         accepted = now()
         remaining = context.time_remaining()
         deadline = None if remaining is None else accepted + remaining
-        call = await self._submit(request, accepted, deadline)
+        answers = await self._submit(request, accepted, deadline)
         error: TriptychError | None = None
         try:
-            yield call
+            yield answers
         except TriptychError:
             raise  # what the client is told is the end
         except BaseException:
@@ -118,32 +109,68 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             error = DeadlineExceeded("the deadline passed") if expired else Cancelled("the client went away")
             raise
         finally:
-            self._dispatcher.leave(call, error)
+            answers.leave(error)
 
-    async def _submit(self, request: pb.GenerationInput, accepted: float, deadline: float | None) -> Call:
-        returning = request.request_id if request.HasField("resume") else ""
-        with self._dispatcher.seat(picture_bytes(request), returning):
+    async def _submit(self, request: pb.GenerationInput, accepted: float, deadline: float | None) -> Answers:
+        n = request.sampling.n if 1 <= request.sampling.n <= MAX_CHOICES else 1  # what is wrong is refused below
+        ids = [choice_id(request.request_id, i) for i in range(n)] if request.HasField("resume") else []
+        with contextlib.ExitStack() as stack:
+            seat = stack.enter_context(self._dispatcher.seat(picture_bytes(request), ids, n))
             limit = self._context_length
             self._intake.require_room(len(request.token_ids.ids), limit)  # before they are copied
-            _require_answer(len(request.resume.received_token_ids), self._intake.limits.context_length)
-            admitted = await self._intake.admit(generation_from_proto(request), limit, deadline)
-            return self._dispatcher.submit(*admitted, accepted)
+            for received in (request.resume.received_token_ids, *(c.ids for c in request.resume.other_choices)):
+                _require_answer(len(received), self._intake.limits.context_length)
+            asked = generation_from_proto(request)
+            candidates = [await self._intake.admit(asked, limit, deadline)]
+            for index in range(1, asked.sampling.n):
+                candidates.append(await self._intake.another(candidates[0][0], index, asked.received(index)))
+            answers = Answers(self._dispatcher, candidates, accepted)
+            if answers.begin():
+                self._dispatcher.seats.begin(seat)
+                answers.seats = stack.pop_all()
+            return answers
 
-    def _stream_message(self, request_id: str, output: Piece | Finished) -> pb.GenerateStreamResponse:
-        match output:
+    def _response(self, request_id: str, collected: list["Collected"], usage: Usage) -> pb.GenerateResponse:
+        first = collected[0]
+        return pb.GenerateResponse(
+            request_id=request_id,
+            model=self._intake.model,
+            text="".join(first.text),
+            token_ids=[token.token_id for token in first.tokens],
+            finish_reason=finish_reason_to_proto(first.reason),
+            logprobs=self._logprobs(first.tokens),
+            usage=usage_to_proto(usage),
+            timeline=timeline_to_proto(first.timeline),
+            other_choices=[self._choice(i, choice) for i, choice in enumerate(collected[1:], start=1)],
+        )
+
+    def _choice(self, index: int, choice: "Collected") -> pb.Choice:
+        return pb.Choice(
+            index=index,
+            text="".join(choice.text),
+            token_ids=[token.token_id for token in choice.tokens],
+            finish_reason=finish_reason_to_proto(choice.reason),
+            logprobs=self._logprobs(choice.tokens),
+            timeline=timeline_to_proto(choice.timeline),
+        )
+
+    def _stream_message(self, request_id: str, part: Part) -> pb.GenerateStreamResponse:
+        match part.output:
             case Piece(text, tokens):
                 return pb.GenerateStreamResponse(
                     request_id=request_id,
+                    index=part.choice,
                     text=text,
                     token_ids=[token.token_id for token in tokens],
                     logprobs=self._logprobs(tokens),
                 )
-            case Finished(reason, usage, timeline, text):
+            case Finished(reason, _, timeline, text):
                 return pb.GenerateStreamResponse(
                     request_id=request_id,
+                    index=part.choice,
                     text=text,
                     finish_reason=finish_reason_to_proto(reason),
-                    usage=usage_to_proto(usage),
+                    usage=None if part.usage is None else usage_to_proto(part.usage),
                     timeline=timeline_to_proto(timeline),
                 )
 
@@ -158,3 +185,26 @@ def _require_answer(tokens: int, context_length: int) -> None:
         raise InvalidArgument(
             f"{RECEIVED} may hold at most {context_length} ids, which is the context; got {tokens}", field=RECEIVED
         )
+
+
+@dataclass(slots=True)
+class Collected:
+    """What there is of one answer.
+
+    Attributes:
+        reason: None until it has ended.
+    """
+
+    text: list[str] = field(default_factory=list)
+    tokens: list[GeneratedToken] = field(default_factory=list)
+    reason: FinishReason | None = None
+    timeline: tuple[Span, ...] = ()
+
+    def add(self, output: Piece | Finished) -> None:
+        """Takes what is new."""
+        self.text.append(output.text)
+        match output:
+            case Piece(_, tokens):
+                self.tokens += tokens
+            case Finished(reason, _, timeline):
+                self.reason, self.timeline = reason, timeline

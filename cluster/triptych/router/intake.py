@@ -13,13 +13,13 @@ from triptych.core.inputs import ChatInput, GenerationInput, PromptInput, TextIn
 from triptych.core.plan import Demand
 from triptych.core.prompt import Prompt
 from triptych.core.resuming import ending, input_digest, require_received
-from triptych.core.sampling import SamplingParams, seed_of
+from triptych.core.sampling import SamplingParams, choice_seed, seed_of
 from triptych.models.detokenize import IncrementalDetokenizer
 from triptych.models.generation_config import NEUTRAL
 from triptych.models.media import MediaLimits
 from triptych.models.spec import ModelSpec
 from triptych.models.text import TextProcessor
-from triptych.router.call import Admitted, CheckedMedia
+from triptych.router.call import Admitted, CheckedMedia, choice_id
 from triptych.router.pictures import PictureCheck
 
 INLINE_LENGTH = 4096  # characters or ids; what is longer is worked on off the event loop
@@ -137,6 +137,25 @@ class Intake:
             linger=request.linger_seconds,
             received=request.resume,
             ended=ended,
+        )
+        return admitted, detokenizer
+
+    async def another(
+        self, first: Admitted, index: int, received: tuple[int, ...] | None
+    ) -> tuple[Admitted, IncrementalDetokenizer]:
+        """Answer `index` to a request that was admitted: the same but for its random numbers and what its client has.
+
+        Raises:
+            InvalidArgument: what the client says it has is not the beginning of an answer.
+        """
+        if received is not None:
+            field = f"resume.other_choices[{index - 1}].ids"
+            require_received(received, self.spec.decoder.vocab_size, first.sampling.max_tokens, field)
+        sampling = replace(first.sampling, seed=choice_seed(first.sampling.seed or 0, index))
+        ended, detokenizer = await self._go_on(received, sampling)
+        request_id = choice_id(first.request_id, index)
+        admitted = replace(
+            first, request_id=request_id, of=first.request_id, sampling=sampling, received=received, ended=ended
         )
         return admitted, detokenizer
 

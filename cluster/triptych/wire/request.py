@@ -39,7 +39,8 @@ def generation_to_proto(request: GenerationInput) -> pb.GenerationInput:
     with sending("linger"):
         message.linger_ms = round(request.linger_seconds * 1000)
     if request.resume is not None:
-        message.resume.CopyFrom(pb.Resume(received_token_ids=request.resume))
+        others = [pb.TokenIds(ids=ids) for ids in request.resume_others]
+        message.resume.CopyFrom(pb.Resume(received_token_ids=request.resume, other_choices=others))
     return message
 
 
@@ -57,14 +58,22 @@ def generation_from_proto(message: pb.GenerationInput) -> GenerationInput:
         )
     if message.placement not in _FROM_PROTO:
         raise InvalidArgument(f"placement {message.placement} is not known", field="placement")
+    sampling = sampling_from_proto(message.sampling)
+    if len(message.resume.other_choices) >= sampling.n:
+        raise InvalidArgument(
+            f"resume.other_choices may hold at most {sampling.n - 1} answers, one less than sampling.n; "
+            f"got {len(message.resume.other_choices)}",
+            field="resume.other_choices",
+        )
     return GenerationInput(
         prompt=prompt_from_proto(message),
-        sampling=sampling_from_proto(message.sampling),
+        sampling=sampling,
         model=message.model,
         request_id=message.request_id,
         placement=_FROM_PROTO[message.placement],
         linger_seconds=message.linger_ms / 1000,
         resume=tuple(message.resume.received_token_ids) if message.HasField("resume") else None,
+        resume_others=tuple(tuple(choice.ids) for choice in message.resume.other_choices),
     )
 
 

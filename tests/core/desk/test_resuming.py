@@ -141,3 +141,14 @@ def test_a_full_desk_refuses_who_is_new_and_keeps_who_comes_back(scene: Any) -> 
     scene.run()
     assert scene.ends["old"] == [FinishReason.LENGTH]
     assert scene.desk.audit().empty
+
+
+def test_a_full_desk_keeps_another_answer_to_a_request_that_it_let_in(scene: Any) -> None:
+    scene.connect("D1")
+    for number in range(8):
+        scene.submit(f"r{number}")
+    scene.submit("r0#1", follows=True)
+    assert (scene.desk.counters.refused, scene.desk.waiting, scene.desk.counters.resumed) == (0, 1, 0)
+    scene.run()
+    assert scene.ends["r0#1"] == [FinishReason.LENGTH]
+    assert scene.desk.audit().empty

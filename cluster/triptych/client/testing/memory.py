@@ -45,7 +45,7 @@ class Memory:
         if left := self._refusals.get(request_id, 0):
             self._refusals[request_id] = left - 1
             raise Unavailable("no worker is ready", retry_after=RETRY_AFTER, request_id=request_id)
-        asked, known = replace(request, resume=None), self.runs.get(request_id)
+        asked, known = replace(request, resume=None, resume_others=()), self.runs.get(request_id)
         if known and (request.resume is None or known.request != asked):
             raise AlreadyExists(f"a request with id {request_id!r} is running", field="request_id")
         received = request.resume or ()

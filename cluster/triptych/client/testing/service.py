@@ -12,7 +12,7 @@ import grpc
 from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
 from triptych.client.testing.fleet import FakeFleet
 from triptych.client.testing.memory import Memory, Run
-from triptych.client.testing.messages import last, piece, tokens_of
+from triptych.client.testing.messages import collected, last, piece, tokens_of
 from triptych.client.testing.script import (
     MODEL,
     Break,
@@ -58,16 +58,17 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
 
     def Generate(self, request: pb.GenerateRequest, context: grpc.ServicerContext) -> pb.GenerateResponse:
         chunks = list(self._answer(request.input, context))
-        end = chunks[-1]
+        first, *others = [collected(chunks, index) for index in range(chunks[-1].index + 1)]
         return pb.GenerateResponse(
-            request_id=end.request_id,
+            request_id=chunks[-1].request_id,
             model=MODEL,
-            text="".join(chunk.text for chunk in chunks),
-            token_ids=[token_id for chunk in chunks for token_id in chunk.token_ids],
-            finish_reason=end.finish_reason,
-            logprobs=[position for chunk in chunks for position in chunk.logprobs],
-            usage=end.usage,
-            timeline=end.timeline,
+            text=first.text,
+            token_ids=first.token_ids,
+            finish_reason=first.finish_reason,
+            logprobs=first.logprobs,
+            usage=chunks[-1].usage,
+            timeline=first.timeline,
+            other_choices=others,
         )
 
     def GenerateStream(
@@ -144,7 +145,8 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
             for place, step in self._behind(tokens):
                 match step:
                     case Say(text):
-                        yield piece(request, request_id, tokens, text)
+                        for index in range(request.sampling.n):
+                            yield piece(request, request_id, tokens, text, index)
                         tokens += 1
                     case Break(refusals) | Restart(refusals) if self.memory.lose(request_id, place, refusals):
                         run.settled = kept = True
@@ -164,7 +166,8 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
                     case unknown:
                         assert_never(unknown)
             run.settled = True
-            yield last(request_id, request.prompt, tokens)
+            for index in range(request.sampling.n):
+                yield last(request, request_id, tokens, index)
         finally:
             if not kept:
                 self.memory.finish(request_id, run)

@@ -4,7 +4,7 @@ from triptych.core.desk.audit import Audit
 from triptych.core.desk.desk import Desk
 from triptych.core.desk.entry import Counters, Entry, Submission
 from triptych.core.desk.orders import Cut, Order, Orders, Perform, TellDrain
-from triptych.core.desk.seats import Seats
+from triptych.core.desk.seats import Seat, Seats
 
 __all__ = [
     "Audit",
@@ -15,6 +15,7 @@ __all__ = [
     "Order",
     "Orders",
     "Perform",
+    "Seat",
     "Seats",
     "Submission",
     "TellDrain",

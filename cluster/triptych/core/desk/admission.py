@@ -34,7 +34,7 @@ def refusal(submission: Submission, fleet: Fleet, policy: RoutingPolicy) -> Trip
 
     A client that comes back is not sent away: its router may have just been started, and know no worker yet.
     """
-    if submission.received is not None:
+    if submission.received is not None or submission.follows:
         return None
     plan = choose(submission.demand, fleet, policy)
     return None if isinstance(plan, Plan) else plan

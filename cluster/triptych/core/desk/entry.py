@@ -21,6 +21,7 @@ class Submission:
         digest: Of everything that determines the answer: two requests of one id must agree in it.
         received: Tokens of the answer that its client has, when it comes back; None for a new request.
         complete: How the answer ended, when those tokens are all of it.
+        follows: It is another answer to a request that was let in: it waits for workers, and is not sent away.
     """
 
     request_id: str
@@ -29,6 +30,7 @@ class Submission:
     digest: bytes = b""
     received: tuple[int, ...] | None = None
     complete: FinishReason | None = None
+    follows: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -1,7 +1,17 @@
 """Places for requests, taken before anything is spent on them."""
 
+from dataclasses import dataclass
+
 from triptych.core.errors import ResourceExhausted
 from triptych.core.pictures import PictureMemory
+
+
+@dataclass(slots=True)
+class Seat:
+    """What one request has taken before it runs: a place for each of its answers, and memory for its pictures."""
+
+    places: int = 0
+    picture_bytes: int = 0
 
 
 class Seats:
@@ -19,21 +29,34 @@ class Seats:
         self._retry_after = retry_after
         self._checking = 0
 
-    def take(self, running: int, picture_bytes: int) -> None:
-        """Takes a place for a request that is to be checked.
+    def take(self, running: int, picture_bytes: int, places: int = 1) -> Seat:
+        """Takes places for a request that is to be checked.
 
         Raises:
-            ResourceExhausted: every place, or the pictures' memory, is taken.
+            ResourceExhausted: so many are not left, now or, without `retry_after`, ever; or the pictures' memory is
+                taken.
         """
-        if running + self._checking >= self._limit:
+        taken = running + self._checking
+        if taken + places > self._limit:
+            is_limit = (
+                "which is the limit" if places == 1 else f"and this one has {places}; {self._limit} is the limit"
+            )
             raise ResourceExhausted(
-                f"{self._limit} requests are running, which is the limit (router.max_running_requests)",
-                retry_after=self._retry_after,
+                f"{taken} requests are running, {is_limit} (router.max_running_requests)",
+                retry_after=self._retry_after if places <= self._limit else None,
             )
         self.pictures.reserve(picture_bytes, self._retry_after)
-        self._checking += 1
+        self._checking += places
+        return Seat(places, picture_bytes)
 
-    def give_back(self, picture_bytes: int) -> None:
-        """The request runs and has taken what it keeps, or it was refused."""
+    def begin(self, seat: Seat) -> None:
+        """The first answer runs and has taken what it keeps; the places of the others stay taken."""
         self._checking -= 1
-        self.pictures.release(picture_bytes)
+        self.pictures.release(seat.picture_bytes)
+        seat.places -= 1
+        seat.picture_bytes = 0
+
+    def give_back(self, seat: Seat) -> None:
+        """What is left: the request runs and has taken what it keeps, or it was refused."""
+        self._checking -= seat.places
+        self.pictures.release(seat.picture_bytes)
