@@ -38,7 +38,9 @@ class Awq:
         """Rows [start, stop)."""
         numbers, zeros = (self._columns(arrays.words(name), start, stop) for name in (".qweight", ".qzeros"))
         scales = arrays.floats(".scales")[:, start:stop].T
-        return dequantize(numbers, zeros, scales, group_of_inputs(arrays, None, numbers.shape[1], scales.shape[1]))
+        return dequantize(
+            numbers, zeros, scales, group_of_inputs(arrays, ".g_idx", numbers.shape[1], scales.shape[1])
+        )
 
     def _columns(self, words: npt.NDArray[np.uint32], start: int, stop: int) -> npt.NDArray[np.uint8]:
         first = start // 8
