@@ -112,7 +112,7 @@ def test_llama_settings_that_cannot_be_honoured_are_refused(
 @pytest.mark.parametrize(
     ("change", "kind", "field"),
     [
-        ({"text_config": {"model_type": "qwen2"}}, Unimplemented, "text_config.model_type"),
+        ({"text_config": {"model_type": "opt"}}, Unimplemented, "text_config.model_type"),
         ({"text_config": [1]}, InvalidArgument, "text_config"),
         ({"vision_config": {"model_type": "siglip_vision_model"}}, Unimplemented, "vision_config.model_type"),
         ({"vision_config": {"hidden_act": "relu"}}, Unimplemented, "vision_config.hidden_act"),

@@ -3,14 +3,69 @@
 Defaults are those of transformers' Qwen2_5_VLConfig and Qwen2_5_VLVisionConfig.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
 from triptych.core.errors import InvalidArgument
 from triptych.models.recipes.fields import Fields
-from triptych.models.recipes.towers import read_axial_theta, read_patch_grid, read_qwen_blocks, read_video_tokens
-from triptych.models.spec import Qwen25Vision
+from triptych.models.recipes.llama import NAMES
+from triptych.models.recipes.multimodal import multimodal_model, text_fields, tied, with_attention
+from triptych.models.recipes.qwen2 import read_decoder
+from triptych.models.recipes.recipe import Recipe
+from triptych.models.recipes.rope import rope_section
+from triptych.models.recipes.towers import (
+    qwen_layer_names,
+    read_axial_theta,
+    read_patch_grid,
+    read_qwen_blocks,
+    read_video_tokens,
+)
+from triptych.models.spec import AttentionSpec, DecoderSpec, ModelSpec, Qwen25Vision, RopeSections
+
+_TEXT: Final[Mapping[str, Any]] = {
+    "vocab_size": 152064,
+    "hidden_size": 8192,
+    "intermediate_size": 29568,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e6,
+    "max_window_layers": 80,
+}
 
 
-def read_vision(fields: Fields, output_size: int) -> Qwen25Vision:
-    """The vision side."""
+def read_qwen2_5_vl(config: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a vision-language model."""
+    sections = config if "text_config" in config else {**config, "text_config": config}  # as the first checkpoints do
+    fields, text = Fields(config), text_fields(sections, _TEXT)
+    decoder = read_decoder(text, tied_head=tied(fields, text))
+    decoder = with_sections(decoder, text, (16, 24, 24), interleaved=False)
+    vision = _vision(fields, decoder.hidden_size)
+    return multimodal_model("Qwen2_5_VLForConditionalGeneration", fields, text, decoder, vision, 151655)
+
+
+def with_sections(decoder: DecoderSpec, text: Fields, default: tuple[int, ...], *, interleaved: bool) -> DecoderSpec:
+    """The decoder with three positions of every token (arXiv:2409.12191)."""
+    sizes = rope_section(text).integers("mrope_section", default)
+
+    def place(attention: AttentionSpec) -> AttentionSpec:
+        rope = attention.rope
+        if rope is None or len(sizes) != 3 or 2 * sum(sizes) != rope.dimensions:
+            raise InvalidArgument(
+                f"config: mrope_section must be three numbers, together half of head_dim = {attention.head_dim}, "
+                f"got {list(sizes)}",
+                field="mrope_section",
+            )
+        time, height, width = sizes
+        return replace(attention, rope=replace(rope, sections=RopeSections((time, height, width), interleaved)))
+
+    return with_attention(decoder, place)
+
+
+def _vision(fields: Fields, output_size: int) -> Qwen25Vision:
     tower = fields.section("vision_config")
     tower.choice("hidden_act", "silu", ("silu",))
     grid = read_patch_grid(tower, 14)
@@ -41,3 +96,22 @@ def require_width(tower: Fields, output_size: int) -> None:
             f"config: vision_config.out_hidden_size must be text_config.hidden_size = {output_size}, got {width}",
             field="vision_config.out_hidden_size",
         )
+
+
+QWEN_ROOTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "model.": ("model.language_model.", "model."),
+    "visual.": ("model.visual.", "visual."),
+}
+
+QWEN2_5_VL = Recipe(
+    read=read_qwen2_5_vl,
+    names={
+        **NAMES,
+        **qwen_layer_names("visual.", {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}),
+        "vision.patches": "visual.patch_embed.proj",
+        "projector.norm": "visual.merger.ln_q",
+        "projector.up": "visual.merger.mlp.0",
+        "projector.down": "visual.merger.mlp.2",
+    },
+    roots=QWEN_ROOTS,
+)

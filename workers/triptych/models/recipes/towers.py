@@ -145,7 +145,7 @@ def _require_heads(blocks: BlocksSpec) -> None:
 
 
 def layer_names(root: str) -> dict[str, str | Place]:
-    """Layers of CLIP and SigLIP towers."""
+    """Layers of CLIP and SigLIP towers, whose names begin with `root`."""
     theirs = {
         "attention_norm": "layer_norm1",
         "attention.query": "self_attn.q_proj",
@@ -181,6 +181,9 @@ PROJECTOR_NAMES: Final[Mapping[str, str | Place]] = {
     "projector.down": "multi_modal_projector.linear_2",
 }
 
+UNUSED: Final = ("*vision_tower.*post_layernorm.*", "*vision_tower.*encoder.layers.*")
+"""Features are taken before the last layers of CLIP, and before the norm behind them."""
+
 ROOTS: Final[Mapping[str, tuple[str, ...]]] = {
     "model.": ("model.language_model.", "language_model.model."),
     "lm_head.": ("lm_head.", "language_model.lm_head."),
@@ -191,4 +194,11 @@ ROOTS: Final[Mapping[str, tuple[str, ...]]] = {
         "vision_tower.vision_model.",
     ),
     "multi_modal_projector.": ("model.multi_modal_projector.", "multi_modal_projector."),
+}
+
+SIGLIP_NAMES: Final[Mapping[str, str | Place]] = {
+    "vision.patches": "vision_tower.embeddings.patch_embedding",
+    "vision.positions": "vision_tower.embeddings.position_embedding",
+    "vision.output_norm": "vision_tower.post_layernorm",
+    **layer_names("vision_tower."),
 }
