@@ -8,7 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GptOssConfig, Mxfp4Config, Qwen3MoeConfig
+from transformers import (
+    AutoModelForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+from transformers.utils.quantization_config import Mxfp4Config
 
 from triptych.kernels import AttentionBatch
 from triptych.models.decoder import Decoder
@@ -56,7 +63,7 @@ def rewrite(folder: Path, edit: Any, settings: object) -> None:
 
 def test_gpt_oss_in_mxfp4(tmp_path: Path) -> None:
     config = GptOssConfig(**SIZES, intermediate_size=96, num_local_experts=3, sliding_window=21)
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    GptOssForCausalLM(config).bfloat16().save_pretrained(tmp_path)
 
     def pack(tensors: dict[str, Tensor]) -> None:
         for layer in range(2):
@@ -74,7 +81,7 @@ def test_gpt_oss_in_mxfp4(tmp_path: Path) -> None:
 
 def test_experts_in_blocks_of_fp8(tmp_path: Path) -> None:
     config = Qwen3MoeConfig(**SIZES, moe_intermediate_size=48, num_experts=4, intermediate_size=48)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = Qwen3MoeForCausalLM(config)
     model.save_pretrained(tmp_path)
     plain = dict(load_file(tmp_path / "model.safetensors"))
 
