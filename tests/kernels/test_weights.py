@@ -11,13 +11,14 @@ from torch import Tensor
 
 from triptych import kernels
 from triptych.kernels import DenseWeight, GgufWeight, Int8Weight, Weight, dequantize
-from triptych.kernels.weights import GGUF_BLOCK_BYTES, GgufKind
+from triptych.kernels.gguf_blocks import GGUF_BLOCKS, GgufKind
+from triptych.kernels.testing import random_blocks
 
 Poisoned = Callable[..., Tensor]
 Close = Callable[[Tensor, Tensor], None]
 
-KINDS: list[GgufKind] = ["Q4_0", "Q4_1", "Q8_0"]
-FORMS = ["dense", "dense bf16", "int8", *KINDS]
+SMALL: list[GgufKind] = ["Q4_0", "Q4_1", "Q8_0", "Q5_0", "Q5_1"]
+FORMS = ["dense", "dense bf16", "int8", *SMALL]
 
 
 def make(form: str, outputs: int, inputs: int) -> Weight:
@@ -26,9 +27,9 @@ def make(form: str, outputs: int, inputs: int) -> Weight:
         values = torch.randint(-127, 128, tiles, dtype=torch.int8)
         return Int8Weight(values, torch.rand(outputs) / 600, inputs)
     plain = torch.randn(outputs, inputs) / 6
-    if form in GGUF_BLOCK_BYTES:
+    if form in SMALL:
         packed = gguf.quants.quantize(plain.numpy(), GGMLQuantizationType[form])
-        return GgufWeight(torch.from_numpy(packed.copy()), form, inputs)  # type: ignore[arg-type]
+        return GgufWeight(torch.from_numpy(packed.copy()), form, inputs)
     return DenseWeight(plain.bfloat16() if form == "dense bf16" else plain)
 
 
@@ -37,15 +38,12 @@ def weight(request: pytest.FixtureRequest) -> Weight:
     return make(request.param, 37, 96)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GGUF_BLOCKS)
 def test_blocks_stand_for_what_the_gguf_package_reads_bit_by_bit(kind: GgufKind) -> None:
-    packed = torch.randint(256, (19, 5 * GGUF_BLOCK_BYTES[kind]), dtype=torch.uint8)
-    scales = 2 if kind == "Q4_1" else 1
-    blocks = packed.view(19, 5, -1)
-    blocks[:, :, : 2 * scales] = torch.randn(19, 5, scales).half().view(torch.uint8)
-    expected = gguf.quants.dequantize(packed.numpy(), GGMLQuantizationType[kind])
-    weight = GgufWeight(packed, kind, 160)
-    assert (weight.outputs, weight.inputs) == (19, 160)
+    inputs = 5 * GGUF_BLOCKS[kind][0]
+    weight = random_blocks(kind, 19, inputs)
+    expected = gguf.quants.dequantize(weight.blocks.numpy(), GGMLQuantizationType[kind])
+    assert (weight.outputs, weight.inputs) == (19, inputs)
     assert np.array_equal(dequantize(weight).numpy(), expected)
     assert np.array_equal(dequantize(weight, slice(3, 11)).numpy(), expected[3:11])
     assert np.array_equal(dequantize(weight, torch.tensor([18, 0, 18])).numpy(), expected[[18, 0, 18]])
@@ -69,6 +67,7 @@ def test_int8_tiles_stand_for_what_a_loop_reads(outputs: int, inputs: int) -> No
     [
         (lambda: DenseWeight(torch.ones(3)), r"values must be \[O, I\], got \[3\]"),
         (lambda: GgufWeight(torch.zeros(2, 20, dtype=torch.uint8), "Q4_1", 31), "inputs must be a multiple of 32"),
+        (lambda: GgufWeight(torch.zeros(2, 144, dtype=torch.uint8), "Q4_K", 288), "inputs must be a multiple of 256"),
         (lambda: GgufWeight(torch.zeros(2, 18, dtype=torch.uint8), "Q4_1", 32), r"blocks must be uint8 \[O, 20\]"),
         (lambda: GgufWeight(torch.zeros(2, 20), "Q4_1", 32), r"blocks must be uint8 \[O, 20\]"),
         (lambda: int8_of(torch.ones(1, 2, 16, 4, dtype=torch.int8), 9), r"values must be int8 \[1, 3, 16, 4\]"),

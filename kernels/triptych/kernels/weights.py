@@ -1,21 +1,19 @@
 """Weights [O, I] of a projection in the forms that kernels read: plain, int8 per output, GGUF blocks as stored."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import assert_never
 
 import torch
 from torch import Tensor
 
-GgufKind = Literal["Q4_0", "Q4_1", "Q8_0"]
+from triptych.kernels.gguf_blocks import GGUF_BLOCKS, GgufKind, unpacked
 
 OUTPUT_TILE = 16
 """Outputs that an `Int8Weight` keeps side by side: the 32-bit lanes of a 512-bit register."""
 INPUT_TILE = 4
 """Inputs of one output that it keeps together: the bytes that one lane of a dot-product instruction takes."""
 GGUF_BLOCK = 32
-"""Elements of one GGUF block."""
-GGUF_BLOCK_BYTES: Mapping[GgufKind, int] = {"Q4_0": 18, "Q4_1": 20, "Q8_0": 34}
+"""Elements that have a scale of their own in most kinds of GGUF block."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,12 +70,12 @@ class Int8Weight:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GgufWeight:
-    """Rows of 32-element blocks, byte for byte as a GGUF file has them (ggml's block_q4_0, block_q4_1, block_q8_0).
+    """Rows of blocks, byte for byte as a GGUF file has them (ggml's block_q4_0, block_q4_K and so on).
 
     Attributes:
-        blocks: [O, I/32 · bytes of a block] uint8, contiguous: a view of the mapped file.
+        blocks: [O, I / elements of a block · its bytes] uint8, contiguous: a view of the mapped file.
         kind: How a block is packed.
-        inputs: I, a multiple of 32.
+        inputs: I, a multiple of a block's elements.
     """
 
     blocks: Tensor
@@ -85,8 +83,9 @@ class GgufWeight:
     inputs: int
 
     def __post_init__(self) -> None:
-        _require(self.inputs % GGUF_BLOCK == 0, f"inputs must be a multiple of {GGUF_BLOCK}, got {self.inputs}")
-        row, shape = self.inputs // GGUF_BLOCK * GGUF_BLOCK_BYTES[self.kind], list(self.blocks.shape)
+        elements, size = GGUF_BLOCKS[self.kind]
+        _require(self.inputs % elements == 0, f"inputs must be a multiple of {elements}, got {self.inputs}")
+        row, shape = self.inputs // elements * size, list(self.blocks.shape)
         _require(
             len(shape) == 2 and shape[1] == row and self.blocks.dtype is torch.uint8,
             f"blocks must be uint8 [O, {row}] for {self.inputs} inputs, got {self.blocks.dtype} {shape}",
@@ -121,39 +120,10 @@ def dequantize(weight: Weight, rows: slice | Tensor | None = None) -> Tensor:
             values = weight.values[tile, :, lane].reshape(len(chosen), -1)[:, : weight.inputs]
             return values.float().mul_(weight.scales[chosen].unsqueeze(1))
         case GgufWeight():
-            packed = weight.blocks[rows].reshape(-1, GGUF_BLOCK_BYTES[weight.kind])
-            return _UNPACK[weight.kind](packed).reshape(-1, weight.inputs)
+            packed = weight.blocks[rows].reshape(-1, GGUF_BLOCKS[weight.kind][1])
+            return unpacked(packed, weight.kind).reshape(-1, weight.inputs)
         case _:
             assert_never(weight)
-
-
-def _half(packed: Tensor, start: int) -> Tensor:
-    """[n, 1] float32 of the float16 at byte `start` of each block."""
-    return packed[:, start : start + 2].clone().view(torch.float16).float()
-
-
-def _nibbles(packed: Tensor) -> Tensor:
-    """[n, 32] float32 of [n, 16] bytes: the low halves are the first 16 elements."""
-    return torch.cat([packed & 15, packed >> 4], dim=1).float()
-
-
-def _unpack_q4_0(packed: Tensor) -> Tensor:
-    return _nibbles(packed[:, 2:]).sub_(8).mul_(_half(packed, 0))
-
-
-def _unpack_q4_1(packed: Tensor) -> Tensor:
-    return _nibbles(packed[:, 4:]).mul_(_half(packed, 0)).add_(_half(packed, 2))
-
-
-def _unpack_q8_0(packed: Tensor) -> Tensor:
-    return packed[:, 2:].clone().view(torch.int8).float().mul_(_half(packed, 0))
-
-
-_UNPACK: Mapping[GgufKind, Callable[[Tensor], Tensor]] = {
-    "Q4_0": _unpack_q4_0,
-    "Q4_1": _unpack_q4_1,
-    "Q8_0": _unpack_q8_0,
-}
 
 
 def _require(holds: bool, message: str) -> None:

@@ -3,20 +3,14 @@
 import pytest
 import torch
 
+from triptych.kernels.gguf_blocks import GGUF_BLOCKS, GgufKind
 from triptych.kernels.native.embedding import Embedding, accepts
 from triptych.kernels.native.isa import Isa
 from triptych.kernels.native.team import capture
-from triptych.kernels.weights import (
-    GGUF_BLOCK_BYTES,
-    DenseWeight,
-    GgufKind,
-    GgufWeight,
-    Int8Weight,
-    Weight,
-    dequantize,
-)
+from triptych.kernels.testing import random_blocks
+from triptych.kernels.weights import DenseWeight, Int8Weight, Weight, dequantize
 
-FORMS = ["bfloat16", "float32", "int8", "Q4_0", "Q4_1", "Q8_0"]
+FORMS = ["bfloat16", "float32", "int8", *GGUF_BLOCKS]
 GUARD = 7.0
 
 
@@ -24,6 +18,7 @@ GUARD = 7.0
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("rows", "outputs", "width"), [(1, 49, 576), (37, 33, 64), (3, 1, 32)])
 def test_equals_the_definition(isa: Isa, rows: int, outputs: int, width: int, form: str, dtype: torch.dtype) -> None:
+    width = -(-width // 256) * 256 if form.endswith("_K") else width
     weight, ids = table(form, outputs, width), torch.randint(outputs, (rows,))
     memory = torch.full((rows + 2, width), GUARD, dtype=dtype)
     out = memory[1:-1].fill_(torch.nan)
@@ -50,7 +45,8 @@ def test_odd_widths(isa: Isa, form: str, width: int) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_ids_out_of_range_read_nothing_outside(isa: Isa, form: str) -> None:
-    weight, out = table(form, 5, 32), torch.full((4, 32), torch.nan)
+    width = 256 if form.endswith("_K") else 32
+    weight, out = table(form, 5, width), torch.full((4, width), torch.nan)
     Embedding(isa)(torch.tensor([-1, 5, 2**62, -(2**62)]), weight, out)
     assert torch.equal(out, dequantize(weight, torch.tensor([0, 4, 4, 0])))
 
@@ -81,8 +77,4 @@ def table(form: str, outputs: int, width: int) -> Weight:
         values = torch.randint(-127, 128, tiles, dtype=torch.int8)
         return Int8Weight(values, torch.rand(outputs), width)
     kind: GgufKind = form  # type: ignore[assignment]
-    blocks = torch.randint(256, (outputs * width // 32, GGUF_BLOCK_BYTES[kind]), dtype=torch.uint8)
-    blocks[:, :2] = torch.randn(len(blocks), 1).half().view(torch.uint8)
-    if kind == "Q4_1":
-        blocks[:, 2:4] = torch.randn(len(blocks), 1).half().view(torch.uint8)
-    return GgufWeight(blocks.view(outputs, -1), kind, width)
+    return random_blocks(kind, outputs, width, scale=1.0)

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from triptych.kernels import ClampedSilu, DenseWeight, ExpertProjection, Experts, Gating, GgufWeight, Weight, moe
+from triptych.kernels import ClampedSilu, DenseWeight, ExpertProjection, Experts, Gating, Weight, moe
+from triptych.kernels.gguf_blocks import GgufKind
 from triptych.kernels.native import team
 from triptych.kernels.native.experts import Moe
 from triptych.kernels.native.isa import Isa
-from triptych.kernels.weights import GGUF_BLOCK_BYTES, GgufKind, Int8Weight, dequantize
+from triptych.kernels.testing import random_blocks
+from triptych.kernels.weights import Int8Weight, dequantize
 
 GUARD = 3.0
 SCALE = 0.05
@@ -32,11 +34,7 @@ def int8_weight(outputs: int, inputs: int) -> Weight:
 
 
 def gguf_weight(kind: GgufKind, outputs: int, inputs: int) -> Weight:
-    blocks = torch.randint(0, 256, (outputs, inputs // 32, GGUF_BLOCK_BYTES[kind]), dtype=torch.uint8)
-    header = torch.randn(outputs, inputs // 32, 2).mul_(SCALE / (64 if kind == "Q8_0" else 8))
-    count = 4 if kind == "Q4_1" else 2
-    blocks[..., :count] = header.half().view(torch.uint8)[..., :count]
-    return GgufWeight(blocks.view(outputs, -1), kind, inputs)
+    return random_blocks(kind, outputs, inputs, SCALE / (64 if kind == "Q8_0" else 8))
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,7 @@ CASES = {
     "int8 bf16": Case(int8_weight, BF16, 2**-6),
     "Q4_0 f32": Case(partial(gguf_weight, "Q4_0"), F32, 2e-6),
     "Q4_1 bf16": Case(partial(gguf_weight, "Q4_1"), BF16, 2**-5),
+    "Q5_0 bf16": Case(partial(gguf_weight, "Q5_0"), BF16, 2**-5),
     "Q8_0 bf16": Case(partial(gguf_weight, "Q8_0"), BF16, 2**-5),
 }
 

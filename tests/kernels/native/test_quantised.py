@@ -10,26 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from triptych.kernels.gguf_blocks import GGUF_BLOCKS, GgufKind
 from triptych.kernels.native import team
 from triptych.kernels.native.gguf import Gguf
 from triptych.kernels.native.int8 import Int8
 from triptych.kernels.native.isa import Isa
 from triptych.kernels.native.linear import Linear
 from triptych.kernels.native.projection import ProjectionKernels
-from triptych.kernels.weights import GGUF_BLOCK_BYTES, GgufKind, GgufWeight, Int8Weight, Weight, dequantize
+from triptych.kernels.testing import random_blocks
+from triptych.kernels.weights import Int8Weight, Weight, dequantize
 
 ROWS = (0, 1, 2, 3, 5, 8, 9, 16, 17, 33, 48, 50, 100)
 POISON = 3.0
-
-
-def gguf_weight(outputs: int, inputs: int, kind: GgufKind) -> GgufWeight:
-    """Random blocks with scales of either sign, some of them zero."""
-    blocks = torch.randint(0, 256, (outputs, inputs // 32, GGUF_BLOCK_BYTES[kind]), dtype=torch.uint8)
-    header = torch.randn(outputs, inputs // 32, 2).mul_(0.1)
-    header[torch.rand(outputs, inputs // 32) < 0.05] = 0
-    count = 4 if kind == "Q4_1" else 2
-    blocks[..., :count] = header.half().view(torch.uint8)[..., :count]
-    return GgufWeight(blocks.view(outputs, -1), kind, inputs)
 
 
 def in_blocks_of_32(x: Tensor) -> Tensor:
@@ -82,21 +74,27 @@ class Case:
 
 
 def gguf_case(kind: GgufKind) -> Case:
+    together = GGUF_BLOCKS[kind][0] == 256
+    scale = 0.002 if together else 0.1  # of blocks whose parts have scales of their own, up to 127
     return Case(
         Gguf,
-        lambda outputs, inputs: gguf_weight(outputs, inputs, kind),
+        lambda outputs, inputs: random_blocks(kind, outputs, inputs, scale),
         lambda x: in_blocks_of_32(x) if x.dtype is torch.bfloat16 else x.double(),
-        (32, 64, 96, 128, 160, 576),
+        (256, 512, 768) if together else (32, 64, 96, 128, 160, 576),
     )
 
 
-CASES: dict[str, Case] = {kind: gguf_case(kind) for kind in GGUF_BLOCK_BYTES}
+CASES: dict[str, Case] = {kind: gguf_case(kind) for kind in GGUF_BLOCKS}
 CASES["int8"] = Case(Int8, int8_weight, as_unsigned_bytes, (1, 3, 4, 31, 63, 64, 65, 100, 128, 130, 576))
 
 
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
+
+
+FEW = pytest.mark.parametrize("case", ["Q4_1", "Q6_K", "int8"], indirect=True)
+"""For what the forms share."""
 
 
 @pytest.fixture
@@ -170,12 +168,14 @@ def test_the_gated_unit_equals_float64(
     assert ((out.double() - exact).abs() <= limit * (1 + exact.abs())).all()
 
 
+@FEW
 @pytest.mark.parametrize("rows", [0, 1, 8, 20, 50])
 @pytest.mark.parametrize("outputs", [1, 15, 700, 2100])
 def test_the_greedy_head_finds_the_largest_output(
     kernels: ProjectionKernels[Any], case: Case, dtype: torch.dtype, rows: int, outputs: int
 ) -> None:
-    x, weight = torch.randn(rows, 64, dtype=dtype), case.make(outputs, 64)
+    inputs = max(64, min(case.inputs))
+    x, weight = torch.randn(rows, inputs, dtype=dtype), case.make(outputs, inputs)
     logits, _ = guarded(rows, outputs, torch.float32)
     kernels.project(x, ((weight, None, logits),))
     ids, values = torch.full((rows,), -7), torch.full((rows,), torch.nan)
@@ -184,12 +184,14 @@ def test_the_greedy_head_finds_the_largest_output(
     assert torch.equal(ids, logits.argmax(dim=1))
 
 
+@FEW
 @pytest.mark.parametrize("rows", [3, 20])
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e3, 1e25])
 def test_rows_of_extreme_sizes(
     kernels: ProjectionKernels[Any], case: Case, dtype: torch.dtype, rows: int, scale: float
 ) -> None:
-    x, weight = torch.randn(rows, 96).mul_(scale).to(dtype), case.make(33, 96)
+    inputs = max(96, min(case.inputs))
+    x, weight = torch.randn(rows, inputs).mul_(scale).to(dtype), case.make(33, inputs)
     x[1] = 0
     x[2, ::7] *= 100
     out, _ = guarded(rows, 33, torch.float32)
@@ -198,12 +200,14 @@ def test_rows_of_extreme_sizes(
     assert (out[1] == 0).all()
 
 
+@FEW
 @pytest.mark.parametrize("rows", [3, 20])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_what_is_not_finite_stays_in_its_row(
     kernels: ProjectionKernels[Any], case: Case, dtype: torch.dtype, rows: int, value: float
 ) -> None:
-    x, weight = torch.randn(rows, 96, dtype=dtype), case.make(40, 96)
+    inputs = max(96, min(case.inputs))
+    x, weight = torch.randn(rows, inputs, dtype=dtype), case.make(40, inputs)
     x[1, 37] = value
     out, memory = guarded(rows, 40, dtype)
     kernels.project(x, ((weight, None, out),))
@@ -213,11 +217,13 @@ def test_what_is_not_finite_stays_in_its_row(
     assert untouched(memory)
 
 
+@FEW
 @pytest.mark.parametrize("rows", [1, 8, 100])
 def test_threads_and_replay_change_nothing(
     kernels: ProjectionKernels[Any], case: Case, threads: int, dtype: torch.dtype, rows: int
 ) -> None:
-    x, weight = torch.randn(rows, 128, dtype=dtype), case.make(1000, 128)
+    inputs = max(128, min(case.inputs))
+    x, weight = torch.randn(rows, inputs, dtype=dtype), case.make(1000, inputs)
     shared, alone, replayed = (torch.full((rows, 1000), torch.nan, dtype=dtype) for _ in range(3))
     kernels.project(x, ((weight, None, shared),))
     with team.capture() as program:
@@ -231,8 +237,8 @@ def test_threads_and_replay_change_nothing(
 
 
 def test_kinds_of_block_mix_in_one_call(isa: Isa) -> None:
-    x = torch.randn(3, 64)
-    weights = [gguf_weight(20, 64, kind) for kind in ("Q4_1", "Q8_0", "Q4_1", "Q4_0")]
+    x, kinds = torch.randn(3, 256), (*GGUF_BLOCKS, "Q4_1")
+    weights = [random_blocks(kind, 20, 256) for kind in kinds]
     outs = [torch.full((3, 20), torch.nan) for _ in weights]
     Linear(isa).linears(x, tuple((weight, None, out) for weight, out in zip(weights, outs, strict=True)))
     assert all(error(out, x.double(), weight) < 3e-6 for weight, out in zip(weights, outs, strict=True))
@@ -240,6 +246,6 @@ def test_kinds_of_block_mix_in_one_call(isa: Isa) -> None:
 
 def test_gates_of_two_kinds_go_to_the_reference(isa: Isa) -> None:
     ops, x = Linear(isa), torch.randn(3, 64)
-    gate, up = gguf_weight(20, 64, "Q4_1"), gguf_weight(20, 64, "Q8_0")
+    gate, up = random_blocks("Q4_1", 20, 64), random_blocks("Q8_0", 20, 64)
     assert not ops.takes_gated_linear(x, gate, up, torch.empty(3, 20))
     assert ops.takes_gated_linear(x, gate, gate, torch.empty(3, 20))

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from triptych.models.extent import Extent
 
-BlockKind = Literal["Q4_0", "Q4_1", "Q8_0"]
+BlockKind = Literal["Q4_0", "Q4_1", "Q8_0", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
 BLOCK_KINDS: tuple[BlockKind, ...] = get_args(BlockKind)
 """What `triptych.kernels.weights` reads."""
 

@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 from triptych.kernels import embedding as op
+from triptych.kernels.native.gguf import KINDS
 from triptych.kernels.native.isa import Isa
 from triptych.kernels.native.library import Kernel, load_kernel
 from triptych.kernels.native.plain import plain
 from triptych.kernels.native.team import submit
-from triptych.kernels.weights import DenseWeight, GgufKind, Int8Weight, Weight
+from triptych.kernels.weights import DenseWeight, Int8Weight, Weight
 
 _DENSE: Mapping[torch.dtype, int] = {torch.bfloat16: 0, torch.float32: 1}
 _INT8 = 2
-_GGUF: Mapping[GgufKind, int] = {"Q4_0": 3, "Q4_1": 4, "Q8_0": 5}
+_GGUF = 3  # and the kinds of block from there on
 
 
 def register(isa: Isa) -> None:
@@ -85,4 +86,4 @@ def _form(weight: Weight) -> int:
         case Int8Weight():
             return _INT8
         case _:
-            return _GGUF[weight.kind]
+            return _GGUF + KINDS[weight.kind]

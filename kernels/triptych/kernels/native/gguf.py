@@ -7,14 +7,15 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from triptych.kernels.gguf_blocks import GGUF_BLOCKS, GgufKind
 from triptych.kernels.native.argmax import Merge, Partials
 from triptych.kernels.native.isa import Isa
 from triptych.kernels.native.library import Kernel, load_kernel
 from triptych.kernels.native.products import FEW_ROWS, PackedPart, ProductArgs, Purpose, submit_products
 from triptych.kernels.native.team import submit, workspace
-from triptych.kernels.weights import GGUF_BLOCK, GgufKind, GgufWeight
+from triptych.kernels.weights import GGUF_BLOCK, GgufWeight
 
-KINDS: Mapping[GgufKind, int] = {"Q4_0": 0, "Q4_1": 1, "Q8_0": 2}
+KINDS: Mapping[GgufKind, int] = {kind: number for number, kind in enumerate(GGUF_BLOCKS)}
 """As src/gguf.h numbers them."""
 
 MAX_INPUTS = 1 << 15

@@ -1,11 +1,11 @@
 // Rows of a weight in any of its forms (kernels/weights.py), as numbers.
 
+#include "gguf.h"
 #include "kernel.h"
-#include "simd.h"
 
 namespace {
 
-enum Form : int64_t { kBf16, kF32, kInt8, kQ4_0, kQ4_1, kQ8_0 };
+enum Form : int64_t { kBf16, kF32, kInt8, kGguf };  // and the kinds of block from kGguf on
 
 struct EmbeddingArgs {
     const int64_t* ids;   // [rows]
@@ -17,7 +17,7 @@ struct EmbeddingArgs {
     int64_t form, is_bf16;
 };
 
-constexpr int64_t kElementsPerPiece = 8192, kBlock = 32;
+constexpr int64_t kElementsPerPiece = 8192;
 constexpr int64_t kInt8Outputs = 16, kInt8Inputs = 4;
 
 int64_t pieces(const EmbeddingArgs& args) {
@@ -41,36 +41,14 @@ void int8(const EmbeddingArgs& args, int64_t id, T* out) {
         store_scalar(out + i, values[i / kInt8Inputs * tile + i % kInt8Inputs] * args.scales[id]);
 }
 
-float half_at(const uint8_t* p) {
-    f16 half;
-    std::memcpy(&half, p, 2);
-    return half_to_float(half);
-}
-
-// The products of a scale (11 significant bits) and a quantised number (at most 8) are exact in float32.
-template <Form form>
-void unpack(const uint8_t* block, float* out) {
-    const float scale = half_at(block);
-    if constexpr (form == kQ8_0) {
-        for (int i = 0; i < kBlock; ++i) out[i] = static_cast<int8_t>(block[2 + i]) * scale;
-    } else {
-        const float base = form == kQ4_1 ? half_at(block + 2) : -8 * scale;
-        const uint8_t* packed = block + (form == kQ4_1 ? 4 : 2);
-        for (int i = 0; i < kBlock / 2; ++i) {
-            out[i] = (packed[i] & 15) * scale + base;
-            out[i + kBlock / 2] = (packed[i] >> 4) * scale + base;
-        }
-    }
-}
-
-template <Form form, class T>
+template <class Kind, class T>
 void blocks(const EmbeddingArgs& args, int64_t id, T* out) {
-    constexpr int64_t bytes = form == kQ4_0 ? 18 : form == kQ4_1 ? 20 : 34;
-    const uint8_t* block = static_cast<const uint8_t*>(args.values) + id * (args.width / kBlock * bytes);
-    for (int64_t i = 0; i < args.width; i += kBlock, block += bytes) {
-        float values[kBlock];
-        unpack<form>(block, values);
-        for (int64_t j = 0; j < kBlock; j += kLanes) store_f32(out + i + j, load<f32x16>(values + j));
+    constexpr int64_t kUnit = Kind::kBlocks * kBlock;
+    const uint8_t* unit = static_cast<const uint8_t*>(args.values) + id * packed_bytes<Kind>(args.width / kBlock);
+    for (int64_t i = 0; i < args.width; i += kUnit, unit += Kind::kBytes) {
+        float values[kUnit];
+        Kind::dequantize(unit, values);
+        for (int64_t j = 0; j < kUnit; j += kLanes) store_f32(out + i + j, load<f32x16>(values + j));
     }
 }
 
@@ -82,10 +60,8 @@ void one_row(const EmbeddingArgs& args, int64_t row) {
         case kBf16: return plain<bf16>(args, id, out);
         case kF32: return plain<float>(args, id, out);
         case kInt8: return int8(args, id, out);
-        case kQ4_0: return blocks<kQ4_0>(args, id, out);
-        case kQ4_1: return blocks<kQ4_1>(args, id, out);
-        case kQ8_0: return blocks<kQ8_0>(args, id, out);
     }
+    with_kind(args.form - kGguf, [&]<class Kind>(Kind) { blocks<Kind>(args, id, out); });
 }
 
 void run(const EmbeddingArgs& args, int64_t piece, char*) {

@@ -22,7 +22,7 @@ class GgufForm {
         const auto* weight = reinterpret_cast<const uint8_t*>(addresses[expert]);
         Group group;
         for (int64_t c = 0; c < kGroup; ++c)
-            group.rows[c] = weight + std::min(output + c, outputs_ - 1) * blocks_ * Kind::kBytes;
+            group.rows[c] = weight + std::min(output + c, outputs_ - 1) * packed_bytes<Kind>(blocks_);
         return group;
     }
 

@@ -25,9 +25,9 @@ class FloatForm {
         const int64_t blocks = inputs_ / kBlock;
         Group group;
         for (int64_t c = 0; c < kGroup; ++c) {
-            const uint8_t* row = weight + std::min(output + c, outputs_ - 1) * blocks * Kind::kBytes;
+            const uint8_t* row = weight + std::min(output + c, outputs_ - 1) * packed_bytes<Kind>(blocks);
             float* values = weights_ + (place * kGroup + c) * inputs_;
-            for (int64_t i = 0; i < blocks; ++i) Kind::dequantize(row + i * Kind::kBytes, values + i * kBlock);
+            dequantize_row<Kind>(row, blocks, values);
             group.rows[c] = values;
         }
         return group;

@@ -27,8 +27,9 @@ TRIPTYCH_INLINE void dot_tile(const typename Kind::Row* x, const uint8_t* const*
     const auto add = [&](int64_t g, int64_t count) __attribute__((always_inline)) {
 #pragma GCC unroll 8
         for (int c = 0; c < Columns; ++c) {
-            const uint8_t* place = weight[c] + g * Kind::kGroup * Kind::kBytes;
-            for (int line = 0; line <= Kind::kGroup * Kind::kBytes; line += 64) __builtin_prefetch(place + kAhead + line);
+            constexpr int64_t kGroupBytes = packed_bytes<Kind>(Kind::kGroup);
+            const uint8_t* place = weight[c] + g * kGroupBytes;
+            for (int line = 0; line <= kGroupBytes; line += 64) __builtin_prefetch(place + kAhead + line);
             const auto w = Kind::weights(place, count);
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r) sums[r][c] = Kind::add_product(sums[r][c], w, x[r * groups + g]);

@@ -2,6 +2,8 @@
 //
 // Up to kFewRows rows are kept one by one, [row][group of blocks]. More are kept in panels of up to 48, whose rows are
 // the lanes: [chunk][block] of { values [8 words][vector][lane][4], scales [vector][lane], sums or starts likewise }.
+// Where each half of a block of weights has its scale, a word has the starts of both halves, 16 bits for each and still
+// to be multiplied by -zero.
 
 #pragma once
 
@@ -52,6 +54,13 @@ TRIPTYCH_INLINE QuantisedBlock quantise(const bf16* x, int8_t* values) {
     return quantise(load_f32(x), load_f32(x + kLanes), values);
 }
 
+// Σ q of the first half of a block in the lower 16 bits, that of the second in the upper.
+TRIPTYCH_INLINE int32_t two_sums(const int8_t* values, int32_t sum) {
+    int32_t first = 0;
+    for (int i = 0; i < kBlock / 2; ++i) first += values[i];
+    return (first & 0xffff) | static_cast<int32_t>(static_cast<uint32_t>(sum - first) << 16);
+}
+
 template <class Kind>
 void quantise_row(const bf16* x, int64_t inputs, typename Kind::Row* out) {
     int8_t values[kBlock];
@@ -78,7 +87,7 @@ void quantise_vector(const bf16* x, int64_t rows, int64_t inputs, char* panel, i
                 const bf16* place = x + std::min(lane, rows - 1) * inputs + (first + i) * kBlock;
                 const QuantisedBlock block = quantise(place, values[lane] + i * kBlock);
                 scales[i][lane] = block.scale;
-                sums[i][lane] = block.sum;
+                sums[i][lane] = Kind::kScales == 1 ? block.sum : two_sums(values[lane] + i * kBlock, block.sum);
             }
         u32x16 words[16];
         for (int lane = 0; lane < kLanes; ++lane) words[lane] = load<u32x16>(values[lane]);
@@ -88,7 +97,8 @@ void quantise_vector(const bf16* x, int64_t rows, int64_t inputs, char* panel, i
             for (int64_t w = 0; w < kWords; ++w) store(block + (w * vectors + vector) * 64, words[i * kWords + w]);
             store(block + (kWords * vectors + vector) * 64, load<f32x16>(scales[i]));
             const i32x16 sum = load<i32x16>(sums[i]);
-            const i32x16 kept = Kind::kMinimum ? (i32x16)(load<f32x16>(scales[i]) * to_float(sum)) : sum * -Kind::kZero;
+            const i32x16 starts = Kind::kScales == 1 ? sum * -Kind::kZero : sum;
+            const i32x16 kept = Kind::kMinimum ? (i32x16)(load<f32x16>(scales[i]) * to_float(sum)) : starts;
             store(block + ((kWords + 1) * vectors + vector) * 64, kept);
         }
     }

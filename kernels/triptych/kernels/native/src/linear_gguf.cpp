@@ -36,50 +36,63 @@ void quantise_piece(const QuantiseArgs& args, int64_t piece, char*) {
 struct Group {
     const uint8_t* rows[kGroup];
     const uint8_t* bytes;  // [16][inputs]
-    const float* scales;   // [16][blocks]
-    const float* minima;   // [16][blocks]
+    const float* scales;   // [16][blocks][scales of a block]
+    const float* minima;   // [16][blocks], where there are any; else no memory of its own
 };
 
 template <class Kind>
 void unpack(const uint8_t* row, int64_t blocks, uint8_t* bytes, float* scales, float* minima) {
     for (int64_t first = 0; first < blocks; first += Kind::kGroup) {
         const int64_t count = std::min<int64_t>(Kind::kGroup, blocks - first);
-        Kind::unpack(Kind::weights(row + first * Kind::kBytes, count), bytes + first * kBlock);
+        Kind::unpack(Kind::weights(row + packed_bytes<Kind>(first), count), bytes + first * kBlock);
     }
-    for (int64_t i = 0; i < blocks; ++i) {
-        scales[i] = half_to_float(load<f16>(row + i * Kind::kBytes));
-        if (Kind::kMinimum) minima[i] = half_to_float(load<f16>(row + i * Kind::kBytes + 2));
+    for (int64_t i = 0; i < blocks / Kind::kBlocks; ++i) {
+        const int64_t block = i * Kind::kBlocks;
+        Kind::headers(row + i * Kind::kBytes, scales + block * Kind::kScales, minima + block);
     }
+}
+
+// What the dot products with part `part` of a block of weights begin with.
+template <class Kind>
+TRIPTYCH_INLINE i32x16 starts_of(i32x16 starts, int part) {
+    if (Kind::kMinimum) return i32x16{};
+    if (Kind::kScales == 1) return starts;
+    return (part ? starts >> 16 : starts << 16 >> 16) * -Kind::kZero;
 }
 
 // columns[c][v] = row c of the weight times the rows of vector v.
 template <class Kind, int Vectors, int Columns>
 TRIPTYCH_INLINE void panel_tile(const PanelBlock<Vectors>* x, const Group& weight, int64_t first, int64_t blocks,
                                 f32x16 (*columns)[Vectors]) {
+    constexpr int kScales = Kind::kScales, kPart = kWords / kScales;
     f32x16 sums[Columns][Vectors] = {};
     const uint8_t* bytes = weight.bytes + first * blocks * kBlock;
-    const float *scales = weight.scales + first * blocks, *minima = weight.minima + first * blocks;
+    const float *scales = weight.scales + first * blocks * kScales, *minima = weight.minima + first * blocks;
     for (int64_t b = 0; b < blocks; ++b, ++x) {
-        i32x16 dots[Columns][Vectors];
+#pragma GCC unroll 2
+        for (int part = 0; part < kScales; ++part) {
+            i32x16 dots[Columns][Vectors];
 #pragma GCC unroll 8
-        for (int c = 0; c < Columns; ++c)
+            for (int c = 0; c < Columns; ++c)
 #pragma GCC unroll 8
-            for (int v = 0; v < Vectors; ++v) dots[c][v] = Kind::kMinimum ? i32x16{} : x->starts[v];
+                for (int v = 0; v < Vectors; ++v) dots[c][v] = starts_of<Kind>(x->starts[v], part);
 #pragma GCC unroll 8
-        for (int64_t word = 0; word < kWords; ++word)
+            for (int64_t word = part * kPart; word < part * kPart + kPart; ++word)
 #pragma GCC unroll 8
-            for (int c = 0; c < Columns; ++c) {
-                const u8x64 w = (u8x64)splat_32(bytes + (c * blocks + b) * kBlock + word * 4);
+                for (int c = 0; c < Columns; ++c) {
+                    const u8x64 w = (u8x64)splat_32(bytes + (c * blocks + b) * kBlock + word * 4);
 #pragma GCC unroll 8
-                for (int v = 0; v < Vectors; ++v) dots[c][v] = dot_u8i8(dots[c][v], w, x->values[word][v]);
-            }
+                    for (int v = 0; v < Vectors; ++v) dots[c][v] = dot_u8i8(dots[c][v], w, x->values[word][v]);
+                }
 #pragma GCC unroll 8
-        for (int c = 0; c < Columns; ++c)
+            for (int c = 0; c < Columns; ++c)
 #pragma GCC unroll 8
-            for (int v = 0; v < Vectors; ++v) {
-                sums[c][v] = fma(to_float(dots[c][v]), x->scales[v] * scales[c * blocks + b], sums[c][v]);
-                if (Kind::kMinimum) sums[c][v] = fma(splat(minima[c * blocks + b]), x->sums[v], sums[c][v]);
-            }
+                for (int v = 0; v < Vectors; ++v) {
+                    const float scale = scales[(c * blocks + b) * kScales + part];
+                    sums[c][v] = fma(to_float(dots[c][v]), x->scales[v] * scale, sums[c][v]);
+                    if (Kind::kMinimum) sums[c][v] = fma(splat(minima[c * blocks + b]), x->sums[v], sums[c][v]);
+                }
+        }
     }
 #pragma GCC unroll 8
     for (int c = 0; c < Columns; ++c)
@@ -117,9 +130,9 @@ class GgufForm {
         Group group{{}, unpacked, scales, scales + values};
         for (int64_t c = 0; c < kGroup; ++c) {
             const int64_t row = std::min(output + c, part.outputs - 1);  // beyond the last output it is repeated
-            group.rows[c] = static_cast<const uint8_t*>(part.weight) + row * blocks_ * Kind::kBytes;
+            group.rows[c] = static_cast<const uint8_t*>(part.weight) + row * packed_bytes<Kind>(blocks_);
             if (rows_ > Cut::kFew)
-                unpack<Kind>(group.rows[c], blocks_, unpacked + c * blocks_ * kBlock, scales + c * blocks_,
+                unpack<Kind>(group.rows[c], blocks_, unpacked + c * blocks_ * kBlock, scales + c * blocks_ * Kind::kScales,
                              scales + values + c * blocks_);
         }
         return group;

@@ -34,9 +34,9 @@ class FloatForm {
         const int64_t blocks = inputs_ / kBlock;
         for (int64_t c = 0; c < kGroup; ++c) {
             const int64_t row = std::min(output + c, part.outputs - 1);  // beyond the last output it is repeated
-            const uint8_t* weight = static_cast<const uint8_t*>(part.weight) + row * blocks * Kind::kBytes;
+            const uint8_t* weight = static_cast<const uint8_t*>(part.weight) + row * packed_bytes<Kind>(blocks);
             float* values = weights_ + (place * kGroup + c) * inputs_;
-            for (int64_t i = 0; i < blocks; ++i) Kind::dequantize(weight + i * Kind::kBytes, values + i * kBlock);
+            dequantize_row<Kind>(weight, blocks, values);
             group.rows[c] = values;
         }
         return group;

@@ -26,6 +26,7 @@ typedef int32_t i32x16 __attribute__((vector_size(64)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
 typedef uint16_t u16x32 __attribute__((vector_size(64)));  // 32 bfloat16, or 16 pairs
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
+typedef int16_t i16x16 __attribute__((vector_size(32)));
 typedef uint8_t u8x64 __attribute__((vector_size(64)));
 typedef int8_t i8x64 __attribute__((vector_size(64)));
 typedef int8_t i8x16 __attribute__((vector_size(16)));
@@ -112,6 +113,16 @@ TRIPTYCH_INLINE int32_t largest(i32x16 v) {
 }
 
 TRIPTYCH_INLINE f32x16 to_float(i32x16 values) { return __builtin_convertvector(values, f32x16); }
+
+// Twice as wide at each step: over two steps at once the compiler goes one by one.
+TRIPTYCH_INLINE i32x16 to_int(u8x16 values) {
+    return __builtin_convertvector(__builtin_convertvector(values, u16x16), i32x16);
+}
+TRIPTYCH_INLINE i32x16 to_int(i8x16 values) {
+    return __builtin_convertvector(__builtin_convertvector(values, i16x16), i32x16);
+}
+TRIPTYCH_INLINE f32x16 to_float(u8x16 values) { return to_float(to_int(values)); }
+TRIPTYCH_INLINE f32x16 to_float(i8x16 values) { return to_float(to_int(values)); }
 
 // ---- bfloat16 ----
 
