@@ -6,7 +6,7 @@ size, N pages of B tokens.
 """
 
 from triptych.kernels.activation import gelu, gelu_mul, gelu_tanh, gelu_tanh_mul, quick_gelu, silu_mul
-from triptych.kernels.attention import attention, paged_attention
+from triptych.kernels.attention import paged_attention
 from triptych.kernels.batch import AttentionBatch
 from triptych.kernels.dispatch import Op
 from triptych.kernels.embedding import embedding
@@ -43,7 +43,6 @@ __all__ = [
     "add_rms_norm",
     "add_rms_norm_rows",
     "add_to",
-    "attention",
     "dequantize",
     "draw_token",
     "embedding",

@@ -1,4 +1,4 @@
-"""Attention: causal over the paged cache for decoders, bidirectional for vision towers."""
+"""Causal attention over the paged cache."""
 
 from dataclasses import dataclass
 
@@ -91,20 +91,3 @@ def _attend_dense(
     sinks = scoring.sinks.view(sinks_shape).expand(*scores.shape[:-1], 1)
     weights = torch.cat((scores, sinks), dim=-1).softmax(-1)[..., :-1]
     return weights.to(values.dtype) @ values
-
-
-@Op
-def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, out: Tensor) -> None:
-    """Attention in which every token of an image sees every other.
-
-    Args:
-        q: [B, T, H, D].
-        k: [B, T, H, D].
-        v: [B, T, H, D].
-        scale: Factor of the scores.
-        out: [B, T, H, D], not an input.
-    """
-    result = functional.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=scale
-    )
-    out.copy_(result.transpose(1, 2))
