@@ -6,6 +6,7 @@ from triptych.core.errors import InvalidArgument
 from triptych.models.files import ModelFiles
 
 Quantization = Literal["none", "int8", "gguf"]
+_PLAIN = (".router.weight", ".attention.kv_up.weight")
 _NAMES: tuple[Quantization, ...] = get_args(Quantization)
 
 
@@ -24,3 +25,12 @@ def choose_quantization(name: str, files: ModelFiles) -> Quantization:
             field="quantization",
         )
     return chosen
+
+
+def stays_plain(name: str) -> bool:
+    """Whether a matrix of ours is held as plain numbers in every form.
+
+    Rounding a router would send tokens to other experts, and the matrix that latent attention expands keys and values
+    by is read across its rows.
+    """
+    return name.endswith(_PLAIN)

@@ -14,7 +14,7 @@ from triptych.models.finite import require_finite
 from triptych.models.int8 import quantize
 from triptych.models.mapping import map_file, view
 from triptych.models.progress import SILENT, Progress
-from triptych.models.quantization import Quantization
+from triptych.models.quantization import Quantization, stays_plain
 from triptych.models.sources import Source
 from triptych.models.stored import Stored, StoredBlocks, StoredInt8
 
@@ -118,7 +118,7 @@ def _quantised(
             matrices = [name for name in source.shapes if _is_float_matrix(source, name)]
             return quantize(source, matrices, progress) if matrices else {}
         case "gguf":
-            found = {name: source.blocks(name) for name in source.shapes}
+            found = {name: source.blocks(name) for name in source.shapes if not stays_plain(name)}
             blocks = {name: part for name, part in found.items() if part is not None}
             require_finite(source, blocks, progress)
             return blocks
@@ -129,7 +129,7 @@ def _quantised(
 
 
 def _is_float_matrix(source: Source, name: str) -> bool:
-    if len(source.shapes[name]) != 2:
+    if len(source.shapes[name]) != 2 or stays_plain(name):
         return False
     extent = source.extent(name, "F32")
     return extent is None or extent.dtype == "F32"
