@@ -217,6 +217,9 @@ def require_parity(case: Case, files: ModelFiles, images: Sequence[PreparedImage
         assert embedding.shape == (1 + len(levels), images[index].layout.rows, spec.decoder.hidden_size)
         for found, expected in zip(embedding, (rows, *levels), strict=True):
             close(found, expected[index])
+    alone = VisionEncoder.load(files, spec, torch.bfloat16).encode(images[:1])[0]
+    assert alone.dtype is torch.bfloat16
+    assert torch.cosine_similarity(alone.float().flatten(), embeddings[0].flatten(), dim=0) > 0.99
     sequence = PagedSequence(decoder, prompt, embeddings)
     logits = sequence.run()
     close(logits, case.model(input_ids=ids, **inputs).logits[0])
