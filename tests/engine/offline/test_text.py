@@ -222,11 +222,11 @@ def test_the_pool_bounds_the_context_too(llama: Path, open_engine: OpenEngine) -
         ([chat("")], InvalidArgument, "the prompt is empty"),
         ([[5, 320]], InvalidArgument, r"must be in \[0, 319\], got 320"),
         ([[5, -1]], InvalidArgument, r"must be in \[0, 319\], got -1"),
-        ([[5, "x"]], InvalidArgument, "a prompt is a text, a list of token ids or a list of ChatMessage"),
+        ([[5, "x"]], InvalidArgument, "a prompt is a text, a list of token ids, a list of ChatMessage"),
         ([[7] * 256], PromptTooLong, "the prompt has 256 tokens; the context holds 256"),
         ("the " * 20_000, PromptTooLong, "at most"),
-        ([chat("look", ImagePart(b"?"))], FailedPrecondition, "is an image, and the model reads text only"),
-        ([[ChatMessage("wizard", (TextPart("x"),))]], InvalidArgument, "role must be one of system, user, assistant"),
+        ([chat("look", ImagePart(b"?"))], FailedPrecondition, "the model reads text only"),
+        ([[ChatMessage("wizard", (TextPart("x"),))]], InvalidArgument, "role must be one of system, developer"),
     ],
 )
 def test_a_wrong_prompt_is_refused_and_the_engine_goes_on(
