@@ -13,6 +13,7 @@ from triptych.core.chat import ChatOptions
 from triptych.core.inputs import ChatInput
 from triptych.core.sampling import SamplingParams
 from triptych.engine.answer import Completion
+from triptych.engine.embedder import Embedder
 from triptych.engine.engine import Engine
 
-__all__ = ["ChatInput", "ChatOptions", "Completion", "Engine", "SamplingParams"]
+__all__ = ["ChatInput", "ChatOptions", "Completion", "Embedder", "Engine", "SamplingParams"]

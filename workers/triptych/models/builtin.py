@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from triptych.core.errors import NotFound
-from triptych.models import digits, smollm2_moe
+from triptych.models import digits, minilm, smollm2_moe
 from triptych.models.cache import cache_directory
 from triptych.models.files import ModelFiles
 from triptych.models.progress import Progress
@@ -67,11 +67,18 @@ def gemma3(progress: Progress) -> ModelFiles:
     return ModelFiles(f"{SCHEME}gemma3-270m", path, "gguf")
 
 
+def minilm_files(progress: Progress) -> ModelFiles:
+    """all-MiniLM-L6-v2 (Apache-2.0), which gives embeddings of texts."""
+    folder = minilm.assemble(cache_directory() / "builtin" / "minilm" / "model", progress)
+    return ModelFiles(f"{SCHEME}minilm", folder, "safetensors")
+
+
 _FETCH: Mapping[str, Callable[[Progress], ModelFiles]] = {
     f"{SCHEME}smollm2": smollm2,
     f"{SCHEME}smollm2-digits": smollm2_digits,
     f"{SCHEME}smollm2-moe": smollm2_experts,
     f"{SCHEME}gemma3-270m": gemma3,
+    f"{SCHEME}minilm": minilm_files,
 }
 NAMES = tuple(_FETCH)
 

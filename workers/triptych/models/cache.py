@@ -62,7 +62,7 @@ def build_folder(target: Path, build: Callable[[Path], None]) -> Path:
     def fill(folder: Path) -> None:
         folder.mkdir()
         build(folder)
-        sizes = {entry.name: entry.stat().st_size for entry in sorted(folder.iterdir())}
+        sizes = {str(file.relative_to(folder)): file.stat().st_size for file in _files(folder)}
         (folder / MANIFEST).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
 
     return _build_once(target, fill, _folder_intact)
@@ -133,9 +133,14 @@ def _folder_intact(folder: Path) -> bool:
 
 def _sync(path: Path) -> None:
     """Puts the bytes on the disk before the name: after a power cut a renamed file must not hold zeros."""
-    for entry in path.iterdir() if path.is_dir() else (path,):
+    for entry in _files(path) if path.is_dir() else (path,):
         with entry.open("rb") as file:
             os.fsync(file.fileno())
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files in it and its folders."""
+    return sorted(entry for entry in folder.rglob("*") if entry.is_file())
 
 
 def _remove(path: Path) -> None:

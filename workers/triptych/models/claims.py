@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from triptych.core.errors import DataLoss
-from triptych.models.recipes import Recipe
+from triptych.models.recipes.recipe import TensorNames
 from triptych.models.sources import Source
 
 _EMBEDDING, _HEAD = "embedding.weight", "head.weight"
@@ -16,7 +16,7 @@ _IGNORED = ("*rotary_emb.inv_freq", "*.position_ids")
 """Buffers that older versions of transformers saved: facts of the configuration, in every family."""
 
 
-def refuse_unused(source: Source, recipe: Recipe, wanted: Collection[str]) -> None:
+def refuse_unused(source: Source, recipe: TensorNames, wanted: Collection[str]) -> None:
     """Refuses a checkpoint with tensors that the model would have to ignore: its answers would be others.
 
     A bias of zeros adds nothing, and is left alone: AutoGPTQ used to write them for every projection.
@@ -44,7 +44,7 @@ def refuse_unused(source: Source, recipe: Recipe, wanted: Collection[str]) -> No
         raise DataLoss(f"{source.describe(unused[0])} is unused: config.json calls for no such tensor{more}")
 
 
-def require_tied_head(source: Source, recipe: Recipe) -> None:
+def require_tied_head(source: Source, recipe: TensorNames) -> None:
     """Refuses a checkpoint with a head of its own, if the config says that the head is the embedding.
 
     transformers would use that head, and warn; many checkpoints hold a copy of the embedding, which is fine.
@@ -69,7 +69,7 @@ def require_tied_head(source: Source, recipe: Recipe) -> None:
         )
 
 
-def _stored(source: Source, recipe: Recipe, name: str) -> str | None:
+def _stored(source: Source, recipe: TensorNames, name: str) -> str | None:
     """What the checkpoint calls our tensor, if it has it."""
     return next((place.name for place in recipe.places(name) if place.name in source.shapes), None)
 

@@ -9,7 +9,7 @@ import numpy as np
 from triptych.core.errors import DataLoss
 from triptych.models.extent import Extent
 from triptych.models.part import LAST_NUMBER, Part, find_part
-from triptych.models.recipes import Recipe
+from triptych.models.recipes.recipe import TensorNames
 from triptych.models.sources import FloatArray, Shape, Source
 from triptych.models.stored import StoredBlocks
 
@@ -27,7 +27,7 @@ class RecipeSource:
             checkpoint may call it, and the shape. Nothing but headers has been read by then.
     """
 
-    def __init__(self, source: Source, recipe: Recipe, wanted: Mapping[str, Shape]) -> None:
+    def __init__(self, source: Source, recipe: TensorNames, wanted: Mapping[str, Shape]) -> None:
         self.path = source.path
         self.files = source.files
         self.interleaved = source.interleaved
@@ -79,7 +79,7 @@ class RecipeSource:
             self._unpacked = key, matrix
         return self._unpacked[1]
 
-    def _find(self, name: str, recipe: Recipe, experts: int) -> Part:
+    def _find(self, name: str, recipe: TensorNames, experts: int) -> Part:
         places = recipe.places(name)
         parts = [find_part(name, place, self.shapes, experts) for place in places]
         part = next((part for part in parts if part.name in self._source.shapes), None)

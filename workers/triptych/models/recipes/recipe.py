@@ -6,17 +6,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from triptych.models.recipes.place import Place
-from triptych.models.spec import ModelSpec
+from triptych.models.spec import ModelSpec, TextEncoderSpec
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """One architecture.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorNames:
+    """What the checkpoints of an architecture call our tensors.
 
     Attributes:
-        read: Fills the spec from a config dict.
         names: For each of our tensors (`triptych.models.layout`), without .weight or .bias and with {} for numbers,
             where the checkpoint keeps it: a plain name, or a `Place`.
         roots: Beginnings of the checkpoint's names that some checkpoints spell otherwise, and how: the longest that
@@ -24,7 +23,6 @@ class Recipe:
         ignored: Patterns (`fnmatch`) of tensors that a checkpoint may hold although nothing needs them.
     """
 
-    read: Callable[[Mapping[str, Any]], ModelSpec]
     names: Mapping[str, str | Place]
     roots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
@@ -40,3 +38,17 @@ class Recipe:
         root = max((root for root in self.roots if theirs.startswith(root)), key=len, default="")
         spellings = self.roots.get(root, ("",))
         return tuple(replace(place, name=spelling + theirs.removeprefix(root)) for spelling in spellings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe(TensorNames):
+    """One architecture that generates; `read` fills the spec from a config dict."""
+
+    read: Callable[[Mapping[str, Any]], ModelSpec]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRecipe(TensorNames):
+    """One architecture that encodes texts; `read` fills the spec from a config dict."""
+
+    read: Callable[[Mapping[str, Any]], TextEncoderSpec]

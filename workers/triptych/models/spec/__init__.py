@@ -29,6 +29,7 @@ from triptych.models.spec.rope import (
     RopeSpec,
     YarnScaling,
 )
+from triptych.models.spec.text_encoder import DenseActivation, DenseSpec, EmbedderSpec, Pooling, TextEncoderSpec
 from triptych.models.spec.vision import (
     Activation,
     BlocksSpec,
@@ -54,6 +55,9 @@ __all__ = [
     "ClampedGate",
     "ClipTower",
     "DecoderSpec",
+    "DenseActivation",
+    "DenseSpec",
+    "EmbedderSpec",
     "Gate",
     "Gemma3Vision",
     "Idefics3Vision",
@@ -70,6 +74,7 @@ __all__ = [
     "NormSpec",
     "Norms",
     "PatchGrid",
+    "Pooling",
     "ProjectorSpec",
     "QkNorm",
     "Qwen3Vision",
@@ -80,6 +85,7 @@ __all__ = [
     "SiglipTower",
     "SigmoidRouter",
     "SoftmaxRouter",
+    "TextEncoderSpec",
     "VideoTokens",
     "VisionSpec",
     "YarnScaling",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from triptych.core.errors import FailedPrecondition
 from triptych.models.config import read_config
 from triptych.models.files import ModelFiles
 from triptych.models.spec.decoder import DecoderSpec
@@ -36,9 +37,13 @@ def read_spec(files: ModelFiles) -> ModelSpec:
         NotFound: there is no configuration.
         DataLoss: it cannot be parsed.
         InvalidArgument: a field has an impossible value.
+        FailedPrecondition: it is a text encoder, which generates nothing.
         Unimplemented: an architecture or a setting that this version does not have; the message names it.
     """
     from triptych.models.recipes import find_recipe  # recipes fill the types above
+    from triptych.models.recipes.text_encoders import gives_embeddings
 
     config = read_config(files)
+    if gives_embeddings(config):
+        raise FailedPrecondition(f"{files.name} gives embeddings of texts, and generates none", field="model")
     return find_recipe(config).read(config)

@@ -8,7 +8,7 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
 @dataclass(frozen=True, slots=True)
 class BlocksSpec:
-    """Pre-norm transformer layers in which every token of a segment sees every other.
+    """Transformer layers in which every token of a segment sees every other: pre-norm in towers, post-norm in BERT.
 
     Attributes:
         hidden_size: Width of the residual stream.

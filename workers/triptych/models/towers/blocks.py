@@ -1,4 +1,4 @@
-"""The transformer layers that all vision towers share."""
+"""The transformer layers that vision towers share, and their parts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,35 +90,24 @@ class FeedForward:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """A pre-norm transformer layer whose attention has no direction."""
+class Attention:
+    """Attention of many heads, without a direction."""
 
-    attention_norm: Norm
     query: Linear
     key: Linear
     value: Linear
     output: Linear
-    mlp_norm: Norm
-    mlp: FeedForward
     num_heads: int
 
-    def __call__(self, x: Tensor, segments: Sequence[int], rotation: Rotation | None = None) -> None:
-        """Adds attention and feed-forward to x [T, H] in place.
+    def __call__(self, x: Tensor, segments: Sequence[int], out: Tensor, rotation: Rotation | None = None) -> None:
+        """Attends from x [T, H] into `out`, which may be `x`.
 
         Args:
             x: Rows.
             segments: Lengths of the runs of rows that see each other; their sum is T.
+            out: [T, H].
             rotation: Of queries and keys.
         """
-        normed = torch.empty_like(x)
-        self.attention_norm(x, normed)
-        self._attend(normed, segments, rotation)
-        x.add_(normed)
-        self.mlp_norm(x, normed)
-        self.mlp(normed, normed)
-        x.add_(normed)
-
-    def _attend(self, x: Tensor, segments: Sequence[int], rotation: Rotation | None) -> None:
         q, k, v, attended = (torch.empty_like(x) for _ in range(4))
         linears(x, (self.query.to(q), self.key.to(k), self.value.to(v)))
         by_head = (len(x), self.num_heads, x.shape[1] // self.num_heads)
@@ -126,25 +115,52 @@ class Block:
         if rotation is not None:
             rotation(q, k)
         segment_attention(q, k, v, segments, by_head[2] ** -0.5, attended.view(by_head))
-        self.output(attended, x)
+        self.output(attended, out)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A pre-norm transformer layer."""
+
+    attention_norm: Norm
+    attention: Attention
+    mlp_norm: Norm
+    mlp: FeedForward
+
+    def __call__(self, x: Tensor, segments: Sequence[int], rotation: Rotation | None = None) -> None:
+        """Adds attention and feed-forward to x [T, H] in place; the arguments are those of `Attention`."""
+        normed = torch.empty_like(x)
+        self.attention_norm(x, normed)
+        self.attention(normed, segments, normed, rotation)
+        x.add_(normed)
+        self.mlp_norm(x, normed)
+        self.mlp(normed, normed)
+        x.add_(normed)
 
 
 def load_block(prefix: str, spec: BlocksSpec, tensors: Tensors) -> Block:
     """Reads the layer whose tensors begin with `prefix`."""
     return Block(
         attention_norm=load_norm(f"{prefix}.attention_norm", spec.norm_eps, tensors),
-        query=tensors.linear(f"{prefix}.attention.query"),
-        key=tensors.linear(f"{prefix}.attention.key"),
-        value=tensors.linear(f"{prefix}.attention.value"),
-        output=tensors.linear(f"{prefix}.attention.output"),
+        attention=load_attention(f"{prefix}.attention", spec.num_heads, tensors),
         mlp_norm=load_norm(f"{prefix}.mlp_norm", spec.norm_eps, tensors),
-        mlp=FeedForward(
-            gate=tensors.linear(f"{prefix}.mlp.gate") if tensors.has(f"{prefix}.mlp.gate.weight") else None,
-            up=tensors.linear(f"{prefix}.mlp.up"),
-            down=tensors.linear(f"{prefix}.mlp.down"),
-            activation=ACTIVATIONS[spec.activation],
-        ),
-        num_heads=spec.num_heads,
+        mlp=load_feed_forward(f"{prefix}.mlp", spec.activation, tensors),
+    )
+
+
+def load_attention(prefix: str, num_heads: int, tensors: Tensors) -> Attention:
+    """Reads attention."""
+    query, key, value, output = (tensors.linear(f"{prefix}.{name}") for name in ("query", "key", "value", "output"))
+    return Attention(query, key, value, output, num_heads)
+
+
+def load_feed_forward(prefix: str, activation: Activation, tensors: Tensors) -> FeedForward:
+    """Reads a feed-forward block, which has a gate if there are tensors for it."""
+    return FeedForward(
+        gate=tensors.linear(f"{prefix}.gate") if tensors.has(f"{prefix}.gate.weight") else None,
+        up=tensors.linear(f"{prefix}.up"),
+        down=tensors.linear(f"{prefix}.down"),
+        activation=ACTIVATIONS[activation],
     )
 
 

@@ -1,0 +1,1 @@
+"""Texts to vectors: transformer encoders and sentence-transformers' pipeline behind them."""
