@@ -42,7 +42,7 @@ def files_mapped_at(address: int) -> list[str]:
     raise AssertionError(f"{address:#x} is not mapped")
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "Q5_0", "Q5_1"])
 def test_every_matrix_is_a_view_of_the_file(
     llama_gguf: Gguf, rng: np.random.Generator, cache: Path, kind: str
 ) -> None:
@@ -87,7 +87,7 @@ def test_biases_of_q_and_k_keep_the_order_of_their_rows_and_a_file_of_their_own(
         assert plain.tolist() == in_hugging_face_order("q_proj", torch.from_numpy(bias)).tolist()
 
 
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q5_0", "Q5_1"])
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
 def test_other_kinds_become_plain_numbers_in_the_same_order(
     llama_gguf: Gguf, rng: np.random.Generator, cache: Path, kind: str
 ) -> None:
@@ -101,7 +101,7 @@ def test_other_kinds_become_plain_numbers_in_the_same_order(
 
 def test_kinds_may_differ_from_tensor_to_tensor(llama_gguf: Gguf, rng: np.random.Generator, cache: Path) -> None:
     path = llama_gguf(rng, GGMLQuantizationType.Q8_0).path
-    weights = open_blocks(_with_repacked(path, "blk.0.attn_k.weight", GGMLQuantizationType.Q5_0))
+    weights = open_blocks(_with_repacked(path, "blk.0.attn_k.weight", GGMLQuantizationType.F16))
     q, k = (weights.matrix(f"model.layers.0.self_attn.{name}_proj.weight") for name in "qk")
     assert isinstance(q, GgufWeight)
     assert isinstance(k, DenseWeight)
