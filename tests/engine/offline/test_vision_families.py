@@ -1,0 +1,139 @@
+"""The offline engine on models that read images of any size: two images of two sizes, against transformers."""
+
+import io
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from triptych.core.prompt import ChatMessage, ImagePart, TextPart
+from triptych.engine import Completion, Engine, SamplingParams
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
+
+from vision_checkpoints import family, processor, save
+
+FAMILIES = ("llava_next", "idefics3", "gemma3", "qwen2_5_vl", "qwen3_vl")
+GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, logprobs=2)
+NEAR_TIE = 1e-3
+"""Share of the largest score by which it may lead, and be overtaken by rounding."""
+BLOCK_BYTES = 3 * 2 * 2 * 16 * 16 * 4
+"""Layers, keys and values, heads, tokens, dimensions, bytes."""
+Parts = tuple[TextPart | ImagePart, ...]
+
+
+@dataclass
+class Model:
+    name: str
+    folder: Path
+    reference: Any
+    processor: Any
+
+    def open(self, **options: Any) -> Engine:
+        memory = {"kv_cache_memory": 1 << 22} | options
+        return Engine(str(self.folder), dtype="float32", **memory)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    name: str = request.param
+    folder = save(name, tmp_path_factory.mktemp(name))
+    reference: Any = family(name).model
+    loaded = reference.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    loaded.generation_config.eos_token_id = None
+    return Model(name, folder, loaded.train(False), processor(name))
+
+
+@pytest.fixture(scope="module")
+def chats() -> list[Parts]:
+    """Text alone, images of several sizes before, between and after text."""
+    return [
+        (TextPart("the dog sleeps, the fox does not"),),
+        (_picture(70, 30), TextPart("what is it?")),
+        (TextPart("what is this: "), _picture(20, 90)),
+        (TextPart("is "), _picture(100, 37), TextPart(" the same as "), _picture(33, 64), TextPart("?")),
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(model: Model, chats: list[Parts]) -> list[Completion]:
+    """Each prompt by itself, in chunks whose borders fall inside images and pages."""
+    engine = model.open(max_batch_tokens=24, max_running=4)
+    return [engine.generate([_user(parts)], GREEDY)[0] for parts in chats]
+
+
+def _picture(width: int, height: int) -> ImagePart:
+    seed = random.randrange(2**32)
+    print(f"picture of {width} x {height}: seed {seed}")
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return ImagePart(buffer.getvalue())
+
+
+def _user(parts: Parts) -> list[ChatMessage]:
+    return [ChatMessage("user", parts)]
+
+
+def _inputs(model: Model, parts: Parts) -> Any:
+    content = [{"type": "text", "text": p.text} if isinstance(p, TextPart) else {"type": "image"} for p in parts]
+    images = [Image.open(io.BytesIO(p.data)) for p in parts if isinstance(p, ImagePart)]
+    tokenizer = model.processor.tokenizer
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    return model.processor(text=text, images=images or None, return_tensors="pt", add_special_tokens=False)
+
+
+def test_tokens_and_logprobs_are_those_of_transformers(
+    model: Model, chats: list[Parts], alone: list[Completion]
+) -> None:
+    compared = 0
+    for parts, completion in zip(chats, alone, strict=True):
+        inputs = _inputs(model, parts)
+        assert completion.prompt_token_ids == tuple(inputs["input_ids"][0].tolist())
+        with torch.no_grad():
+            result = model.reference.generate(
+                **inputs, do_sample=False, max_new_tokens=24, return_dict_in_generate=True,
+                output_logits=True,
+            )  # fmt: skip
+        expected = result.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        assert completion.logprobs is not None
+        for place, position in enumerate(completion.logprobs):
+            logits = result.logits[place][0]
+            first, second = logits.topk(2).values.tolist()
+            if completion.token_ids[place] != expected[place]:
+                assert first - second < NEAR_TIE * abs(first), f"token {place} of {parts}"
+                break  # after a near tie they read different answers
+            assert abs(position.logprob - (first - float(logits.logsumexp(-1)))) < 1e-3
+            compared += 1
+    assert compared > 24
+
+
+def test_a_batch_with_images_gives_what_its_prompts_give_alone(
+    model: Model, chats: list[Parts], alone: list[Completion], assert_same_answers: Callable[..., None]
+) -> None:
+    engine = model.open(max_batch_tokens=100)
+    for _ in range(2):
+        assert_same_answers(engine.generate([_user(parts) for parts in chats], GREEDY), alone)
+    assert engine.core.scheduler.kv.hit_tokens > 0
+    engine.core.scheduler.check_integrity()
+
+
+def test_an_answer_that_gave_way_goes_on_as_if_it_had_not(
+    model: Model, chats: list[Parts], alone: list[Completion], assert_same_answers: Callable[..., None]
+) -> None:
+    prompts, expected = [_user(chats[1])] * 3, [alone[1]] * 3
+    blocks = 3 * -(-len(alone[1].prompt_token_ids) // 16) + 1  # 24 more tokens for each do not fit
+    engine = model.open(kv_cache_memory=blocks * BLOCK_BYTES, max_batch_tokens=100, prefix_caching=False)
+    assert_same_answers(engine.generate(prompts, GREEDY), expected)
+    assert engine.core.scheduler.pool.count == blocks
+    assert engine.core.scheduler.preemptions > 0
+    engine.core.scheduler.check_integrity()
