@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -25,6 +26,7 @@ from triptych.engine.positions import Positions, positions_of
 from triptych.kernels import AttentionBatch
 from triptych.models.decoder import Decoder
 from triptych.models.files import ModelFiles
+from triptych.models.parameters import require_whole
 from triptych.models.pictures import MediaLayout, PreparedImage, Rows, Token, open_preprocessor
 from triptych.models.spec import AttentionSpec, read_spec
 from triptych.models.step import EmbeddingRows, StepInput, TokenAxes
@@ -229,6 +231,17 @@ def require_parity(case: Case, files: ModelFiles, images: Sequence[PreparedImage
     assert tokens == answer.tolist()
 
 
+def require_other_names(model: PreTrainedModel, files: ModelFiles) -> None:
+    """The tensors are found by the names that other versions of transformers give them, too."""
+    spec, path = read_spec(files), files.path / "model.safetensors"
+    saved = load_file(path)
+    older = {name.replace("vision_tower.", "vision_tower.vision_model."): tensor for name, tensor in saved.items()}
+    newer = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for tensors in (older, newer):
+        save_file(tensors, path)
+        require_whole(files, spec)
+
+
 @pytest.fixture
 def seeing(tmp_path: Path, compared: set[str]) -> Callable[..., None]:
     """Compares a model with transformers on pictures of some sizes, or on a video of so many frames."""
@@ -248,6 +261,7 @@ def seeing(tmp_path: Path, compared: set[str]) -> Callable[..., None]:
             images.append(preprocessor.video([picture(size) for _ in range(frames)], fps))
         with torch.no_grad():
             require_parity(case, files, images)
+        require_other_names(model, files)
         compared.add(read_spec(files).architecture)
 
     return check
