@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from triptych.client import ChatMessage, InvalidArgument, SamplingParams, TextPart
+from triptych.cli.answer import calm
+from triptych.client import ChatMessage, InvalidArgument, ModelInfo, SamplingParams, TextPart
 from triptych.client.testing import Break, Fail, FakeServer, Say
 from triptych.core.inputs import ChatInput
 
@@ -40,6 +41,20 @@ def test_options_reach_the_server(server: FakeServer, run: Run, tmp_path: Path) 
     assert asked(server) == [[("system", ("Be short.",)), ("user", (b"a", b"b", "Hi"))]]
     assert server.requests[0].sampling == SamplingParams(max_tokens=5, temperature=0, top_p=0.5, seed=3)
     assert server.requests[0].model == "fake"
+
+
+def test_what_the_model_says_of_its_temperature_counts_before_a_calm_one(server: FakeServer, run: Run) -> None:
+    run("chat", "--address", server.address, "Hi")
+    assert server.requests[-1].sampling == SamplingParams(max_tokens=512, temperature=0.2)
+    own = ModelInfo("own", 9, False, 9, SamplingParams(temperature=0.6))
+    assert calm(SamplingParams(), [own]) == SamplingParams()
+
+
+def test_variables_reach_the_chat_template(server: FakeServer, run: Run) -> None:
+    run("chat", "--address", server.address, "--chat-template-kwargs", '{"enable_thinking": false}', "Hi")
+    prompt = server.requests[-1].prompt
+    assert isinstance(prompt, ChatInput)
+    assert prompt.options.template_kwargs == '{"enable_thinking": false}'
 
 
 def test_the_address_may_come_from_the_environment(
@@ -108,6 +123,7 @@ def test_an_image_that_is_not_there_is_named(server: FakeServer, run: Run) -> No
         (("--temperature", "nan"), "error: sampling.temperature must be in [0, 100], got nan"),
         (("--max-tokens", "0"), "error: sampling.max_tokens must be a whole number in [1,"),
         (("--model", "gpt-9"), "error: no model 'gpt-9' is served here; fake is"),
+        (("--chat-template-kwargs", "no"), "error: --chat-template-kwargs is not JSON: Expecting value"),
         (("--address", "nowhere"), "error: address must be HOST:PORT, got 'nowhere'"),
     ],
 )

@@ -2,19 +2,29 @@
 
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from rich.console import Console
 
 from triptych.cli.timeline import render_timeline
-from triptych.client import ChatMessage, Client, FinishReason, Generation, SamplingParams
+from triptych.client import ChatMessage, Client, FinishReason, Generation, ModelInfo, SamplingParams
 
 # A model may say anything, and a terminal obeys escape sequences: control characters are shown as a replacement.
 _CONTROLS: Final = {
     code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)
 }
+
+
+CALM: Final = 0.2
+"""Temperature of a talk with a model that names none: small models ramble at 1."""
+
+
+def calm(sampling: SamplingParams, models: Sequence[ModelInfo]) -> SamplingParams:
+    """With `CALM` where no model has a temperature of its own."""
+    named = any(model.default_sampling.temperature is not None for model in models)
+    return sampling if named else replace(sampling, temperature=CALM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,7 @@ class Answerer:
     sampling: SamplingParams
     model: str
     timeline: bool
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, messages: Sequence[ChatMessage]) -> Shown:
         """Shows the answer to a conversation; Ctrl-C ends the request and keeps what has been said.
@@ -44,7 +55,9 @@ class Answerer:
         pieces: list[str] = []
         begun = time.perf_counter()
         first = begun
-        stream = self.client.stream(messages, sampling=self.sampling, model=self.model)
+        stream = self.client.stream(
+            messages, sampling=self.sampling, model=self.model, chat_template_kwargs=self.template_kwargs
+        )
         try:
             with stream, self.console.status("waiting for the first token") as waiting:
                 for chunk in stream:

@@ -12,6 +12,8 @@ from typing import Any, Final, Self
 
 from triptych.core.errors import InvalidArgument
 
+MAX_DEPTH: Final = 64
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
@@ -71,6 +73,37 @@ class ChatOptions:
 
 
 NO_OPTIONS: Final = ChatOptions()
+
+
+def parse_json(text: str, field: str) -> dict[str, Any]:
+    """A JSON object (RFC 8259: no NaN, no Infinity), its keys in their order, at most `MAX_DEPTH` levels deep.
+
+    Raises:
+        InvalidArgument: names the field, and the place of the mistake.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+        _require_depth(value, MAX_DEPTH)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise InvalidArgument(f"{field} may be nested {MAX_DEPTH} levels deep, and is deeper", field=field) from None
+    except ValueError as error:  # of a surrogate too
+        raise InvalidArgument(f"{field} is not JSON: {error}", field=field) from None
+    if not isinstance(value, dict):
+        raise InvalidArgument(f"{field} must be a JSON object, got {text!r:.60}", field=field)
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _require_depth(value: object, levels: int) -> None:
+    if isinstance(value, (dict, list)):
+        if not levels:
+            raise RecursionError
+        for item in value.values() if isinstance(value, dict) else value:
+            _require_depth(item, levels - 1)
 
 
 def json_text(value: Mapping[str, Any], field: str) -> str:

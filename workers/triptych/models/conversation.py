@@ -1,19 +1,16 @@
 """A conversation as a chat template reads it: plain dicts, every text of them checked."""
 
 import inspect
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 from transformers import PreTrainedTokenizerFast
 
-from triptych.core.chat import ChatEnd, ChatOptions, ToolCall
+from triptych.core.chat import ChatEnd, ChatOptions, ToolCall, parse_json
 from triptych.core.errors import InvalidArgument
 from triptych.core.prompt import ChatMessage, TextPart
 
 JsonObject: TypeAlias = dict[str, Any]
-
-MAX_DEPTH: Final = 64
 
 _ARGUMENTS: Final = inspect.signature(PreTrainedTokenizerFast.apply_chat_template).parameters
 _RESERVED: Final = frozenset({*_ARGUMENTS, "messages"}) - {"documents"}
@@ -26,13 +23,13 @@ def template_arguments(options: ChatOptions) -> JsonObject:
     Raises:
         InvalidArgument: names `chat.tools[i]` or `chat.template_kwargs`, and what is wrong with it.
     """
-    extra = parse_object(options.template_kwargs, "chat.template_kwargs") if options.template_kwargs else {}
+    extra = parse_json(options.template_kwargs, "chat.template_kwargs") if options.template_kwargs else {}
     for name in extra:
         if name in _RESERVED:
             field = f"chat.template_kwargs.{name}"
             raise InvalidArgument(f"{field} cannot be set: it is no variable of the template", field=field)
     return {
-        "tools": [parse_object(tool, f"chat.tools[{i}]") for i, tool in enumerate(options.tools)] or None,
+        "tools": [parse_json(tool, f"chat.tools[{i}]") for i, tool in enumerate(options.tools)] or None,
         "add_generation_prompt": options.end is ChatEnd.NEXT_TURN,
         "continue_final_message": options.end is ChatEnd.CONTINUE,
         **extra,
@@ -96,38 +93,7 @@ def keys_in(value: object) -> Iterator[str]:
                 yield from keys_in(item)
 
 
-def parse_object(text: str, field: str) -> JsonObject:
-    """A JSON object (RFC 8259: no NaN, no Infinity), its keys in their order.
-
-    Raises:
-        InvalidArgument: names the field, and the place of the mistake.
-    """
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-        _require_depth(value, MAX_DEPTH)
-        "".join(strings_in(value)).encode()
-    except RecursionError:
-        raise InvalidArgument(f"{field} may be nested {MAX_DEPTH} levels deep, and is deeper", field=field) from None
-    except ValueError as error:  # of a surrogate too
-        raise InvalidArgument(f"{field} is not JSON: {error}", field=field) from None
-    if not isinstance(value, dict):
-        raise InvalidArgument(f"{field} must be a JSON object, got {text!r:.60}", field=field)
-    return value
-
-
-def _require_depth(value: object, levels: int) -> None:
-    if isinstance(value, (dict, list)):
-        if not levels:
-            raise RecursionError
-        for item in value.values() if isinstance(value, dict) else value:
-            _require_depth(item, levels - 1)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
 def _call(call: ToolCall, field: str) -> JsonObject:
-    function = {"name": call.name, "arguments": parse_object(call.arguments, field) if call.arguments else {}}
+    function = {"name": call.name, "arguments": parse_json(call.arguments, field) if call.arguments else {}}
     named = {"id": call.id} if call.id else {}
     return {**named, "type": "function", "function": function}
