@@ -12,7 +12,7 @@ from triptych.models.sources import Source
 _EMBEDDING, _HEAD = "embedding.weight", "head.weight"
 _CHUNK = 4 << 20  # elements compared at a time
 
-_IGNORED = ("*rotary_emb.inv_freq", "*.position_ids")
+_IGNORED = ("*rotary_emb.*", "*.position_ids")
 """Buffers that older versions of transformers saved: facts of the configuration, in every family."""
 
 
