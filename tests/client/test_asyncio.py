@@ -20,6 +20,7 @@ from triptych.client import (
     user_message,
 )
 from triptych.client.testing import Fail, FakeServer, Say
+from triptych.core.inputs import ChatInput
 
 
 async def test_both_clients_give_the_same_results(server: FakeServer, client: Client) -> None:
@@ -164,3 +165,17 @@ def test_a_client_may_be_made_before_the_loop_runs(server: FakeServer) -> None:
             return (await client.generate("Hi")).finish_reason
 
     assert asyncio.run(use()) is FinishReason.STOP
+
+
+async def test_several_answers_and_tools(server: FakeServer) -> None:
+    async with AsyncClient(server.address) as client:
+        whole = await client.chat([user_message("x")], n=2, tools=[{"name": "f"}])
+        async with client.stream("x", n=2) as stream:
+            indices = [chunk.index async for chunk in stream]
+            streamed = await stream.result()
+        assert await client.tokenize([user_message("x")], tools=[{}]) == (120,)
+    assert [choice.text for choice in whole.choices] == [choice.text for choice in streamed.choices]
+    assert indices == [0, 1, 0, 1, 0, 1]
+    prompt = server.requests[0].prompt
+    assert isinstance(prompt, ChatInput)
+    assert prompt.options.tools == ('{"name": "f"}',)

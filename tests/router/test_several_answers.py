@@ -163,6 +163,26 @@ async def test_an_answer_that_fails_ends_the_others(raw: Any) -> None:
     await worker.wait_for("free", 2)
 
 
+async def test_where_the_first_answer_fails_the_others_are_never_begun(
+    raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door, ask = await raw("decode-0")
+    worker = door.workers["decode-0"]
+
+    def fail(command: stage_pb2.ConnectRequest) -> list[stage_pb2.ConnectResponse]:
+        if command.HasField("free"):
+            return [stage_pb2.ConnectResponse(freed=stage_pb2.Freed(key=command.free.key))]
+        code = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+        failed = stage_pb2.Failed(key=command.prefill.key, code=code, message="no")
+        return [stage_pb2.ConnectResponse(failed=failed)] if command.HasField("prefill") else []
+
+    monkeypatch.setattr(worker, "_answers", fail)
+    assert (await refused(ask(3))).message == "no"
+    await worker.wait_for("free")
+    assert list(prefills(worker)) == ["r"]
+    assert (await door.client.status()).router.running_requests == 0
+
+
 async def test_a_client_that_comes_back_goes_on_with_every_answer(raw: Any) -> None:
     door, ask = await raw("decode-0", patient=True)
     a, b, c, d = await door.client.tokenize("abcd")

@@ -85,11 +85,11 @@ class Answers:
         usages: list[Usage] = []
         while len(usages) < len(self.candidates):
             part = await ready.get()
+            if isinstance(part, TriptychError):
+                raise part
             if len(self._calls) < len(self.candidates):
                 self._begin_others()
                 self._listen(ready)
-            if isinstance(part, TriptychError):
-                raise part
             if isinstance(part.output, Finished):
                 usages.append(part.output.usage)
                 part = part._replace(usage=_together(usages) if len(usages) == len(self.candidates) else None)
