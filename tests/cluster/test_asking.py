@@ -36,6 +36,7 @@ def test_several_answers_are_those_of_the_offline_engine(layout: str, start: Any
         pieces[chunk.index] += chunk.token_ids
     assert pieces == whole
     assert stream.result().usage.completion_tokens == 50
+    assert found.usage.cached_tokens == 0, "as answer 0 found the prompt"
     assert cluster.client.generate(prompt, **SAMPLED).token_ids == whole[0]
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
@@ -82,7 +82,7 @@ class Answers:
             return
         ready: asyncio.Queue[Part | TriptychError] = asyncio.Queue()
         self._listen(ready)
-        usages: list[Usage] = []
+        usages: dict[int, Usage] = {}
         while len(usages) < len(self.candidates):
             part = await ready.get()
             if isinstance(part, TriptychError):
@@ -91,7 +91,7 @@ class Answers:
                 self._begin_others()
                 self._listen(ready)
             if isinstance(part.output, Finished):
-                usages.append(part.output.usage)
+                usages[part.choice] = part.output.usage
                 part = part._replace(usage=_together(usages) if len(usages) == len(self.candidates) else None)
             yield part
 
@@ -124,10 +124,10 @@ async def _pump(index: int, call: Call, put: Callable[[Part | TriptychError], No
         put(error)
 
 
-def _together(usages: Sequence[Usage]) -> Usage:
-    """The prompt counts once, as it is computed; answers and replays add up."""
+def _together(usages: Mapping[int, Usage]) -> Usage:
+    """The prompt counts once, as answer 0 found it; answers and replays add up."""
     return replace(
         usages[0],
-        completion_tokens=sum(usage.completion_tokens for usage in usages),
-        replays=sum(usage.replays for usage in usages),
+        completion_tokens=sum(usage.completion_tokens for usage in usages.values()),
+        replays=sum(usage.replays for usage in usages.values()),
     )
