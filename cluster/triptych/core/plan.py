@@ -15,6 +15,15 @@ class Placement(enum.Enum):
     """Prefill and decode on different workers."""
 
 
+class Goal(enum.Enum):
+    """What the caller wants to have."""
+
+    ANSWER = enum.auto()
+    """Tokens, by prefill and decode."""
+    VECTORS = enum.auto()
+    """Embeddings of texts: one worker computes them, and the request ends when they are there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
     """What a request asks of the fleet.
@@ -23,12 +32,14 @@ class Demand:
         prompt_tokens: Every position of the prompt.
         patches: Of each image, those that pass the vision tower: what encoding it costs.
         near: Workers that hold its prompt already; they are preferred, as long as they have room.
+        goal: What is made of the prompt.
     """
 
     prompt_tokens: int
     patches: tuple[int, ...] = ()
     placement: Placement = Placement.ANY
     near: frozenset[str] = frozenset()
+    goal: Goal = Goal.ANSWER
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +63,7 @@ class Plan:
 
     Attributes:
         encode: The worker of each image, in order; empty without images.
-        prefill: Equal to `decode` when colocated.
+        prefill: Equal to `decode` when colocated, and when the goal is vectors: then it is the one that makes them.
         reason: Why, in a few words, for people.
     """
 

@@ -3,15 +3,15 @@
 from triptych.core.errors import ResourceExhausted, TriptychError, Unavailable
 from triptych.core.fleet.stage import Stage
 from triptych.core.fleet.worker import Fleet, Worker
-from triptych.core.plan import Demand, Placement, Plan, RoutingPolicy
+from triptych.core.plan import Demand, Goal, Placement, Plan, RoutingPolicy
 
-Wanted = tuple[int, Placement, bool, frozenset[str], frozenset[str]]
+Wanted = tuple[int, Placement, bool, frozenset[str], Goal, frozenset[str]]
 
 
 def wanted(demand: Demand, policy: RoutingPolicy, avoid: frozenset[str]) -> Wanted:
     """All that `choose` looks at in a request: where one finds no room, no other that wants the same does."""
     short = demand.prompt_tokens < policy.colocate_below_tokens
-    return len(demand.patches), demand.placement, short, demand.near, avoid
+    return len(demand.patches), demand.placement, short, demand.near, demand.goal, avoid
 
 
 def choose(
@@ -19,9 +19,9 @@ def choose(
 ) -> Plan | TriptychError:
     """Chooses workers for a request, or says why there are none.
 
-    Decode is chosen first, then encode if there are images, then prefill, which stays with decode when the prompt is
-    too short to be worth a transfer. Each choice takes the worker with the least dispatched work of that kind, among
-    those that hold the prompt already where there are any.
+    Vectors are made by one encode worker. For an answer decode is chosen first, then encode if there are images, then
+    prefill, which stays with decode when the prompt is too short to be worth a transfer. Each choice takes the worker
+    with the least dispatched work of that kind, among those that hold the prompt already where there are any.
 
     Args:
         demand: What the request asks.
@@ -33,6 +33,8 @@ def choose(
         elsewhere = choose(demand, fleet.without(avoid), policy)
         if isinstance(elsewhere, Plan):
             return elsewhere
+    if demand.goal is Goal.VECTORS:
+        return _choose_embedder(fleet, policy, avoid)
     decoders = _with_room(fleet.serving(Stage.DECODE), policy)
     if isinstance(decoders, TriptychError):
         return decoders
@@ -47,6 +49,17 @@ def choose(
         return encode
     worker, reason = prefill
     return Plan(encode, worker.worker_id, decode.worker_id, reason)
+
+
+def _choose_embedder(fleet: Fleet, policy: RoutingPolicy, avoid: frozenset[str]) -> Plan | TriptychError:
+    """The encode worker with the fewest tokens before it."""
+    candidates = _with_room(fleet.serving(Stage.ENCODE), policy)
+    if isinstance(candidates, TriptychError):
+        return candidates
+    best = min(
+        candidates, key=lambda w: (w.worker_id in avoid, w.load.tokens, w.load.requests, w.worker_id)
+    ).worker_id
+    return Plan((), best, best, "an encode worker makes vectors by itself")
 
 
 def _choose_prefill(

@@ -53,6 +53,7 @@ class ConnectRequest(_message.Message):
     FREE_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    EMBED_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts the messages of this direction of the stream from 1. A number that was left out means that a message was
@@ -74,6 +75,8 @@ class ConnectRequest(_message.Message):
     def heartbeat(self) -> Global___Heartbeat: ...
     @_builtins.property
     def drain(self) -> Global___Drain: ...
+    @_builtins.property
+    def embed(self) -> Global___Embed: ...
     def __init__(
         self,
         *,
@@ -85,13 +88,14 @@ class ConnectRequest(_message.Message):
         free: Global___Free | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         drain: Global___Drain | None = ...,
+        embed: Global___Embed | None = ...,
         number: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "decode", b"decode", "drain", b"drain", "encode", b"encode", "free", b"free", "heartbeat", b"heartbeat", "hello", b"hello", "prefill", b"prefill", "reserve", b"reserve"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "decode", b"decode", "drain", b"drain", "embed", b"embed", "encode", b"encode", "free", b"free", "heartbeat", b"heartbeat", "hello", b"hello", "prefill", b"prefill", "reserve", b"reserve"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "decode", b"decode", "drain", b"drain", "encode", b"encode", "free", b"free", "heartbeat", b"heartbeat", "hello", b"hello", "number", b"number", "prefill", b"prefill", "reserve", b"reserve"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "decode", b"decode", "drain", b"drain", "embed", b"embed", "encode", b"encode", "free", b"free", "heartbeat", b"heartbeat", "hello", b"hello", "number", b"number", "prefill", b"prefill", "reserve", b"reserve"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["hello", "encode", "reserve", "prefill", "decode", "free", "heartbeat", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["hello", "encode", "reserve", "prefill", "decode", "free", "heartbeat", "drain", "embed"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -112,6 +116,7 @@ class ConnectResponse(_message.Message):
     FREED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     LOAD_REPORT_FIELD_NUMBER: _builtins.int
+    EMBEDDED_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """As in ConnectRequest."""
@@ -133,6 +138,8 @@ class ConnectResponse(_message.Message):
     def failed(self) -> Global___Failed: ...
     @_builtins.property
     def load_report(self) -> Global___LoadReport: ...
+    @_builtins.property
+    def embedded(self) -> Global___Embedded: ...
     def __init__(
         self,
         *,
@@ -145,13 +152,14 @@ class ConnectResponse(_message.Message):
         freed: Global___Freed | None = ...,
         failed: Global___Failed | None = ...,
         load_report: Global___LoadReport | None = ...,
+        embedded: Global___Embedded | None = ...,
         number: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["encode_done", b"encode_done", "event", b"event", "failed", b"failed", "freed", b"freed", "kv_ready", b"kv_ready", "load_report", b"load_report", "prefill_done", b"prefill_done", "reserved", b"reserved", "step_tokens", b"step_tokens", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embedded", b"embedded", "encode_done", b"encode_done", "event", b"event", "failed", b"failed", "freed", b"freed", "kv_ready", b"kv_ready", "load_report", b"load_report", "prefill_done", b"prefill_done", "reserved", b"reserved", "step_tokens", b"step_tokens", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode_done", b"encode_done", "event", b"event", "failed", b"failed", "freed", b"freed", "kv_ready", b"kv_ready", "load_report", b"load_report", "number", b"number", "prefill_done", b"prefill_done", "reserved", b"reserved", "step_tokens", b"step_tokens", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedded", b"embedded", "encode_done", b"encode_done", "event", b"event", "failed", b"failed", "freed", b"freed", "kv_ready", b"kv_ready", "load_report", b"load_report", "number", b"number", "prefill_done", b"prefill_done", "reserved", b"reserved", "step_tokens", b"step_tokens", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["welcome", "encode_done", "reserved", "prefill_done", "kv_ready", "step_tokens", "freed", "failed", "load_report"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["welcome", "encode_done", "reserved", "prefill_done", "kv_ready", "step_tokens", "freed", "failed", "load_report", "embedded"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -667,6 +675,75 @@ class Grid(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Grid: _TypeAlias = Grid  # noqa: Y015
+
+@_typing.final
+class Embed(_message.Message):
+    """Turn texts into vectors. Nothing is kept behind the answer; Free ends the operation all the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LENGTHS_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    dimensions: _builtins.int
+    """Numbers of a vector; 0 means all that the model gives."""
+    timeout_ms: _builtins.int
+    @_builtins.property
+    def key(self) -> Global___OperationKey: ...
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of all texts, one after the other."""
+
+    @_builtins.property
+    def lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens of each text."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___OperationKey | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        lengths: _abc.Iterable[_builtins.int] | None = ...,
+        dimensions: _builtins.int = ...,
+        timeout_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "key", b"key", "lengths", b"lengths", "timeout_ms", b"timeout_ms", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Embed: _TypeAlias = Embed  # noqa: Y015
+
+@_typing.final
+class Embedded(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    vectors: _builtins.bytes
+    """float32, little-endian, vector after vector."""
+    @_builtins.property
+    def key(self) -> Global___OperationKey: ...
+    @_builtins.property
+    def times(self) -> Global___StageTimes: ...
+    def __init__(
+        self,
+        *,
+        key: Global___OperationKey | None = ...,
+        vectors: _builtins.bytes = ...,
+        times: Global___StageTimes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "times", b"times"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "times", b"times", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Embedded: _TypeAlias = Embedded  # noqa: Y015
 
 @_typing.final
 class PrefillDone(_message.Message):
