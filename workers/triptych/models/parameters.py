@@ -114,7 +114,7 @@ def open_parameters(
     recipe = recipe_for(spec.architecture)
     source = _open(files, quantization)
     refuse_unused(source, recipe, _all_tensors(spec))
-    if spec.decoder.tied_head:
+    if spec.decoder.tied_head and "embedding.weight" in wanted:
         require_tied_head(source, recipe)
     ours = RecipeSource(source, recipe, wanted)
     return Parameters(open_weights(ours, dtype, quantization=quantization, progress=progress), device)

@@ -17,8 +17,15 @@ Shape = tuple[int, ...]
 
 _FLOATS: Mapping[str, str] = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 _INTEGERS: Mapping[str, str] = {"BOOL": "?", "U8": "u1", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
-_BYTES: Mapping[str, str] = {"F8_E4M3": "u1", "F8_E5M2": "u1", "F8_E8M0": "u1"}
-_ARRAYS = {**_FLOATS, **_INTEGERS, **_BYTES}
+_OTHERS: Mapping[str, str] = {
+    "F8_E4M3": "u1",
+    "F8_E5M2": "u1",
+    "F8_E8M0": "u1",
+    "U16": "<u2",
+    "U32": "<u4",
+    "U64": "<u8",
+}
+_ARRAYS = {**_FLOATS, **_INTEGERS, **_OTHERS}
 
 
 class Rows(Protocol):

@@ -51,7 +51,8 @@ def _gptq(settings: Fields) -> Gptq:
     settings.refuse("is_marlin_format", False)
     settings.refuse("dynamic", {})
     settings.choice("pack_dtype", "int32", ("int32",))
-    version = settings.choice("checkpoint_format", "gptq", ("gptq", "gptq_v2"))
+    written = "checkpoint_format" if settings.has("checkpoint_format") else "format"
+    version = settings.choice(written, "gptq", ("gptq", "gptq_v2"))
     return Gptq(_one_of(settings, "bits", (4, 8, 2)), zero_offset=1 if version == "gptq" else 0)
 
 
