@@ -89,6 +89,7 @@ class ModelInfo:
         context_length: Tokens that prompt and answer may have together.
         accepts_images: Whether chat messages may hold images.
         default_sampling: What a request gets for a parameter that it leaves open; what is None there too is neutral.
+        accepts_videos: Whether chat messages may hold videos.
     """
 
     name: str
@@ -96,6 +97,7 @@ class ModelInfo:
     accepts_images: bool
     vocabulary_size: int
     default_sampling: SamplingParams
+    accepts_videos: bool = False
 
 
 def generation_from_proto(message: pb.GenerateResponse) -> Generation:
@@ -117,7 +119,12 @@ def models_from_proto(message: pb.ListModelsResponse) -> tuple[ModelInfo, ...]:
     """The models of a cluster."""
     return tuple(
         ModelInfo(
-            m.name, m.context_length, m.accepts_images, m.vocabulary_size, sampling_from_proto(m.default_sampling)
+            m.name,
+            m.context_length,
+            m.accepts_images,
+            m.vocabulary_size,
+            sampling_from_proto(m.default_sampling),
+            m.accepts_videos,
         )
         for m in message.models
     )

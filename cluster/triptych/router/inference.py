@@ -89,6 +89,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             accepts_images=spec.vision is not None,
             vocabulary_size=spec.decoder.vocab_size,
             default_sampling=sampling_to_proto(self._intake.defaults),
+            accepts_videos=self._intake.accepts_videos,
         )
         return pb.ListModelsResponse(models=[model])
 

@@ -82,6 +82,11 @@ class Intake:
         """Ends the threads; what waits for one is cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def accepts_videos(self) -> bool:
+        """Whether chat messages may hold videos."""
+        return self.text.layouts is not None and self.text.layouts.video_placeholder is not None
+
     def require_model(self, name: str) -> None:
         """Refuses any name but the served one.
 
