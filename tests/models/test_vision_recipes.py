@@ -90,7 +90,7 @@ def test_pictures_of_gemma_3_see_themselves_in_every_layer() -> None:
             {"vision_feature_select_strategy": "full"},
             Unimplemented,
             "vision_feature_select_strategy",
-            "",
+            "'full' is not supported",
         ),
         ("LlavaNext", {"text_config": {"model_type": "opt"}}, Unimplemented, "text_config.model_type", "'opt'"),
         ("LlavaNext", {"image_token_index": 40000}, InvalidArgument, "image_token_index", r"in \[0, 32063\]"),

@@ -12,15 +12,17 @@ from triptych.models.recipes.fields import Fields
 from triptych.models.recipes.llama import NAMES
 from triptych.models.recipes.multimodal import multimodal_model, text_fields, tied, with_attention
 from triptych.models.recipes.qwen2 import read_decoder
-from triptych.models.recipes.recipe import Recipe
-from triptych.models.recipes.rope import rope_section
-from triptych.models.recipes.towers import (
+from triptych.models.recipes.qwen_tower import (
+    QWEN_ROOTS,
     qwen_layer_names,
     read_axial_theta,
     read_patch_grid,
     read_qwen_blocks,
     read_video_tokens,
+    require_width,
 )
+from triptych.models.recipes.recipe import Recipe
+from triptych.models.recipes.rope import rope_section
 from triptych.models.spec import AttentionSpec, DecoderSpec, ModelSpec, Qwen25Vision, RopeSections
 
 _TEXT: Final[Mapping[str, Any]] = {
@@ -88,20 +90,6 @@ def _vision(fields: Fields, output_size: int) -> Qwen25Vision:
         video=read_video_tokens(fields),
     )
 
-
-def require_width(tower: Fields, output_size: int) -> None:
-    """Refuses a tower whose rows are not as wide as the language model."""
-    if (width := tower.count("out_hidden_size", 3584)) != output_size:
-        raise InvalidArgument(
-            f"config: vision_config.out_hidden_size must be text_config.hidden_size = {output_size}, got {width}",
-            field="vision_config.out_hidden_size",
-        )
-
-
-QWEN_ROOTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "model.": ("model.language_model.", "model."),
-    "visual.": ("model.visual.", "visual."),
-}
 
 QWEN2_5_VL = Recipe(
     read=read_qwen2_5_vl,

@@ -11,16 +11,18 @@ from triptych.core.errors import InvalidArgument
 from triptych.models.recipes.fields import Fields
 from triptych.models.recipes.multimodal import multimodal_model, text_fields, tied
 from triptych.models.recipes.place import Place
-from triptych.models.recipes.qwen2_5_vl import QWEN_ROOTS, require_width, with_sections
+from triptych.models.recipes.qwen2_5_vl import with_sections
 from triptych.models.recipes.qwen3 import QWEN3_NAMES, read_decoder
-from triptych.models.recipes.recipe import Recipe
-from triptych.models.recipes.towers import (
+from triptych.models.recipes.qwen_tower import (
+    QWEN_ROOTS,
     qwen_layer_names,
     read_axial_theta,
     read_patch_grid,
     read_qwen_blocks,
     read_video_tokens,
+    require_width,
 )
+from triptych.models.recipes.recipe import Recipe
 from triptych.models.spec import ModelSpec, Qwen3Vision
 
 _TEXT: Final[Mapping[str, Any]] = {

@@ -30,20 +30,22 @@ from triptych.models.spec.rope import (
     YarnScaling,
 )
 from triptych.models.spec.text_encoder import DenseActivation, DenseSpec, EmbedderSpec, Pooling, TextEncoderSpec
-from triptych.models.spec.vision import (
+from triptych.models.spec.tower import (
     Activation,
     BlocksSpec,
     ClipTower,
+    PatchGrid,
+    ProjectorSpec,
+    SiglipTower,
+    VideoTokens,
+)
+from triptych.models.spec.vision import (
     Gemma3Vision,
     Idefics3Vision,
     LlavaNextVision,
     LlavaVision,
-    PatchGrid,
-    ProjectorSpec,
     Qwen3Vision,
     Qwen25Vision,
-    SiglipTower,
-    VideoTokens,
     VisionSpec,
     embedding_levels,
 )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from triptych.models.spec.vision import BlocksSpec
+from triptych.models.spec.tower import BlocksSpec
 
 Pooling = Literal["cls", "mean", "max", "last"]
 DenseActivation = Literal["identity", "tanh"]
