@@ -13,12 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from triptych.core.prompt import ChatMessage, ImagePart, TextPart
+from triptych.core.errors import FailedPrecondition
+from triptych.core.prompt import ChatMessage, ImagePart, Part, TextPart, VideoPart
 from triptych.engine import Completion, Engine, SamplingParams
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 
-from vision_checkpoints import family, processor, save
+from vision_checkpoints import SPECIAL, TOKENS, family, processor, save
 
 FAMILIES = ("llava_next", "idefics3", "gemma3", "qwen2_5_vl", "qwen3_vl")
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, logprobs=2)
@@ -26,7 +27,7 @@ NEAR_TIE = 1e-3
 """Share of the largest score by which it may lead, and be overtaken by rounding."""
 BLOCK_BYTES = 3 * 2 * 2 * 16 * 16 * 4
 """Layers, keys and values, heads, tokens, dimensions, bytes."""
-Parts = tuple[TextPart | ImagePart, ...]
+Parts = tuple[Part, ...]
 
 
 @dataclass
@@ -99,22 +100,60 @@ def test_tokens_and_logprobs_are_those_of_transformers(
     for parts, completion in zip(chats, alone, strict=True):
         inputs = _inputs(model, parts)
         assert completion.prompt_token_ids == tuple(inputs["input_ids"][0].tolist())
-        with torch.no_grad():
-            result = model.reference.generate(
-                **inputs, do_sample=False, max_new_tokens=24, return_dict_in_generate=True,
-                output_logits=True,
-            )  # fmt: skip
-        expected = result.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-        assert completion.logprobs is not None
-        for place, position in enumerate(completion.logprobs):
-            logits = result.logits[place][0]
-            first, second = logits.topk(2).values.tolist()
-            if completion.token_ids[place] != expected[place]:
-                assert first - second < NEAR_TIE * abs(first), f"token {place} of {parts}"
-                break  # after a near tie they read different answers
-            assert abs(position.logprob - (first - float(logits.logsumexp(-1)))) < 1e-3
-            compared += 1
+        compared += _agreeing(model, inputs, completion)
     assert compared > 24
+
+
+def _agreeing(model: Model, inputs: dict[str, Any], completion: Completion) -> int:
+    """Tokens on which transformers agrees, its log-probabilities included; up to a near tie."""
+    with torch.no_grad():
+        result = model.reference.generate(
+            **inputs, do_sample=False, max_new_tokens=24, return_dict_in_generate=True, output_logits=True
+        )
+    expected = result.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    assert completion.logprobs is not None
+    for place, position in enumerate(completion.logprobs):
+        logits = result.logits[place][0]
+        first, second = logits.topk(2).values.tolist()
+        if completion.token_ids[place] != expected[place]:
+            assert first - second < NEAR_TIE * abs(first), f"token {place}"
+            return place  # from here on they read different answers
+        assert abs(position.logprob - (first - float(logits.logsumexp(-1)))) < 1e-3
+    return len(expected)
+
+
+def test_an_image_and_a_video_of_one_prompt_are_seen_as_transformers_does(model: Model) -> None:
+    engine = model.open(max_batch_tokens=24, max_running=4)
+    image, video = _picture(50, 30), VideoPart(tuple(_picture(30, 22).data for _ in range(7)), 1.5)
+    parts = (TextPart("first "), image, TextPart(" then it moves: "), video, TextPart(" what was it?"))
+    if engine.text.layouts is None or engine.text.layouts.video_placeholder is None:
+        with pytest.raises(FailedPrecondition, match="video"):
+            engine.generate([_user(parts)], GREEDY)
+        return
+    [completion] = engine.generate([_user(parts)], GREEDY)
+    [seen, moving] = (engine.eyes.prepare(part, "image") for part in (image, video))
+    ids = torch.tensor([completion.prompt_token_ids])
+    tokens = {name: SPECIAL.index(TOKENS[f"{name}_token"]) for name in ("image", "video")}
+    seconds = {"second_per_grid_ts": torch.tensor([2 / 1.5])} if model.name == "qwen2_5_vl" else {}
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.from_numpy(seen.pixels),
+        "image_grid_thw": torch.tensor([seen.grid]),
+        "pixel_values_videos": torch.from_numpy(moving.pixels),
+        "video_grid_thw": torch.tensor([moving.grid]),
+        "mm_token_type_ids": (ids == tokens["image"]).int() + 2 * (ids == tokens["video"]).int(),
+        **seconds,
+    }
+    assert _agreeing(model, inputs, completion) > 3
+
+
+def test_answers_to_images_are_recorded_steps(model: Model) -> None:
+    engine = model.open()
+    engine.generate([_user((_picture(50, 30), TextPart("what is it?")))], SamplingParams(temperature=0, max_tokens=9))
+    recorder = engine.core.runner._recorder
+    assert (1, True) in recorder._kept
+    assert recorder.recorded == 1  # the prompt ran call by call, the answer in replays of one step
 
 
 def test_a_batch_with_images_gives_what_its_prompts_give_alone(

@@ -232,10 +232,10 @@ class BatchTable:
                 views.query_start,
                 views.kv_lengths,
                 views.block_tables,
-                tuple([span for images in seen for span in images.whole]),
+                tuple([span for images in seen for span in images.whole]) if seen else (),
             ),
             logit_rows=views.logit_rows.to(self._device),
-            embeddings=tuple([rows for images in seen for rows in images.embeddings]),
+            embeddings=tuple([rows for images in seen for rows in images.embeddings]) if seen else (),
             axes=self._axes(shape[0], seen) if seen else None,
         )
 
