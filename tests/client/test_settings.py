@@ -62,6 +62,7 @@ def test_every_sampling_parameter_is_a_keyword() -> None:
     assert set(GenerateOptions.__annotations__) == fields | set(TemplateOptions.__annotations__) | {
         "sampling",
         "model",
+        "adapter",
         "request_id",
         "placement",
         "timeout",

@@ -154,3 +154,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_numbers_are_taken_as_numbers_only(value: Any) -> None:
     with pytest.raises(InvalidArgument, match=r"^scheduler\.max_running must be "):
         make_spec({"model": "m", "scheduler.max_running": value})
+
+
+def test_adapters_are_named_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = make_spec({"model": "m", "adapters": {"one": "here/one", "other": "/there"}})
+    assert spec.adapter_folders == {"one": tmp_path / "here/one", "other": Path("/there")}
+    text = 'model: m\nadapters:\n  one: 5\n  "": /there\n'
+    assert mistakes(tmp_path, text)[1] == ["3:3: adapters.one must be a valid string, got 5"]
+    named = "2:1: adapters must have names of 1 to 128 characters, got ''"
+    assert mistakes(tmp_path, text.replace("5", "/here"))[1] == [named]

@@ -71,6 +71,7 @@ def test_the_same_question_has_the_same_digest_and_no_other_has() -> None:
         (base[0], ["a"], SamplingParams(stop=("x",), seed=2)),
         (base[0], ["a"], SamplingParams(stop=("x", "x"), seed=1)),
         (base[0], ["a"], SamplingParams(stop=("x",), seed=1, max_tokens=5)),
+        (*base, "adapter"),
     ]
     assert input_digest(*base) == input_digest(Prompt(tuple(ids), (ImageSpan(3, 4),)), ("a",), base[2])
     assert len({input_digest(*question) for question in (base, *others)}) == len(others) + 1

@@ -221,3 +221,22 @@ def test_tensors_stay_where_they_are(crowd: Crowd, table: Callable[[Crowd], Batc
             assert [t.dtype for t in tensors] == [torch.int64] * 4 + [torch.int32] * 3
             crowd.commit(plan)
     assert all(found == addresses[0] for found in addresses)
+
+
+def test_rows_have_the_numbers_of_their_adapters() -> None:
+    table = BatchTable(ROWS, SEQUENCES, BLOCKS, 4, torch.device("cpu"), adapters=("one", "other"))
+
+    def sequence(adapter: str, computed: int) -> Sequence:
+        made = Sequence(OperationKey(adapter), [7] * 6, 6, Sampling(), 0, 20, blocks=[3, 5], adapter=adapter)
+        made.computed = computed
+        return made
+
+    decodes = (sequence("other", 5), sequence("", 5), sequence("one", 5))
+    chunks = (Chunk(sequence("", 0), 0, 2), Chunk(sequence("other", 1), 1, 3))
+    first = table.fill(StepPlan(decodes, chunks)).adapters
+    assert first is not None
+    assert (first.dtype, first.tolist()) == (torch.int32, [1, -1, 0, -1, -1, 1, 1, 1])
+    second = table.fill(StepPlan(decodes[2:])).adapters
+    assert second is not None
+    assert (second.tolist(), second.data_ptr()) == ([0], first.data_ptr())
+    assert table.fill(StepPlan(decodes[1:2], chunks[:1])).adapters is None

@@ -33,6 +33,16 @@ def test_a_token_changes_its_block_and_all_that_follow(seed: int, place: int) ->
     assert same == [index < place // SIZE for index in range(3)]
 
 
+def test_an_adapter_changes_every_block() -> None:
+    sequences = [
+        Sequence(OperationKey("1"), [5] * 12, 12, Sampling(), 0, 99, adapter=adapter)
+        for adapter in ("", "one", "other", "one")
+    ]
+    none, one, other, again = (full_block_digests(sequence, SIZE, b"root") for sequence in sequences)
+    assert again == one
+    assert len({*none, *one, *other}) == 9
+
+
 def test_a_picture_changes_the_blocks_that_it_lies_in_and_all_that_follow() -> None:
     tokens = [7] * 16
     variants = {

@@ -33,7 +33,7 @@ def test_a_request_survives_the_wire(prompt: TextInput | TokenInput | ChatInput,
 @pytest.mark.parametrize("resume", [None, (), (7, 0, 2**31 - 1)])
 @pytest.mark.parametrize("linger", [0.0, 1.25])
 def test_coming_back_survives_the_wire(resume: tuple[int, ...] | None, linger: float) -> None:
-    request = GenerationInput(TextInput("x"), request_id="id", linger_seconds=linger, resume=resume)
+    request = GenerationInput(TextInput("x"), request_id="id", linger_seconds=linger, resume=resume, adapter="one")
     assert _there_and_back(request) == request
 
 

@@ -66,6 +66,7 @@ class GenerateOptions(SamplingOptions, TemplateOptions, total=False):
     Attributes:
         sampling: All sampling parameters at once, in place of the keywords of `SamplingOptions`.
         model: Name of the model; by default the one that is served.
+        adapter: Name of the low-rank adapter that answers; by default the model as it is.
         request_id: The caller's id, unique among running requests; by default a new one. Without `seed` it determines
             the random numbers.
         placement: Which stages may serve it; by default the router chooses.
@@ -77,6 +78,7 @@ class GenerateOptions(SamplingOptions, TemplateOptions, total=False):
 
     sampling: SamplingParams
     model: str
+    adapter: str
     request_id: str
     placement: Placement
     timeout: float
@@ -142,6 +144,7 @@ def _generation_request(
     *,
     sampling: SamplingParams | None = None,
     model: str = "",
+    adapter: str = "",
     request_id: str = "",
     placement: Placement = Placement.ANY,
     timeout: float | None = None,
@@ -166,6 +169,7 @@ def _generation_request(
             request_id or uuid.uuid4().hex,
             placement,
             not_negative(linger, "linger"),
+            adapter=adapter,
         )
     )
 

@@ -90,6 +90,7 @@ class ModelInfo:
         accepts_images: Whether chat messages may hold images.
         default_sampling: What a request gets for a parameter that it leaves open; what is None there too is neutral.
         accepts_videos: Whether chat messages may hold videos.
+        adapters: Names that a request's `adapter` may have.
     """
 
     name: str
@@ -98,6 +99,7 @@ class ModelInfo:
     vocabulary_size: int
     default_sampling: SamplingParams
     accepts_videos: bool = False
+    adapters: tuple[str, ...] = ()
 
 
 def generation_from_proto(message: pb.GenerateResponse) -> Generation:
@@ -125,6 +127,7 @@ def models_from_proto(message: pb.ListModelsResponse) -> tuple[ModelInfo, ...]:
             m.vocabulary_size,
             sampling_from_proto(m.default_sampling),
             m.accepts_videos,
+            adapters=tuple(m.adapters),
         )
         for m in message.models
     )

@@ -98,6 +98,8 @@ def _kind(value: Schema) -> str:
         return ", ".join(f"`{choice}`" for choice in value["enum"])
     if _is_size(value):
         return f"size, {format_bytes(value['minimum'])} to {format_bytes(value['maximum'])}"
+    if value["type"] == "object":
+        return f"names, each with a {_kind(value['additionalProperties'])}"
     if value["type"] == "boolean":
         return "`true`, `false`"
     return f"{ {'string': 'text', 'integer': 'integer', 'number': 'number'}[value['type']] }{_bounds(value)}"

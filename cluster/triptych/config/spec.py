@@ -1,5 +1,6 @@
 """What a cluster is to be: one frozen tree of settings, read once at the edge (`load_spec`)."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -32,6 +33,9 @@ class ClusterSpec(Section):
     """Sampling parameters of requests that leave them open: what the model's generation_config.json says
     (temperature, top_k, top_p, min_p, repetition_penalty, max_new_tokens, and do_sample where it is false), or, with
     `none`, the neutral values, for one answer whatever model is served."""
+    adapters: dict[str, Annotated[str, Field(min_length=1)]] = Field(default={})
+    """Low-rank adapters (LoRA) that requests choose by name: folders as PEFT saves them. Every prefill and decode
+    worker has all of them."""
     context_length: int | None = Field(default=None, ge=2)
     """Tokens of prompt and answer together; without it, and at most, what the model was trained for."""
     layout: Annotated[LayoutText | None, OrAuto()] = None
@@ -51,6 +55,19 @@ class ClusterSpec(Section):
         if stages is not None and info.data.get("layout") is not None:
             raise ValueError("cannot be given together with layout")
         return stages
+
+    @field_validator("adapters")
+    @classmethod
+    def _named(cls, adapters: dict[str, str]) -> dict[str, str]:
+        for name in adapters:
+            if not 1 <= len(name) <= 128:
+                raise ValueError(f"must have names of 1 to 128 characters, got {name!r:.60}")
+        return adapters
+
+    @property
+    def adapter_folders(self) -> dict[str, Path]:
+        """Where the adapters are; absolute, for workers that run elsewhere in the file system."""
+        return {name: Path(folder).absolute() for name, folder in self.adapters.items()}
 
     @property
     def name(self) -> str:

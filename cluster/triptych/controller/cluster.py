@@ -104,7 +104,9 @@ async def run_cluster(
     blueprint = Blueprint(spec, files, model, stages, memory.total)
     if spec.ray.address is None:  # the workers of a joined cluster are elsewhere
         require_memory(blueprint.workers(), weight_bytes(spec, files, model), memory.available)
-        await asyncio.to_thread(convert_weights, files, spec.dtype, spec.quantization, progress=progress)
+        await asyncio.to_thread(
+            convert_weights, files, spec.dtype, spec.quantization, spec.adapter_folders, progress=progress
+        )
     async with contextlib.AsyncExitStack() as stack:
         # Ray forks, and a fork between gRPC's threads hangs: Ray starts before the first server or channel exists.
         runtime = await asyncio.to_thread(make_runtime, spec.ray.address, cpu_count)
@@ -153,7 +155,7 @@ def _router(spec: ClusterSpec, files: ModelFiles, model: ModelSpec, address: str
         picture_bytes=spec.router.picture_memory,
     )
     defaults = read_sampling_defaults(files) if spec.generation_config == "model" else NEUTRAL
-    intake = Intake(spec.name, model, TextProcessor.load(files, model), inputs, defaults)
+    intake = Intake(spec.name, model, TextProcessor.load(files, model), inputs, defaults, tuple(spec.adapters))
     return Router(address, intake, limits)
 
 

@@ -72,6 +72,7 @@ class Blueprint:
                 encodes=stage is Stage.ENCODE or (stage is Stage.DECODE and self.sees_by_itself),
                 dtype=spec.dtype,
                 quantization=spec.quantization,
+                adapters=spec.adapter_folders,
                 context_length=spec.context_length,
                 block_size=spec.kv_cache.block_size,
                 kv_cache_bytes=spec.kv_cache.memory_on(self.machine_bytes),
@@ -113,7 +114,12 @@ def require_memory(workers: tuple[DesiredWorker, ...], weights: int, available: 
 
 
 def weight_bytes(spec: ClusterSpec, files: ModelFiles, model: ModelSpec) -> int:
-    """About what the language model's weights take in memory."""
+    """About what the weights of the language model and of its adapters take in memory."""
+    adapters = (folder.glob("*.safetensors") for folder in spec.adapter_folders.values())
+    return _model_bytes(spec, files, model) + sum(file.stat().st_size for found in adapters for file in found)
+
+
+def _model_bytes(spec: ClusterSpec, files: ModelFiles, model: ModelSpec) -> int:
     match spec.quantization:
         case "gguf":
             return files.path.stat().st_size

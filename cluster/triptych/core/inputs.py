@@ -46,6 +46,7 @@ class GenerationInput:
         linger_seconds: How long it goes on when its client's connection has ended; 0 ends it at once.
         resume: Token ids of the answer that a client which comes back has already; None for a new request.
         resume_others: The same of answers 1 to n - 1, as far as it has any.
+        adapter: Name of the low-rank adapter that answers; empty for the model as it is.
     """
 
     prompt: PromptInput
@@ -56,6 +57,7 @@ class GenerationInput:
     linger_seconds: float = 0.0
     resume: tuple[int, ...] | None = None
     resume_others: tuple[tuple[int, ...], ...] = ()
+    adapter: str = ""
 
     def received(self, index: int) -> tuple[int, ...] | None:
         """What the client has of answer `index`; None for a new request."""

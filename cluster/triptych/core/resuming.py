@@ -48,8 +48,10 @@ def ending(
     return None
 
 
-def input_digest(prompt: Prompt, content_hashes: Sequence[str], sampling: SamplingParams) -> bytes:
-    """SHA-256 of a question: the same for the same prompt, pictures and sampling parameters."""
+def input_digest(prompt: Prompt, content_hashes: Sequence[str], sampling: SamplingParams, adapter: str = "") -> bytes:
+    """SHA-256 of a question: the same for the same prompt, pictures, sampling parameters and adapter."""
     digest = hashlib.sha256(array("i", prompt.token_ids).tobytes())
-    digest.update(repr((len(prompt.token_ids), prompt.image_spans, tuple(content_hashes), sampling)).encode())
+    digest.update(
+        repr((len(prompt.token_ids), prompt.image_spans, tuple(content_hashes), sampling, adapter)).encode()
+    )
     return digest.digest()

@@ -44,6 +44,7 @@ class Admitted:
         received: Token ids of the answer that a client which comes back has; None for a new request.
         ended: How the answer ends when `received` is all of it.
         of: Where this is a further answer to a request, that request's id.
+        adapter: Name of the adapter that answers; empty for the model as it is.
     """
 
     request_id: str
@@ -57,6 +58,7 @@ class Admitted:
     received: tuple[int, ...] | None = None
     ended: FinishReason | None = None
     of: str = ""
+    adapter: str = ""
 
     @property
     def client_id(self) -> str:

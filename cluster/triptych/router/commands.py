@@ -29,6 +29,7 @@ def reserve(work: Work, action: do.SendReserve, timeout_ms: int) -> pb.ConnectRe
             prompt_token_ids=work.request.prompt.token_ids,
             emitted_token_ids=work.entry.token_ids(action.emitted),
             sampling=sampling_to_proto(work.request.sampling),
+            adapter=work.request.adapter,
             media=_media(work),
             timeout_ms=timeout_ms,
         )
@@ -44,6 +45,7 @@ def prefill(work: Work, action: do.SendPrefill, timeout_ms: int) -> pb.ConnectRe
             emitted_token_ids=work.entry.token_ids(action.emitted),
             media=_media(work),
             sampling=sampling_to_proto(work.request.sampling),
+            adapter=work.request.adapter,
             ticket=work.ticket if action.with_ticket else None,
             timeout_ms=timeout_ms,
         )

@@ -90,6 +90,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             vocabulary_size=spec.decoder.vocab_size,
             default_sampling=sampling_to_proto(self._intake.defaults),
             accepts_videos=self._intake.accepts_videos,
+            adapters=self._intake.adapters,
         )
         return pb.ListModelsResponse(models=[model])
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar, TypeVarTuple
 
+from triptych.core.adapters import require_adapter
 from triptych.core.errors import InvalidArgument, NotFound, PromptTooLong
 from triptych.core.generation import FinishReason
 from triptych.core.inputs import ChatInput, GenerationInput, PromptInput, TextInput, TokenInput
@@ -58,6 +59,7 @@ class Intake:
         text: Its tokenizer and chat template.
         limits: What one request may bring.
         defaults: What the model asks for where a request leaves a sampling parameter open.
+        adapters: Names that a request's adapter may have.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class Intake:
         text: TextProcessor,
         limits: InputLimits,
         defaults: SamplingParams = NEUTRAL,
+        adapters: tuple[str, ...] = (),
     ) -> None:
+        self.adapters = adapters
         self.defaults = defaults
         self.model = model
         self.spec = spec
@@ -116,11 +120,13 @@ class Intake:
             The request, and what makes text of its answer, behind the tokens that a client which comes back has.
 
         Raises:
+            NotFound: there is no such model or adapter.
             InvalidArgument: with the field, the limit and the value.
             PromptTooLong: prompt and answer do not fit the context.
             FailedPrecondition: the model cannot do what is asked.
         """
         self.require_model(request.model)
+        require_adapter(request.adapter, self.adapters)
         self._require_linger(request.linger_seconds)
         if request.resume is not None:
             _require_id(request.request_id)
@@ -138,10 +144,11 @@ class Intake:
             sampling=sampling,
             demand=Demand(length, tuple(image.layout.patches for image in images), request.placement),
             deadline=deadline,
-            digest=input_digest(prompt, [image.content_hash for image in images], request.sampling),
+            digest=input_digest(prompt, [image.content_hash for image in images], request.sampling, request.adapter),
             linger=request.linger_seconds,
             received=request.resume,
             ended=ended,
+            adapter=request.adapter,
         )
         return admitted, detokenizer
 

@@ -32,6 +32,8 @@ def generation_to_proto(request: GenerationInput) -> pb.GenerationInput:
         message.sampling.CopyFrom(sampling_to_proto(request.sampling))
     with sending("model"):
         message.model = request.model
+    with sending("adapter"):
+        message.adapter = request.adapter
     with sending("request_id"):
         message.request_id = request.request_id
     with sending("prompt"):
@@ -69,6 +71,7 @@ def generation_from_proto(message: pb.GenerationInput) -> GenerationInput:
         prompt=prompt_from_proto(message),
         sampling=sampling,
         model=message.model,
+        adapter=message.adapter,
         request_id=message.request_id,
         placement=_FROM_PROTO[message.placement],
         linger_seconds=message.linger_ms / 1000,

@@ -1,7 +1,6 @@
 """Random adapters of random models: a folder as PEFT saves it, and the same sums in transformers' weights."""
 
 import copy
-import json
 import math
 import re
 import secrets
@@ -12,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from triptych.kernels import AttentionBatch
 from triptych.models.decoder import Decoder
 from triptych.models.step import StepInput
+from triptych.models.testing import save_adapter
 
 BLOCK_SIZE = 16
 BLOCKS = 16
@@ -63,17 +62,9 @@ class RandomAdapter:
         assert self.factors
         return self
 
-    def save(self, folder: Path, **changes: Any) -> Path:
+    def save(self, folder: Path) -> Path:
         """Writes the folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        kind = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "modules_to_save": None}
-        (folder / "adapter_config.json").write_text(json.dumps({**kind, **self.settings, **changes}))
-        tensors = {}
-        for name, (down, up) in self.factors.items():
-            tensors[f"base_model.model.{name}.lora_A.weight"] = down
-            tensors[f"base_model.model.{name}.lora_B.weight"] = up
-        save_file(tensors, folder / "adapter_model.safetensors")
-        return folder
+        return save_adapter(folder, self.factors, **self.settings)
 
     def merged(self, model: nn.Module) -> nn.Module:
         """A copy of the model with the products in its weights."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from triptych.engine.adapter_rows import AdapterRows
 from triptych.engine.plan import Chunk, StepPlan
 from triptych.engine.positions import Axes, one_each
 from triptych.engine.sequence import Sequence
@@ -78,6 +79,7 @@ class BatchTable:
         block_size: Tokens per block.
         device: Of the decoder; anywhere but on the CPU the index tensors are copied there.
         whole_images: The tokens of an image see each other.
+        adapters: Of the decoder, by number.
 
     Attributes:
         rows: Tokens of the largest step.
@@ -93,12 +95,14 @@ class BatchTable:
         device: torch.device,
         *,
         whole_images: bool = False,
+        adapters: tuple[str, ...] = (),
     ) -> None:
         self.rows = rows
         self.sequences = sequences
         self._block_size = block_size
         self._device = device
         self._whole_images = whole_images
+        self._adapters = AdapterRows(rows, adapters, device) if adapters else None
         places = torch.zeros(2, rows, dtype=torch.int64)
         self._tensors = _Views(
             (rows, sequences, sequences),
@@ -141,7 +145,8 @@ class BatchTable:
             if chunk.samples:
                 self._logit_rows[sampling] = row - 1
                 sampling += 1
-        return self._input((row, len(plan.decodes) + len(plan.prompts), sampling), seen)
+        adapters = self._adapters.of(plan) if self._adapters else None
+        return self._input((row, len(plan.decodes) + len(plan.prompts), sampling), seen, adapters)
 
     def foresee(self, sequences: tuple[Sequence, ...]) -> None:
         """Works out the next step's rows of sequences that get a token in this one, while it computes.
@@ -220,7 +225,7 @@ class BatchTable:
         self._block_tables[row, done : len(blocks)] = blocks[done:]
         self._written[row] = (blocks, len(blocks))
 
-    def _input(self, shape: tuple[int, int, int], seen: list[_Seen]) -> StepInput:
+    def _input(self, shape: tuple[int, int, int], seen: list[_Seen], adapters: Tensor | None) -> StepInput:
         if self._views.shape != shape:
             self._views = self._first(*shape)
         views = self._views
@@ -237,6 +242,7 @@ class BatchTable:
             logit_rows=views.logit_rows.to(self._device),
             embeddings=tuple([rows for images in seen for rows in images.embeddings]) if seen else (),
             axes=self._axes(shape[0], seen) if seen else None,
+            adapters=adapters,
         )
 
     def _axes(self, rows: int, seen: list[_Seen]) -> TokenAxes | None:

@@ -48,6 +48,7 @@ class EngineCore:
             block_size,
             decoder.device,
             whole_images=decoder.spec.whole_images,
+            adapters=decoder.adapters,
         )
         self.runner = ModelRunner(decoder, kv, table)
         self._loop = StepLoop(self.scheduler, self.runner)

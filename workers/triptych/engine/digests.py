@@ -23,6 +23,8 @@ def full_block_digests(sequence: Sequence, block_size: int, root: bytes) -> list
         root: What the KV depends on besides the tokens; equal for all sequences that may share.
     """
     digests = sequence.digests
+    if sequence.adapter:
+        root = sha256(root + sequence.adapter.encode()).digest()
     for index in range(len(digests), len(sequence.token_ids) // block_size):
         start = index * block_size
         tokens = array("i", sequence.token_ids[start : start + block_size])

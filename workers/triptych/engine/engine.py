@@ -6,13 +6,16 @@ for completion in engine.generate(["The capital of France is"], SamplingParams(t
 """
 
 import secrets
+from collections.abc import Mapping
 from collections.abc import Sequence as Sequence_
 from dataclasses import replace
 from functools import cached_property
-from typing import Literal, cast
+from pathlib import Path
+from typing import Literal, TypeVar, cast
 
 import torch
 
+from triptych.core.adapters import require_adapter
 from triptych.core.errors import FailedPrecondition, InvalidArgument
 from triptych.core.generation import FinishReason, OperationKey
 from triptych.core.prompt import MediaPart, Prompt
@@ -29,6 +32,7 @@ from triptych.engine.sampling import Sampling
 from triptych.engine.scheduler import SchedulerOptions
 from triptych.engine.sequence import Media, Sequence
 from triptych.engine.threads import torch_threads, use_threads
+from triptych.models.adapters import NO_FOLDERS
 from triptych.models.generation_config import NEUTRAL, read_sampling_defaults
 from triptych.models.media import media_hash
 from triptych.models.progress import SILENT, Progress
@@ -36,6 +40,8 @@ from triptych.models.resolve import resolve
 from triptych.models.text import TextProcessor
 
 GIB = 1 << 30
+
+_Item = TypeVar("_Item")
 
 
 class Engine:
@@ -47,6 +53,7 @@ class Engine:
         quantization: Of the language model's matrices: none, int8, or gguf (the blocks of a .gguf file as stored).
         generation_config: Whether sampling parameters that are left open take what the model's generation_config.json
             says, or the neutral values.
+        adapters: Folders of low-rank adapters as PEFT saves them, by the names that `generate` calls them.
         context_length: Upper bound of prompt and answer together; None means the model's own.
         kv_cache_memory: Bytes of the KV cache.
         block_size: Tokens per KV block.
@@ -69,6 +76,7 @@ class Engine:
         dtype: str = "auto",
         quantization: str = "none",
         generation_config: Literal["model", "none"] = "model",
+        adapters: Mapping[str, str | Path] = NO_FOLDERS,
         context_length: int | None = None,
         kv_cache_memory: int = GIB,
         block_size: int = 16,
@@ -83,7 +91,8 @@ class Engine:
         self._threads = use_threads(threads)
         self._files = resolve(model, progress=progress)
         self._device = device
-        self._loaded = load_model(self._files, dtype, quantization, device, progress=progress)
+        folders = {name: Path(folder) for name, folder in adapters.items()}
+        self._loaded = load_model(self._files, dtype, quantization, device, adapters=folders, progress=progress)
         self.spec = self._loaded.spec
         self.text = TextProcessor.load(self._files, self.spec)
         self.defaults = read_sampling_defaults(self._files) if generation_config == "model" else NEUTRAL
@@ -103,29 +112,34 @@ class Engine:
         self,
         prompts: PromptLike | Sequence_[PromptLike],
         params: SamplingParams | Sequence_[SamplingParams] | None = None,
+        *,
+        adapter: str | Sequence_[str] = "",
     ) -> list[Completion]:
         """Completes every prompt, in one batch.
 
         Args:
             prompts: One prompt or several; each a text, token ids or the messages of a chat, which may hold images.
             params: One for all, or one per prompt; None samples with the defaults.
+            adapter: Name of the adapter for all, or one per prompt; empty for the model as it is.
 
         Returns:
             The completions, in the order of the prompts. Where `n` asks for several, each holds the others.
 
         Raises:
             InvalidArgument: a prompt is empty, too long, or does not suit the model.
+            NotFound: there is no such adapter.
         """
         many = [cast(PromptLike, prompts)] if is_single(prompts) else list(cast(Sequence_[PromptLike], prompts))
         params = SamplingParams() if params is None else params
-        each = [params] * len(many) if isinstance(params, SamplingParams) else list(params)
-        if len(each) != len(many):
-            raise InvalidArgument(f"{len(many)} prompts need as many SamplingParams, got {len(each)}", field="params")
+        each = _one_each(params, SamplingParams, len(many), "SamplingParams", "params")
+        adapters = _one_each(adapter, str, len(many), "adapters", "adapter")
+        for name in adapters:
+            require_adapter(name, self.core.decoder.adapters)
         answers: dict[OperationKey, Answer] = {}
         done: dict[OperationKey, Completion] = {}
         later: dict[OperationKey, list[Sequence]] = {}
         each = [self._settled(p) for p in each]
-        groups = [self._sequences(prompt, p) for prompt, p in zip(many, each, strict=True)]
+        groups = [self._sequences(*one) for one in zip(many, each, adapters, strict=True)]
         try:
             for group, p in zip(groups, each, strict=True):
                 for sequence in group:
@@ -166,7 +180,7 @@ class Engine:
             params.over(self.defaults), seed=seed, max_tokens=params.max_tokens or self.defaults.max_tokens
         )
 
-    def _sequences(self, prompt: PromptLike, params: SamplingParams) -> list[Sequence]:
+    def _sequences(self, prompt: PromptLike, params: SamplingParams, adapter: str = "") -> list[Sequence]:
         """One for each answer that is asked for."""
         tokens = tokenize(prompt, self.text)
         require_fit(len(tokens.token_ids), tokens.following, self.core.capacity)
@@ -182,6 +196,7 @@ class Engine:
                 seed=choice_seed(params.seed or 0, index),
                 limit=self.core.limit(len(tokens.token_ids), tokens.following, params.max_tokens),
                 media=media,
+                adapter=adapter,
             )
             for index in range(params.n)
         ]
@@ -217,6 +232,13 @@ class Engine:
                 self.core.scheduler.release(sequence.key)
             if reason is not None:
                 done[sequence.key] = answers[sequence.key].finish(reason)
+
+
+def _one_each(given: _Item | Sequence_[_Item], kind: type[_Item], prompts: int, what: str, field: str) -> list[_Item]:
+    each = [given] * prompts if isinstance(given, kind) else list(cast(Sequence_[_Item], given))
+    if len(each) != prompts:
+        raise InvalidArgument(f"{prompts} prompts need as many {what}, got {len(each)}", field=field)
+    return each
 
 
 def _together(answers: list[Completion]) -> Completion:

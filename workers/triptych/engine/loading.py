@@ -1,11 +1,14 @@
 """From a model's name to a decoder in memory: what the offline engine and the stage workers share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from triptych.core.errors import InvalidArgument
 from triptych.engine.dtypes import choose_dtype
+from triptych.models.adapters import NO_FOLDERS
 from triptych.models.config import read_config
 from triptych.models.decoder import Decoder
 from triptych.models.files import ModelFiles
@@ -30,6 +33,7 @@ def load_model(
     quantization: str = "none",
     device: str = "cpu",
     *,
+    adapters: Mapping[str, Path] = NO_FOLDERS,
     progress: Progress = SILENT,
 ) -> LoadedModel:
     """Reads the language part of a model.
@@ -39,6 +43,7 @@ def load_model(
         dtype: auto, float32 or bfloat16.
         quantization: none, int8 or gguf.
         device: A torch device.
+        adapters: Folders of adapters, by name.
         progress: Hears of conversions.
 
     Raises:
@@ -47,17 +52,19 @@ def load_model(
     """
     spec = read_spec(files)
     chosen, form = choose_dtype(dtype, read_config(files), device), choose_quantization(quantization, files)
-    decoder = Decoder.load(files, spec, chosen, device, quantization=form, progress=progress)
+    decoder = Decoder.load(files, spec, chosen, device, quantization=form, adapters=adapters, progress=progress)
     return LoadedModel(spec, chosen, decoder)
 
 
-def convert_weights(files: ModelFiles, dtype: str, quantization: str, *, progress: Progress) -> None:
+def convert_weights(
+    files: ModelFiles, dtype: str, quantization: str, adapters: Mapping[str, Path], *, progress: Progress
+) -> None:
     """Fills the cache with what the workers of this host will map, so that its progress can be shown in one place.
 
     Raises:
         TriptychError: as `load_model`.
     """
-    loaded = load_model(files, dtype, quantization, progress=progress)
+    loaded = load_model(files, dtype, quantization, adapters=adapters, progress=progress)
     if loaded.spec.vision is not None:
         VisionEncoder.load(files, loaded.spec, loaded.dtype, progress=progress)
 

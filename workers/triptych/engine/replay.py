@@ -50,15 +50,15 @@ class StepRecorder:
         self._decoder = decoder
         self._kv = kv
         self._usable = decoder.device.type == "cpu" and paged_attention.backend("cpu") != REFERENCE
-        self._kept: OrderedDict[tuple[int, bool], RecordedStep] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, bool, bool], RecordedStep] = OrderedDict()
         self._outputs = HeadBuffers(sequences, decoder.spec.vocab_size, decoder.device)
         self.recorded = 0
 
     def decode(self, step: StepInput, *, greedy: bool) -> RecordedStep | None:
-        """A step of one row per sequence: recorded once for each number of sequences."""
+        """A step of one row per sequence: recorded once for each number of sequences, with adapters and without."""
         if step.embeddings:
             return None
-        key = (len(step.token_ids), greedy)
+        key = (len(step.token_ids), greedy, step.adapters is not None)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]

@@ -59,6 +59,7 @@ class Sequence:
         digests: Names of the leading full blocks, as far as they have been worked out (`engine.digests`).
         cached_tokens: Prompt tokens whose KV was there when the sequence first got blocks; None before.
         positions: Of its tokens, where they are not the indices.
+        adapter: Name of the adapter that computes it; empty for the model as it is.
     """
 
     key: OperationKey
@@ -75,6 +76,7 @@ class Sequence:
     digests: list[bytes] = field(default_factory=list)
     cached_tokens: int | None = None
     finish_reason: FinishReason | None = None
+    adapter: str = ""
     positions: Positions | None = field(init=False)
 
     def __post_init__(self) -> None:

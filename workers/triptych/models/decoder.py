@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import assert_never
 
 import torch
 from torch import Tensor
 
 from triptych.kernels import Weight, embedding, linear, linear_argmax, scale, softcap
-from triptych.models.adapters import open_adapters
+from triptych.models.adapters import NO_FOLDERS, open_adapters
 from triptych.models.files import ModelFiles
 from triptych.models.head import Head, Likeliest, Logits
 from triptych.models.layer import DecoderLayer, load_layer
@@ -56,7 +55,7 @@ class Decoder:
         device: str = "cpu",
         *,
         quantization: Quantization = "none",
-        adapters: Mapping[str, Path] = MappingProxyType({}),
+        adapters: Mapping[str, Path] = NO_FOLDERS,
         progress: Progress = SILENT,
     ) -> "Decoder":
         """Opens a checkpoint; of a vision-language model only the language tensors are read.

@@ -1,8 +1,13 @@
 """Fakes for tests of what loads models."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
 
 from triptych.models.progress import Advance
 
@@ -32,3 +37,26 @@ class RecordingProgress:
         """Records one task."""
         self.tasks.append(Task(title, total))
         yield self.tasks[-1].counts.append
+
+
+def save_adapter(folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], **settings: object) -> Path:
+    """Writes an adapter as PEFT does.
+
+    Args:
+        folder: Is made.
+        factors: [r, I] and [O, r], by the names of modules in transformers.
+        settings: Of adapter_config.json, besides its kind.
+    """
+    folder.mkdir(parents=True)
+    tensors = {
+        f"{name}.lora_{factor}": values
+        for name, pair in factors.items()
+        for factor, values in zip("AB", pair, strict=True)
+    }
+    save_file(
+        {f"base_model.model.{name}.weight": values.contiguous() for name, values in tensors.items()},
+        folder / "adapter_model.safetensors",
+    )
+    kind = {"peft_type": "LORA", "bias": "none", "modules_to_save": None}
+    (folder / "adapter_config.json").write_text(json.dumps(kind | settings))
+    return folder

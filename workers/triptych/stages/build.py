@@ -84,7 +84,7 @@ class _Pool:
     """The KV pool, its two transfer ends, and the engine over it."""
 
     def __init__(self, settings: StageSettings, store: EmbeddingStore | None, backend: TransferBackend) -> None:
-        loaded = load_model(settings.files, settings.dtype, settings.quantization)
+        loaded = load_model(settings.files, settings.dtype, settings.quantization, adapters=settings.adapters)
         blocks = kv_blocks(loaded.decoder, settings.block_size, loaded.dtype, settings.kv_cache_bytes)
         shape = loaded.decoder.kv_shape(blocks, settings.block_size)
         geometry = PoolGeometry(shape[0], blocks, math.prod(shape[2:]) * loaded.dtype.itemsize)

@@ -89,7 +89,9 @@ def payload_of(request: pb.Prefill | pb.Reserve, router_id: str, core: EngineCor
             prompt, ticket = request.prompt_token_ids, pb.Ticket()
     goal = Goal.FIRST_TOKEN if ticket.ticket_id else Goal.ANSWER
     media, emitted = tuple(request.media), list(request.emitted_token_ids)
-    sequence = checked_sequence(key_of(request.key), list(prompt), emitted, media, request.sampling, goal, core)
+    sequence = checked_sequence(
+        key_of(request.key), list(prompt), emitted, media, request.sampling, goal, request.adapter, core
+    )
     return Payload(router_id, sequence, media, ticket)
 
 

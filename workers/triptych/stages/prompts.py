@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from triptych.core.adapters import require_adapter
 from triptych.core.errors import InvalidArgument
 from triptych.core.generation import OperationKey
 from triptych.core.positions import following
@@ -22,6 +23,7 @@ def checked_sequence(
     media: Iterable[pb.MediaSpan],
     sampling: sampling_pb2.SamplingParams,
     goal: Goal,
+    adapter: str,
     core: EngineCore,
 ) -> Sequence:
     """A prompt as the engine takes it, its embeddings still elsewhere; perhaps with a complete answer.
@@ -33,13 +35,16 @@ def checked_sequence(
         media: Where the embeddings are, and which positions of the prompt they stand for.
         sampling: How the answer goes on.
         goal: How far.
+        adapter: Name of the adapter; empty for the model as it is.
         core: The engine.
 
     Raises:
+        NotFound: there is no such adapter.
         InvalidArgument: a token id or a media span that the model does not have, or wrong sampling parameters.
         ResourceExhausted: the whole KV pool could not hold it, or no step one of its images.
         PromptTooLong: the context could not.
     """
+    require_adapter(adapter, core.decoder.adapters)
     check_tokens(prompt, core.decoder.spec.vocab_size)
     if emitted:
         check_tokens(emitted, core.decoder.spec.vocab_size)
@@ -60,6 +65,7 @@ def checked_sequence(
         limit=core.limit(len(prompt), after, params.max_tokens),
         goal=goal,
         media=images,
+        adapter=adapter,
     )
 
 

@@ -1,6 +1,8 @@
 """Everything a stage worker has to be told; plain data, so that it can be sent to another process."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from triptych.core.fleet import Stage
 from triptych.models.files import ModelFiles
@@ -17,6 +19,7 @@ class StageSettings:
         encodes: Whether it holds the vision tower.
         dtype: auto, float32 or bfloat16.
         quantization: none, int8 or gguf.
+        adapters: Folders of low-rank adapters, by name.
         context_length: Tokens of prompt and answer; None means the model's own.
         block_size: Tokens per KV block.
         kv_cache_bytes: Memory of the KV pool.
@@ -38,6 +41,7 @@ class StageSettings:
     encodes: bool = False
     dtype: str = "auto"
     quantization: str = "none"
+    adapters: Mapping[str, Path] = field(default_factory=dict)
     context_length: int | None = None
     block_size: int = 16
     kv_cache_bytes: int = 512 << 20

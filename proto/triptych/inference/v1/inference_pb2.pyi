@@ -123,6 +123,7 @@ class GenerationInput(_message.Message):
     PLACEMENT_FIELD_NUMBER: _builtins.int
     LINGER_MS_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model; empty means the one that is served."""
     request_id: _builtins.str
@@ -137,6 +138,8 @@ class GenerationInput(_message.Message):
     """How long the request goes on when its client's connection ends, for the client to come back with `resume`.
     0 cancels it at once.
     """
+    adapter: _builtins.str
+    """Name of the low-rank adapter that answers; empty for the model as it is."""
     @_builtins.property
     def token_ids(self) -> Global___TokenIds:
         """Token ids, taken as they are."""
@@ -163,10 +166,11 @@ class GenerationInput(_message.Message):
         placement: Global___Placement.ValueType = ...,
         linger_ms: _builtins.int = ...,
         resume: Global___Resume | None = ...,
+        adapter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_resume", b"_resume", "chat", b"chat", "prompt", b"prompt", "resume", b"resume", "sampling", b"sampling", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resume", b"_resume", "chat", b"chat", "linger_ms", b"linger_ms", "model", b"model", "placement", b"placement", "prompt", b"prompt", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resume", b"_resume", "adapter", b"adapter", "chat", b"chat", "linger_ms", b"linger_ms", "model", b"model", "placement", b"placement", "prompt", b"prompt", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__resume: _TypeAlias = _typing.Literal["resume"]  # noqa: Y015
     _WhichOneofArgType__resume: _TypeAlias = _typing.Literal["_resume", b"_resume"]  # noqa: Y015
@@ -884,6 +888,7 @@ class Model(_message.Message):
     DEFAULT_SAMPLING_FIELD_NUMBER: _builtins.int
     ACCEPTS_VIDEOS_FIELD_NUMBER: _builtins.int
     EMBEDDING_SIZE_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     context_length: _builtins.int
     """Tokens that prompt and answer may have together."""
@@ -898,6 +903,10 @@ class Model(_message.Message):
     def default_sampling(self) -> _sampling_pb2.SamplingParams:
         """What a request gets where it leaves a parameter unset and the model's generation_config.json names one."""
 
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names that a request's `adapter` may have."""
+
     def __init__(
         self,
         *,
@@ -908,10 +917,11 @@ class Model(_message.Message):
         default_sampling: _sampling_pb2.SamplingParams | None = ...,
         accepts_videos: _builtins.bool = ...,
         embedding_size: _builtins.int = ...,
+        adapters: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_sampling", b"default_sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_images", b"accepts_images", "accepts_videos", b"accepts_videos", "context_length", b"context_length", "default_sampling", b"default_sampling", "embedding_size", b"embedding_size", "name", b"name", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_images", b"accepts_images", "accepts_videos", b"accepts_videos", "adapters", b"adapters", "context_length", b"context_length", "default_sampling", b"default_sampling", "embedding_size", b"embedding_size", "name", b"name", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -460,7 +460,10 @@ class Reserve(_message.Message):
     MEDIA_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     EMITTED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
     timeout_ms: _builtins.int
+    adapter: _builtins.str
+    """As in the client's request."""
     @_builtins.property
     def key(self) -> Global___OperationKey: ...
     @_builtins.property
@@ -484,10 +487,11 @@ class Reserve(_message.Message):
         media: _abc.Iterable[Global___MediaSpan] | None = ...,
         timeout_ms: _builtins.int = ...,
         emitted_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        adapter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted_token_ids", b"emitted_token_ids", "key", b"key", "media", b"media", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "emitted_token_ids", b"emitted_token_ids", "key", b"key", "media", b"media", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -567,7 +571,10 @@ class Prefill(_message.Message):
     TICKET_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     EMITTED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
     timeout_ms: _builtins.int
+    adapter: _builtins.str
+    """As in the client's request."""
     @_builtins.property
     def key(self) -> Global___OperationKey: ...
     @_builtins.property
@@ -592,10 +599,11 @@ class Prefill(_message.Message):
         ticket: Global___Ticket | None = ...,
         timeout_ms: _builtins.int = ...,
         emitted_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        adapter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ticket", b"_ticket", "key", b"key", "sampling", b"sampling", "ticket", b"ticket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ticket", b"_ticket", "emitted_token_ids", b"emitted_token_ids", "key", b"key", "media", b"media", "sampling", b"sampling", "ticket", b"ticket", "timeout_ms", b"timeout_ms", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ticket", b"_ticket", "adapter", b"adapter", "emitted_token_ids", b"emitted_token_ids", "key", b"key", "media", b"media", "sampling", b"sampling", "ticket", b"ticket", "timeout_ms", b"timeout_ms", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ticket: _TypeAlias = _typing.Literal["ticket"]  # noqa: Y015
     _WhichOneofArgType__ticket: _TypeAlias = _typing.Literal["_ticket", b"_ticket"]  # noqa: Y015

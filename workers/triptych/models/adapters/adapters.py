@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 import torch
@@ -31,7 +33,8 @@ class Adapters:
     of_linear: Mapping[str, LowRank]
 
 
-NO_ADAPTERS = Adapters((), {})
+NO_ADAPTERS: Final = Adapters((), {})
+NO_FOLDERS: Final[Mapping[str, Path]] = MappingProxyType({})
 
 
 def open_adapters(
