@@ -14,12 +14,18 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from triptych.kernels import AttentionBatch
+from triptych.core.generation import OperationKey
+from triptych.engine.core import EngineCore
+from triptych.engine.sampling import Sampling
+from triptych.engine.scheduler import SchedulerOptions
+from triptych.engine.sequence import Sequence
+from triptych.kernels import AttentionBatch, native
 from triptych.models.decoder import Decoder
 from triptych.models.files import ModelFiles
 from triptych.models.spec import read_spec
 from triptych.models.step import EmbeddingRows, StepInput
 
+COMPILED = native.install().isa is not None
 BLOCK_SIZE = 16
 CHUNK = 24
 PROMPT = 70
@@ -123,6 +129,24 @@ def require_parity(model: Any, decoder: Decoder) -> None:
     while len(found) < ANSWER:
         found.append(sequence.feed(found[-1].view(1))[0].argmax())
     assert torch.stack(found).tolist() == answer.tolist()
+    assert engine_answer(decoder, prompt) == answer.tolist()
+
+
+def engine_answer(decoder: Decoder, prompt: Tensor) -> list[int]:
+    """The greedy answer by way of the scheduler and of steps that are recorded once and replayed."""
+    kv = torch.full(decoder.kv_shape(BLOCKS, BLOCK_SIZE), torch.nan, dtype=decoder.dtype)
+    core = EngineCore(decoder, kv, (), BLOCKS * BLOCK_SIZE, SchedulerOptions(CHUNK, 4))
+    sequence = Sequence(
+        OperationKey("tiny"), prompt.tolist(), len(prompt), Sampling(temperature=0.0), 0, len(prompt) + ANSWER
+    )
+    core.scheduler.add(sequence)
+    while sequence.generated < ANSWER:
+        core.step()
+    chunks = -(-PROMPT // CHUNK)
+    assert not COMPILED or core.runner._recorder.recorded == chunks + 1, (
+        "a step ran call by call, or was not replayed"
+    )
+    return sequence.token_ids[PROMPT:]
 
 
 @pytest.fixture

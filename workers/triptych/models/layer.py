@@ -46,7 +46,7 @@ class Block:
         if self.before is not None:
             self.before(acts.residual, acts.normed)
         else:
-            acts.normed.copy_(acts.residual)
+            scale(acts.residual, 1.0, acts.normed)  # a copy that is recorded
         self._run(step, acts, kv)
 
     def __call__(self, step: StepInput, acts: Activations, kv: Tensor) -> None:
