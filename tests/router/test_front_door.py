@@ -132,7 +132,7 @@ async def test_reflection_lists_the_services_and_describes_them(open_door: Any) 
             return {method.name for method in pool.FindServiceByName(SERVICES[0]).methods}
 
     methods = await asyncio.to_thread(describe)
-    assert methods == {"Generate", "GenerateStream", "Tokenize", "Detokenize", "ListModels"}
+    assert methods == {"Generate", "GenerateStream", "Tokenize", "Detokenize", "Embed", "ListModels"}
 
 
 async def test_a_taken_port_is_named(open_door: Any, parts: Any) -> None:

@@ -64,3 +64,26 @@ class GenerationInput:
         if self.resume is None or not index:
             return self.resume
         return self.resume_others[index - 1] if index <= len(self.resume_others) else ()
+
+
+MAX_TEXTS = 2048
+"""Texts of one request for embeddings."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingInput:
+    """What a caller asks of a model that gives embeddings.
+
+    Attributes:
+        inputs: Texts, or their token ids.
+        model: Its name; empty means the one that is served.
+        request_id: The caller's; empty lets the server choose.
+        truncate: Whether a text that is too long loses its end.
+        dimensions: Numbers of a vector, the first ones; None means all.
+    """
+
+    inputs: tuple[TextInput | TokenInput, ...]
+    model: str = ""
+    request_id: str = ""
+    truncate: bool = False
+    dimensions: int | None = None

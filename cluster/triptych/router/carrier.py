@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, assert_never
 
 from triptych.core.desk import Cut, Entry, Orders, Perform, TellDrain
+from triptych.core.errors import Internal
 from triptych.core.request import actions as do
 from triptych.router import commands
+from triptych.router.texts import TextWork
 from triptych.router.work import Work
 from triptych.stage.v1 import stage_pb2 as pb
 
@@ -37,9 +39,9 @@ class Carrier:
         self._outbound = outbound
         self._clock = clock
 
-    def carry_out(self, orders: Orders, works: Mapping[Entry, Work]) -> tuple[Work, ...]:
+    def carry_out(self, orders: Orders, works: Mapping[Entry, Work | TextWork]) -> tuple[Work | TextWork, ...]:
         """The requests one of whose orders could not be carried out, which keeps none of the others from it."""
-        broken: dict[Work, None] = {}
+        broken: dict[Work | TextWork, None] = {}
         for order in orders:
             match order:
                 case Perform(entry, action):
@@ -53,9 +55,12 @@ class Carrier:
                     assert_never(unknown)
         return tuple(broken)
 
-    def _performed(self, work: Work, action: do.Action) -> bool:
+    def _performed(self, work: Work | TextWork, action: do.Action) -> bool:
         try:
-            self._perform(work, action)
+            if isinstance(work, TextWork):
+                self._perform_for_texts(work, action)
+            else:
+                self._perform(work, action)
         except Exception:
             logger.exception("%s cannot be carried out for %s", type(action).__name__, work.entry.record.key)
             return False
@@ -84,7 +89,23 @@ class Carrier:
             case unknown:
                 assert_never(unknown)
 
-    def _timeout_ms(self, work: Work) -> int:
+    def _perform_for_texts(self, work: TextWork, action: do.Action) -> None:
+        match action:
+            case do.SendPrefill():
+                work.settle()
+                self._outbound.send(action.worker_id, commands.embed(work, action, self._timeout_ms(work)))
+            case do.SendFree():
+                self._outbound.send(action.worker_id, commands.free(work, action))
+            case do.Place():
+                work.begin_attempt(self._clock())
+            case do.End(outcome):
+                work.end(outcome, self._clock())
+            case do.SendEncode() | do.SendReserve() | do.SendDecode() | do.Deliver():
+                raise Internal(f"{type(action).__name__} has no meaning for texts")
+            case unknown:
+                assert_never(unknown)
+
+    def _timeout_ms(self, work: Work | TextWork) -> int:
         if work.request.deadline is None:
             return 0
         left = round((work.request.deadline - self._clock()) * 1000)

@@ -1,9 +1,12 @@
 """Builds the commands for stage workers: pure."""
 
+from itertools import chain
+
 from triptych.core.errors import DataLoss
 from triptych.core.prompt import ImagePart, ImageSpan, VideoPart
 from triptych.core.request import actions as do
 from triptych.router.call import CheckedMedia
+from triptych.router.texts import TextWork
 from triptych.router.work import Work
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.wire.sampling import sampling_to_proto
@@ -58,12 +61,26 @@ def decode(work: Work, action: do.SendDecode) -> pb.ConnectRequest:
     return pb.ConnectRequest(decode=pb.Decode(key=_key(work, action.epoch), emitted_token_ids=emitted))
 
 
-def free(work: Work, action: do.SendFree) -> pb.ConnectRequest:
+def embed(work: TextWork, action: do.SendPrefill, timeout_ms: int) -> pb.ConnectRequest:
+    """All texts of a request for the worker that makes their vectors."""
+    texts = work.request.texts
+    return pb.ConnectRequest(
+        embed=pb.Embed(
+            key=_key(work, action.epoch),
+            token_ids=chain.from_iterable(texts),
+            lengths=map(len, texts),
+            dimensions=work.request.dimensions,
+            timeout_ms=timeout_ms,
+        )
+    )
+
+
+def free(work: Work | TextWork, action: do.SendFree) -> pb.ConnectRequest:
     """The one Free of a holder."""
     return pb.ConnectRequest(free=pb.Free(key=_key(work, action.epoch)))
 
 
-def _key(work: Work, epoch: int) -> pb.OperationKey:
+def _key(work: Work | TextWork, epoch: int) -> pb.OperationKey:
     return pb.OperationKey(request_id=work.entry.request_id, epoch=epoch)
 
 

@@ -19,6 +19,7 @@ from triptych.models.detokenize import IncrementalDetokenizer
 from triptych.router.call import Admitted, Call
 from triptych.router.carrier import Carrier, Outbound
 from triptych.router.limits import RouterLimits
+from triptych.router.texts import AdmittedTexts, TextWork, VectorCall
 from triptych.router.translate import core_event, keyed_messages
 from triptych.router.work import Work
 from triptych.stage.v1 import stage_pb2 as pb
@@ -45,7 +46,7 @@ class Dispatcher:
         self._desk = Desk(limits.routing, limits.health, first_serial)
         self._carrier = Carrier(outbound, clock)
         self._clock = clock
-        self._works: dict[Entry, Work] = {}
+        self._works: dict[Entry, Work | TextWork] = {}
 
     @property
     def counters(self) -> Counters:
@@ -121,7 +122,7 @@ class Dispatcher:
         entry, orders = self._desk.submit(self._submission(request), self._clock())
         received = len(request.received or ())
         call = Call(request.request_id, detokenizer, received, request.client_id)
-        if work := self._works.get(entry):
+        if isinstance(work := self._works.get(entry), Work):
             self._take_over(work, call, received)
         else:
             self._works[entry] = work = Work(entry, request, call, now)
@@ -130,7 +131,17 @@ class Dispatcher:
         self._perform_all(orders, entry)
         return call
 
-    def leave(self, call: Call, error: TriptychError | None) -> None:
+    def embed(self, request: AdmittedTexts, now: float) -> VectorCall:
+        """Starts a request for vectors that has a `seat`; arguments and errors are those of `submit`."""
+        terms = Terms(request.deadline, self.limits.max_retries, self.limits.replay_patience)
+        entry, orders = self._desk.submit(Submission(request.request_id, request.demand, terms), self._clock())
+        call = VectorCall(request.request_id)
+        self._works[entry] = work = TextWork(entry, request, call, now)
+        work.timeline.dispatched(self._clock())
+        self._perform_all(orders, entry)
+        return call
+
+    def leave(self, call: Call | VectorCall, error: TriptychError | None) -> None:
         """A client's connection has ended; without an error, because it has its answer to the end."""
         if (entry := self._desk.named(call.request_id)) and self._works[entry].call is call:
             self._tell(entry, ev.ClientLeft(error))
@@ -227,7 +238,7 @@ class Dispatcher:
     def _look_after(self, entry: Entry) -> None:
         """After an event: a stop text ends the answer, and what is over is let go."""
         work = self._works.get(entry)
-        if work and entry.running and work.call.detokenizer.stopped:
+        if work and entry.running and work.stopped:
             self._tell(entry, ev.Completed(FinishReason.STOP))
         elif work and not entry.running:
             self._let_go(work)
@@ -236,7 +247,7 @@ class Dispatcher:
         for work in [work for entry, work in self._works.items() if not entry.running]:
             self._let_go(work)
 
-    def _let_go(self, work: Work) -> None:
+    def _let_go(self, work: Work | TextWork) -> None:
         """Of the pictures when the answer has ended, of everything else when nobody has anything left to hear."""
         self.seats.pictures.release(work.drop_pictures())
         if work.entry.record.closed:

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from triptych.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, TriptychError
+from triptych.core.errors import Cancelled, DeadlineExceeded, FailedPrecondition, InvalidArgument, TriptychError
 from triptych.core.generation import FinishReason, GeneratedToken
 from triptych.core.resuming import FIELD as RECEIVED
 from triptych.core.sampling import MAX_CHOICES
@@ -66,6 +66,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 message = self._stream_message(answers.request_id, part)
                 message.model, model = model, ""
                 yield message
+
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        """Refused: no text encoder is served."""
+        async with Guarded(context):
+            raise FailedPrecondition(f"{self._intake.model} generates and gives no embeddings: call Generate")
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Text or chat to token ids."""

@@ -19,11 +19,13 @@ from triptych.inference.v1 import inference_pb2, inference_pb2_grpc
 from triptych.router.admin import AdminServicer, Operations
 from triptych.router.clock import now
 from triptych.router.dispatch import Dispatcher
+from triptych.router.embedding import EmbeddingServicer
 from triptych.router.fleet import FleetDirectory, WorkerAddress, introduction
 from triptych.router.inference import InferenceServicer
 from triptych.router.intake import Intake
 from triptych.router.limits import RouterLimits
 from triptych.router.links import Links
+from triptych.router.text_intake import TextIntake
 from triptych.stage.v1 import stage_pb2 as stage_pb
 from triptych.wire.limits import MESSAGE_LIMITS
 from triptych.wire.liveness import KEEPALIVE_SERVER
@@ -64,7 +66,7 @@ class Router:
         limits: Of its requests and workers.
     """
 
-    def __init__(self, address: str, intake: Intake, limits: RouterLimits) -> None:
+    def __init__(self, address: str, intake: Intake | TextIntake, limits: RouterLimits) -> None:
         self.address = address
         self.fleet = FleetDirectory()
         self._intake = intake
@@ -79,9 +81,7 @@ class Router:
             options=(*MESSAGE_LIMITS, *KEEPALIVE_SERVER, ("grpc.so_reuseport", 0)),
             maximum_concurrent_rpcs=limits.max_running + SPARE_RPCS,
         )
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(intake, self.dispatcher), self._server
-        )
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(_servicer(intake, self.dispatcher), self._server)
         self._admin = AdminServicer(intake.model, self.dispatcher, self.fleet)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -192,3 +192,9 @@ class Router:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *SERVICES):
             await self._health.set(name, status)
+
+
+def _servicer(intake: Intake | TextIntake, dispatcher: Dispatcher) -> InferenceServicer | EmbeddingServicer:
+    if isinstance(intake, TextIntake):
+        return EmbeddingServicer(intake, dispatcher)
+    return InferenceServicer(intake, dispatcher)

@@ -48,12 +48,15 @@ class Timeline:
         self._backwards(
             worker, now, (("prefill", times.compute_us), ("wait", times.queue_us), ("embeddings", times.input_us))
         )
-        if self._lost is not None:
-            self._add("replay", worker, self._lost, now)
-            self._lost = None
+        self._made_up(worker, now)
         if self._first_token is None:
             self._first_token = now
             self._add("first token", "", self._origin, now)
+
+    def embedded(self, worker: str, times: pb.StageTimes, now: float) -> None:
+        """The vectors of texts are here."""
+        self._backwards(worker, now, (("embed", times.compute_us), ("wait", times.queue_us)))
+        self._made_up(worker, now)
 
     def transferred(self, worker: str, duration_us: int, now: float) -> None:
         """The decode worker has all KV."""
@@ -64,6 +67,11 @@ class Timeline:
         if self._first_token is not None:
             self._add("decode", worker, self._first_token, now)
         return tuple(sorted(self._kept(), key=lambda span: (span.start_us, span.name == "first token")))
+
+    def _made_up(self, worker: str, now: float) -> None:
+        if self._lost is not None:
+            self._add("replay", worker, self._lost, now)
+            self._lost = None
 
     def _kept(self) -> Iterator[Span]:
         return (

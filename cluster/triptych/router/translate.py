@@ -2,14 +2,17 @@
 
 from typing import assert_never
 
-from triptych.core.generation import GeneratedToken
+from triptych.core.generation import FinishReason, GeneratedToken
 from triptych.core.request import events as ev
+from triptych.router.texts import TextWork
 from triptych.router.work import Work
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.wire.failed import failed_from_proto
 from triptych.wire.generation import finish_reason_from_proto, logprobs_from_proto
 
-KeyedMessage = pb.EncodeDone | pb.Reserved | pb.PrefillDone | pb.KvReady | pb.Freed | pb.Failed | pb.TokenDelta
+KeyedMessage = (
+    pb.EncodeDone | pb.Reserved | pb.PrefillDone | pb.Embedded | pb.KvReady | pb.Freed | pb.Failed | pb.TokenDelta
+)
 
 
 def keyed_messages(event: pb.ConnectResponse) -> list[KeyedMessage]:
@@ -23,6 +26,8 @@ def keyed_messages(event: pb.ConnectResponse) -> list[KeyedMessage]:
             return [event.reserved]
         case "prefill_done":
             return [event.prefill_done]
+        case "embedded":
+            return [event.embedded]
         case "kv_ready":
             return [event.kv_ready]
         case "freed":
@@ -33,7 +38,7 @@ def keyed_messages(event: pb.ConnectResponse) -> list[KeyedMessage]:
             return []
 
 
-def core_event(message: KeyedMessage, work: Work, worker_id: str, now: float) -> ev.FromWorker:
+def core_event(message: KeyedMessage, work: Work | TextWork, worker_id: str, now: float) -> ev.FromWorker:
     """What the message means for the request.
 
     Args:
@@ -44,7 +49,10 @@ def core_event(message: KeyedMessage, work: Work, worker_id: str, now: float) ->
     """
     epoch = message.key.epoch
     if epoch == work.entry.record.key.epoch:
-        _file(message, work, worker_id, now)
+        if isinstance(work, Work):
+            _file(message, work, worker_id, now)
+        elif isinstance(message, pb.Embedded):
+            work.keep(message, worker_id, now)
     match message:
         case pb.TokenDelta():
             return _tokens(message, worker_id, epoch)
@@ -54,6 +62,8 @@ def core_event(message: KeyedMessage, work: Work, worker_id: str, now: float) ->
             return ev.BlocksReserved(worker_id, epoch)
         case pb.PrefillDone():
             return _tokens(message.token, worker_id, epoch)
+        case pb.Embedded():  # an answer without a token, which ends with its prompt
+            return ev.TokensArrived(worker_id, epoch, 0, (), FinishReason.STOP)
         case pb.KvReady():
             return ev.KvArrived(worker_id, epoch)
         case pb.Freed():

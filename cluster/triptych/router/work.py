@@ -38,6 +38,11 @@ class Work:
         self.cached_tokens: int | None = None
         self.worker_id = ""
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the text so far ends the answer."""
+        return self.call.detokenizer.stopped
+
     def begin_attempt(self, now: float) -> None:
         """What the attempt before was given is void."""
         self.handles = {}

@@ -46,18 +46,27 @@ def generation_to_proto(request: GenerationInput) -> pb.GenerationInput:
     return message
 
 
+def require_request_id(request_id: str) -> None:
+    """Refuses an id that is too long, or that a terminal could not show.
+
+    Raises:
+        InvalidArgument: names the limit and the value.
+    """
+    if len(request_id) > MAX_REQUEST_ID or not request_id.isprintable():
+        raise InvalidArgument(
+            f"request_id may have at most {MAX_REQUEST_ID} printable characters, "
+            f"got {len(request_id)}: {request_id!r:.60}",
+            field="request_id",
+        )
+
+
 def generation_from_proto(message: pb.GenerationInput) -> GenerationInput:
     """The request that a client sent.
 
     Raises:
         InvalidArgument: names the field, its limit and the value.
     """
-    if len(message.request_id) > MAX_REQUEST_ID or not message.request_id.isprintable():
-        got = f"{len(message.request_id)}: {message.request_id!r:.60}"
-        raise InvalidArgument(
-            f"request_id may have at most {MAX_REQUEST_ID} printable characters, got {got}",
-            field="request_id",
-        )
+    require_request_id(message.request_id)
     if message.placement not in _FROM_PROTO:
         raise InvalidArgument(f"placement {message.placement} is not known", field="placement")
     sampling = sampling_from_proto(message.sampling)

@@ -18,8 +18,9 @@ from triptych.engine.threads import torch_threads, use_threads
 from triptych.models.config import read_config
 from triptych.models.embedding.embedder import TextEmbedder
 from triptych.models.embedding.packing import pack
+from triptych.models.embedding.pooling import shortened
 from triptych.models.embedding.reading import read_embedder
-from triptych.models.embedding.text import EmbeddingText
+from triptych.models.embedding.text import EmbeddingText, require_dimensions
 from triptych.models.files import ModelFiles
 from triptych.models.progress import SILENT, Progress
 from triptych.models.resolve import resolve
@@ -59,27 +60,35 @@ class Embedder:
         self.text = EmbeddingText.load(files, self.spec)
 
     def embed(
-        self, texts: str | Sequence[str] | Sequence[Sequence[int]], *, truncate: bool = False
+        self,
+        texts: str | Sequence[str] | Sequence[Sequence[int]],
+        *,
+        truncate: bool = False,
+        dimensions: int | None = None,
     ) -> NDArray[np.float32]:
         """One vector for each text, as sentence-transformers' `encode` gives it.
 
         Args:
             texts: One text or several, or token ids with their special tokens.
             truncate: Whether a text that is too long loses its end.
+            dimensions: Numbers of a vector, the first ones, for models that were trained for it; None for all.
 
         Returns:
             [N, D], in the order of the texts; [D] for a single text.
 
         Raises:
             PromptTooLong: a text has more tokens than the model reads, and may not be cut.
-            InvalidArgument: a text is not Unicode, or a token id is none.
+            InvalidArgument: a text is not Unicode, a token id is none, or the vectors have not so many numbers.
         """
+        if dimensions is not None:
+            require_dimensions(dimensions, self.spec)
         many: Sequence[str | Sequence[int]] = [texts] if isinstance(texts, str) else texts
         ids = [self._tokens(text, f"texts[{place}]", truncate) for place, text in enumerate(many)]
         vectors = np.empty((len(ids), self.spec.size), np.float32)
         with torch_threads(self._threads):
             for batch in pack([len(text) for text in ids], BATCH_TOKENS):
                 vectors[batch] = self._model.embed([ids[index] for index in batch]).cpu().numpy()
+        vectors = shortened(vectors, dimensions or 0, normalise=self.spec.normalise)
         return vectors[0] if isinstance(texts, str) else vectors
 
     def _tokens(self, text: str | Sequence[int], field: str, truncate: bool) -> tuple[int, ...]:

@@ -8,14 +8,18 @@ import torch
 
 from triptych.core.encoding.limits import EncodeLimits
 from triptych.core.errors import InvalidArgument
+from triptych.core.fleet import Stage
 from triptych.core.jobs.events import KvComplete, KvFailed
+from triptych.core.texts import TextControl
 from triptych.engine.core import EngineCore, kv_blocks
 from triptych.engine.dtypes import choose_dtype
+from triptych.engine.embedder import BATCH_TOKENS, load_embedder
 from triptych.engine.eyes import Eyes
 from triptych.engine.loading import context_length, load_model
 from triptych.engine.scheduler import SchedulerOptions
 from triptych.engine.threads import use_threads
 from triptych.models.config import read_config
+from triptych.models.recipes.text_encoders import gives_embeddings
 from triptych.models.spec import embedding_levels, read_spec
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.decoder_stage import DecoderStage
@@ -27,6 +31,8 @@ from triptych.stages.movers import Movers
 from triptych.stages.panel import Decoding, WorkerPanel
 from triptych.stages.pulling import Puller
 from triptych.stages.settings import StageSettings
+from triptych.stages.text_panel import TextPanel
+from triptych.stages.text_stage import TextStage
 from triptych.transfer import (
     EmbeddingStore,
     KvReceiver,
@@ -38,12 +44,14 @@ from triptych.transfer import (
 )
 
 
-def build_panel(settings: StageSettings) -> WorkerPanel:
+def build_panel(settings: StageSettings) -> WorkerPanel | TextPanel:
     """A worker that is ready to start.
 
     Raises:
         TriptychError: the model or the settings are at fault.
     """
+    if gives_embeddings(read_config(settings.files)):
+        return _embedding(settings)
     if settings.decodes:
         use_threads(settings.threads)
     incarnation = uuid.uuid4().hex
@@ -62,6 +70,16 @@ def build_panel(settings: StageSettings) -> WorkerPanel:
         _encoding(settings, store, identity) if store else None,
         pool.decoding(identity) if pool else None,
     )
+
+
+def _embedding(settings: StageSettings) -> TextPanel:
+    if settings.role is not Stage.ENCODE:
+        raise InvalidArgument(f"{settings.files.name} gives embeddings: its workers encode", field="layout")
+    use_threads(settings.threads)
+    model = load_embedder(settings.files, settings.dtype)
+    control = TextControl(settings.worker_id, BATCH_TOKENS, settings.max_waiting_texts)
+    stage = TextStage(model, control, settings.threads)
+    return TextPanel(settings.worker_id, uuid.uuid4().hex, settings.files.name, stage)
 
 
 def _encoding(settings: StageSettings, store: EmbeddingStore, identity: Identity) -> EncodeStage:

@@ -17,6 +17,7 @@ from triptych.stages.build import build_panel
 from triptych.stages.panel import WorkerPanel
 from triptych.stages.service import StageServicer
 from triptych.stages.settings import StageSettings
+from triptych.stages.text_panel import TextPanel
 from triptych.wire.address import host_port
 from triptych.wire.limits import STAGE_MESSAGE_LIMITS
 from triptych.wire.liveness import HEARTBEAT_SECONDS, KEEPALIVE_SERVER
@@ -41,7 +42,7 @@ class StageHost:
     """
 
     def __init__(self, settings: StageSettings) -> None:
-        self.panel: WorkerPanel = build_panel(settings)
+        self.panel: WorkerPanel | TextPanel = build_panel(settings)
         self._host = settings.host
         self._servicer = StageServicer(self.panel, self._drain)
         self._health = HealthServicer()

@@ -26,6 +26,7 @@ class StageSettings:
         prefix_caching: Whether prompts that begin alike share the KV of their beginning.
         embedding_cache_bytes: Memory of the embeddings that an encode worker keeps.
         max_waiting_images: Images that wait for an encode worker; more are refused.
+        max_waiting_texts: Texts that wait for a worker of an embedding model; more are refused.
         max_batch_tokens: Rows of one step.
         max_running: Sequences of one step.
         threads: Threads of the computation.
@@ -48,6 +49,7 @@ class StageSettings:
     prefix_caching: bool = True
     embedding_cache_bytes: int = 256 << 20
     max_waiting_images: int = 1024
+    max_waiting_texts: int = 8192
     max_batch_tokens: int = 512
     max_running: int = 64
     threads: int = 1

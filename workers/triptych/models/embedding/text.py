@@ -91,3 +91,13 @@ class EmbeddingText:
                 field=field,
             )
         return tuple(token_ids)
+
+
+def require_dimensions(dimensions: int, spec: EmbedderSpec) -> None:
+    """Refuses vectors longer than the model's.
+
+    Raises:
+        InvalidArgument: names the limit and the value.
+    """
+    if not 1 <= dimensions <= spec.size:
+        raise InvalidArgument(f"dimensions must be in [1, {spec.size}], got {dimensions}", field="dimensions")
