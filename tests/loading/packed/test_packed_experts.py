@@ -1,6 +1,7 @@
 """Experts in stacks of MXFP4, and in blocks of fp8 one by one, against transformers' own dequantisation."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers.utils.quantization_config import Mxfp4Config
 from triptych.kernels import AttentionBatch
 from triptych.models.decoder import Decoder
 from triptych.models.files import ModelFiles
+from triptych.models.sources import SafetensorsSource
 from triptych.models.spec import read_spec
 from triptych.models.step import StepInput
 
@@ -77,6 +79,26 @@ def test_gpt_oss_in_mxfp4(tmp_path: Path) -> None:
     quantization = Mxfp4Config(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantization, dtype=torch.float32)
     close_to(model, tmp_path)
+
+
+def test_an_expert_is_unpacked_once_for_all_that_is_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = GptOssConfig(**SIZES, intermediate_size=96, num_local_experts=3)
+    GptOssForCausalLM(config).bfloat16().save_pretrained(tmp_path)
+    files = ModelFiles("plain", tmp_path, "safetensors")
+    reads: Counter[tuple[str, int]] = Counter()
+    read = SafetensorsSource.read
+
+    def counting(self: SafetensorsSource, name: str, start: int, stop: int) -> Any:
+        reads[name, start] += 1
+        return read(self, name, start, stop)
+
+    monkeypatch.setattr(SafetensorsSource, "read", counting)
+    Decoder.load(files, read_spec(files), torch.float32)
+    stacks = {key: count for key, count in reads.items() if key[0].endswith(("gate_up_proj", "down_proj"))}
+    assert len(stacks) == 2 * 2 * 3
+    assert set(stacks.values()) == {1}
 
 
 def test_experts_in_blocks_of_fp8(tmp_path: Path) -> None:

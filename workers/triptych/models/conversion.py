@@ -9,10 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 
-import gguf.quants
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGMLQuantizationType
 
 from triptych.core.errors import DataLoss, InvalidArgument, TriptychError
 from triptych.models.cache import build_file, cache_directory, files_key, require_space
@@ -24,6 +22,7 @@ from triptych.models.sources import FloatArray, Rows, Source
 _VERSION = 2  # of the meaning of converted values
 _MADE = (".safetensors", ".finite")
 _CHUNK = 4 << 20  # elements held at a time
+_PIECE = 1 << 16  # elements rounded at a time
 
 
 def convert(source: Source, names: Sequence[str], dtype: str, progress: Progress) -> dict[str, Extent]:
@@ -117,9 +116,7 @@ def refuse_non_finite(values: FloatArray, what: str) -> None:
 def _encoded(values: FloatArray, dtype: str, what: str) -> npt.NDArray[np.generic]:
     """The values as little-endian `dtype`, rounded to nearest even, as torch rounds."""
     if dtype == "BF16":
-        # C-contiguous bytes; quantize() keeps NaN a NaN where plain rounding of the bits would not.
-        plain = np.ascontiguousarray(values, dtype=np.float32).reshape(1, -1)
-        return np.asarray(gguf.quants.quantize(plain, GGMLQuantizationType.BF16))
+        return _bfloat16(np.ascontiguousarray(values, dtype=np.float32).reshape(-1).view(np.uint32))
     try:
         with np.errstate(over="raise"):
             return np.ascontiguousarray(values, dtype={"F16": "<f2", "F32": "<f4"}[dtype])
@@ -127,6 +124,20 @@ def _encoded(values: FloatArray, dtype: str, what: str) -> npt.NDArray[np.generi
         raise InvalidArgument(
             f"{what} holds {np.abs(values).max():g}, more than {dtype} can; use bfloat16 or float32", field="dtype"
         ) from None
+
+
+def _bfloat16(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint16]:
+    """The upper halves of finite float32 numbers, rounded to nearest even; a piece that the cache holds at a time."""
+    rounded = np.empty(bits.size, dtype="<u2")
+    for start in range(0, bits.size, _PIECE):
+        piece = bits[start : start + _PIECE]
+        upper = piece >> 16
+        upper &= 1
+        upper += piece
+        upper += 0x7FFF
+        upper >>= 16
+        rounded[start : start + _PIECE] = upper
+    return rounded
 
 
 def drop_outdated(target: Path) -> None:

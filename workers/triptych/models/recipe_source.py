@@ -69,15 +69,20 @@ class RecipeSource:
         return (matrix.T if part.transposed else matrix)[rows]
 
     def _matrix(self, part: Part) -> FloatArray:
-        """The expert, or the transposed matrix, that our rows are in; kept, for the next ones are in it too."""
+        """The expert's tensor, or the transposed matrix, that our rows are in.
+
+        A matrix is kept: the next rows are in it too, and those of a sibling. A vector between them does not matter.
+        """
         key = part.name, part.index
-        if self._unpacked[0] != key:
-            if part.index is None:
-                matrix = self._source.read(part.name, 0, part.whole[0])
-            else:
-                matrix = self._source.read(part.name, part.index, part.index + 1)[0]
-            self._unpacked = key, matrix
-        return self._unpacked[1]
+        if self._unpacked[0] == key:
+            return self._unpacked[1]
+        if part.index is None:
+            whole = self._source.read(part.name, 0, part.whole[0])
+        else:
+            whole = self._source.read(part.name, part.index, part.index + 1)[0]
+        if whole.ndim > 1:
+            self._unpacked = key, whole
+        return whole
 
     def _find(self, name: str, recipe: TensorNames, experts: int) -> Part:
         places = recipe.places(name)
