@@ -77,6 +77,20 @@ def test_two_pictures_of_a_request_are_each_as_if_alone(family: Any, picture: Ca
         np.testing.assert_array_equal(image.pixels, pixels_of(expected, index, image))
 
 
+@pytest.mark.parametrize("mode", ["L PNG", "1 PNG", "LA PNG", "RGBA PNG", "P GIF", "CMYK JPEG", "I;16 PNG"])
+def test_pictures_of_any_mode_have_the_pixels_of_the_familys_own_processor(
+    family: Any, picture: Callable[[int, int], bytes], mode: str
+) -> None:
+    kind, coding = mode.split()
+    (image,) = read([picture(41, 30)])
+    buffer = io.BytesIO()
+    (image.quantize(16) if kind == "P" else image.convert("L").convert(kind)).save(buffer, coding)
+    data = buffer.getvalue()
+    expected = family.reference(text=family.placeholder, images=read([data]), return_tensors="np")
+    ours = open_preprocessor(family.files, family.spec).image(data)
+    np.testing.assert_array_equal(ours.pixels, pixels_of(expected, 0, ours))
+
+
 def test_a_picture_held_sideways_is_laid_out_upright(family: Any, picture: Callable[[int, int], bytes]) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn a quarter clockwise
