@@ -174,5 +174,9 @@ def test_arrays_that_contradict_each_other_are_named(
     if change is not None:
         arrays[ending] = change(whole).contiguous()
     source = opened(tmp_path, named(arrays), {"quant_method": "gptq"})
-    with pytest.raises(DataLoss, match=said):
-        source.read("m.weight", 0, source.shapes["m.weight"][0])
+    if said.startswith(r"its \.g_idx must hold"):  # a matter of values, seen when they are read
+        with pytest.raises(DataLoss, match=said):
+            source.read("m.weight", 0, 40)
+    else:
+        with pytest.raises(DataLoss, match=said):
+            source.shapes["m.weight"]

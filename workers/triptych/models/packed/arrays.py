@@ -45,14 +45,14 @@ class Arrays:
         """Rows [start, stop) as they are stored."""
         return read_rows(self.extents[ending], start, stop)
 
-    def words(self, ending: str) -> npt.NDArray[np.uint32]:
-        """An int32 array as the bits that it holds.
+    def require_words(self, *endings: str) -> None:
+        """Raises DataLoss unless these are arrays of 32-bit words."""
+        for ending in endings:
+            if (found := self.extents[ending].dtype) not in ("I32", "U32"):
+                raise DataLoss(f"{self.what}: its {ending} must be I32, found {found}")
 
-        Raises:
-            DataLoss: it has another type.
-        """
-        if (found := self.extents[ending].dtype) not in ("I32", "U32"):
-            raise DataLoss(f"{self.what}: its {ending} must be I32, found {found}")
+    def words(self, ending: str) -> npt.NDArray[np.uint32]:
+        """An array of 32-bit words as the bits that it holds."""
         return self.raw(ending).view(np.uint32)
 
     def floats(self, ending: str, start: int = 0, stop: int | None = None) -> Floats:

@@ -32,6 +32,7 @@ class Awq:
         inputs, words = arrays.shape(".qweight", None, None)
         groups, outputs = arrays.shape(".scales", None, words * 8)
         arrays.shape(".qzeros", groups, words)
+        arrays.require_words(".qweight", ".qzeros")
         return outputs, inputs
 
     def read(self, arrays: Arrays, start: int, stop: int) -> Floats:

@@ -42,6 +42,7 @@ class PackedIntegers:
             arrays.shape(".weight_zero_point", rows, groups)
         if ".weight_g_idx" in arrays.extents:
             arrays.shape(".weight_g_idx", inputs)
+        arrays.require_words(".weight_packed")
         return outputs, inputs
 
     def read(self, arrays: Arrays, start: int, stop: int) -> Floats:

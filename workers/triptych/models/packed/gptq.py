@@ -40,6 +40,7 @@ class Gptq:
         arrays.shape(".qzeros", groups, outputs * self.bits // 32)
         if ".g_idx" in arrays.extents:
             arrays.shape(".g_idx", inputs)
+        arrays.require_words(".qweight", ".qzeros")
         return outputs, inputs
 
     def read(self, arrays: Arrays, start: int, stop: int) -> Floats:

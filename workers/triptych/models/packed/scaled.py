@@ -11,6 +11,7 @@ from triptych.models.sources import Shape
 
 _UNREAD = (
     ".input_scale",
+    ".activation_scale",
     ".input_zero_point",
     ".output_scale",
     ".output_zero_point",
