@@ -93,7 +93,7 @@ class Experts:
 def moe(x: Tensor, experts: Experts, ids: Tensor, weights: Tensor, gating: Gating, out: Tensor) -> None:
     """The weighted sum of the experts of each token (arXiv:1701.06538), in the order of the experts, in float32.
 
-    A token's result does not depend on the other tokens.
+    A token's result does not depend on what the other tokens are.
 
     Args:
         x: [T, H].

@@ -132,7 +132,9 @@ def near(case: Case, out: Tensor, x: Tensor, experts: Experts, ids: Tensor, weig
     assert ((out.double() - expected).abs() <= case.tolerance * (size + expected.abs())).all()
 
 
-@pytest.mark.parametrize(("tokens", "top_k", "count"), [(0, 2, 4), (1, 1, 3), (1, 6, 8), (9, 2, 40), (50, 3, 5)])
+@pytest.mark.parametrize(
+    ("tokens", "top_k", "count"), [(0, 2, 4), (1, 1, 3), (1, 6, 8), (9, 2, 40), (50, 3, 5), (120, 1, 2)]
+)
 def test_equals_float64(isa: Isa, case: Case, tokens: int, top_k: int, count: int, seed: int) -> None:
     random.seed(seed)
     hidden, features = random.choice((64, 160)), random.choice((32, 96))
@@ -167,11 +169,16 @@ def test_forms_of_the_two_products_differ(isa: Isa) -> None:
     near(case, run(isa, x, experts, ids, weights), x, experts, ids, weights, "silu")
 
 
-def test_a_token_has_the_same_result_in_any_company(isa: Isa, case: Case) -> None:
+@pytest.mark.parametrize(
+    ("tokens", "parts"), [(16, ((0, 1), (3, 12))), (70, ((0, 17), (20, 60)))], ids=["few", "many"]
+)
+def test_a_token_has_the_same_result_whatever_is_computed_beside_it(
+    isa: Isa, case: Case, tokens: int, parts: tuple[tuple[int, int], ...]
+) -> None:
     experts = experts_of(case, 6, 96, 64)
-    x, (ids, weights) = torch.randn(70, 96).to(case.dtype), choices(70, 3, 6)
+    x, (ids, weights) = torch.randn(tokens, 96).to(case.dtype), choices(tokens, 3, 6)
     together = run(isa, x, experts, ids, weights)
-    for rows in (slice(0, 1), slice(3, 12), slice(20, 60)):
+    for rows in (slice(*part) for part in parts):
         part, part_weights = (tensor[rows].contiguous() for tensor in (ids, weights))
         assert torch.equal(run(isa, x[rows].contiguous(), experts, part, part_weights), together[rows])
 

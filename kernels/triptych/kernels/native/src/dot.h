@@ -26,7 +26,7 @@ struct Elements<float> {
 
 constexpr int64_t kDotRows = 8;  // at a time
 
-template <class T, int Rows, int Columns>
+template <class T, int Rows, int Columns, int64_t Beyond>
 TRIPTYCH_INLINE void dot_tile(const T* x, const T* const* weight, int64_t inner, f32x16 (*partial)[kGroup]) {
     using E = Elements<T>;
     using Vector = typename E::Vector;
@@ -37,7 +37,7 @@ TRIPTYCH_INLINE void dot_tile(const T* x, const T* const* weight, int64_t inner,
         Vector w[Columns];
 #pragma GCC unroll 16
         for (int c = 0; c < Columns; ++c) {
-            prefetch_beyond(weight[c] + i);
+            prefetch_beyond<Beyond>(weight[c] + i);
             w[c] = load<Vector>(weight[c] + i);
         }
 #pragma GCC unroll 16
@@ -64,27 +64,27 @@ TRIPTYCH_INLINE void dot_tile(const T* x, const T* const* weight, int64_t inner,
 }
 
 // outputs[r] = the sixteen products of row r of x with the rows of a weight.
-template <class T, int Rows>
+template <class T, int Rows, int64_t Beyond>
 void dot_group(const T* x, const T* const* weight, int64_t inner, f32x16* outputs) {
     constexpr int kColumns = Rows == 1 ? 1 : Rows <= 3 ? 8 : Rows <= 6 ? 4 : 2;
     f32x16 partial[Rows][kGroup];
     for (int c = 0; c < kGroup; c += kColumns) {
         f32x16(*place)[kGroup] = reinterpret_cast<f32x16(*)[kGroup]>(&partial[0][c]);
-        dot_tile<T, Rows, kColumns>(x, weight + c, inner, place);
+        dot_tile<T, Rows, kColumns, Beyond>(x, weight + c, inner, place);
     }
     for (int r = 0; r < Rows; ++r) outputs[r] = sums(partial[r]);
 }
 
-template <class T>
+template <class T, int64_t Beyond = kBeyond>
 void dot_group(const T* x, int64_t rows, const T* const* weight, int64_t inner, f32x16* outputs) {
     switch (rows) {
-        case 1: return dot_group<T, 1>(x, weight, inner, outputs);
-        case 2: return dot_group<T, 2>(x, weight, inner, outputs);
-        case 3: return dot_group<T, 3>(x, weight, inner, outputs);
-        case 4: return dot_group<T, 4>(x, weight, inner, outputs);
-        case 5: return dot_group<T, 5>(x, weight, inner, outputs);
-        case 6: return dot_group<T, 6>(x, weight, inner, outputs);
-        case 7: return dot_group<T, 7>(x, weight, inner, outputs);
-        case 8: return dot_group<T, 8>(x, weight, inner, outputs);
+        case 1: return dot_group<T, 1, Beyond>(x, weight, inner, outputs);
+        case 2: return dot_group<T, 2, Beyond>(x, weight, inner, outputs);
+        case 3: return dot_group<T, 3, Beyond>(x, weight, inner, outputs);
+        case 4: return dot_group<T, 4, Beyond>(x, weight, inner, outputs);
+        case 5: return dot_group<T, 5, Beyond>(x, weight, inner, outputs);
+        case 6: return dot_group<T, 6, Beyond>(x, weight, inner, outputs);
+        case 7: return dot_group<T, 7, Beyond>(x, weight, inner, outputs);
+        case 8: return dot_group<T, 8, Beyond>(x, weight, inner, outputs);
     }
 }

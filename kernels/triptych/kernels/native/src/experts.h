@@ -2,12 +2,13 @@
 //
 //   Form(args, scratch)                      may use kFormBytes of scratch
 //   row_bytes()                              of a row of x, as the form reads it
+//   take(rows, count)                        a block of rows, of at most kGatherBytes, made ready to be multiplied
 //   group(addresses, expert, output, place)  sixteen outputs of an expert's weight; two at a time, at places 0 and 1
-//   multiply(rows, count, group, outputs)    outputs[r] = the sixteen products of row r, of at most kRowsAtOnce
+//   multiply(chunk, group, outputs)          outputs[r] = the sixteen products of row r of a chunk of the block
 //
 // Experts' weights are read once, a group of sixteen outputs after the other, by all rows that go there. How the work is
-// cut depends on the choices of this step, into how many pieces only on the arguments. A row has the same products in
-// any company, and a token's experts are added up in their order.
+// cut depends on the choices of this step, into how many pieces only on the arguments. The products of a row are the
+// same in any company as far as its form says so, and a token's experts are added up in their order.
 
 #pragma once
 
@@ -17,13 +18,14 @@
 #include "gates.h"
 #include "results.h"
 
-constexpr int64_t kRowsAtOnce = 8;
+constexpr int64_t kRowsAtOnce = 48;  // that are multiplied at once
 constexpr int64_t kFormBytes = 2 << 20;     // of scratch, for the form
 constexpr int64_t kGatherBytes = 1 << 20;   // for rows of x that go to one expert
 constexpr int64_t kSumBytes = 1 << 20;      // for sums of outputs of all tokens
 constexpr int64_t kExpertPieceBytes = 64 << 10;  // of weights that a piece reads
 constexpr int64_t kMaxPieces = 256;
 constexpr int64_t kReading = 8;  // reading a group of outputs takes as long as multiplying so many rows
+constexpr int64_t kRun = 8 << 10;  // of an expert's weights that are worth going to another expert for
 
 struct ExpertsArgs {
     const void* x;             // rows as the form reads them: of tokens, or of entries of the plan
@@ -53,6 +55,20 @@ TRIPTYCH_INLINE f32x16 bias_of(const ExpertsArgs& args, const int64_t* addresses
     T values[kGroup] = {};
     std::memcpy(values, bias + output, std::min(kGroup, args.outputs - output) * sizeof(T));
     return load_f32(values);
+}
+
+// Calls each(block) with as many of the rows at a time as there is room for.
+template <class Form, class Each>
+void in_blocks(const Form& form, Range rows, Each&& each) {
+    const int64_t room = kGatherBytes / form.row_bytes(), most = room < kRowsAtOnce ? 8 : room / kRowsAtOnce * kRowsAtOnce;
+    for (int64_t first = rows.first; first < rows.last; first += most)
+        each(Range{first, std::min(first + most, rows.last)});
+}
+
+// Calls each(chunk) with rows of a block, counted from its first.
+template <class Each>
+TRIPTYCH_INLINE void in_chunks(int64_t rows, Each&& each) {
+    for (int64_t first = 0; first < rows; first += kRowsAtOnce) each(Range{first, std::min(first + kRowsAtOnce, rows)});
 }
 
 // ---- hidden = act(x · gateᵀ) · (x · upᵀ), a row for every entry of the plan ----
@@ -95,14 +111,11 @@ class GatedUnit {
         return total;
     }
 
-    // As many rows at a time as there is room for.
     void expert(int64_t i, Range groups) {
-        const Range rows = plan_.rows(i);
-        const int64_t most = std::max(kGatherBytes / form_.row_bytes() / kRowsAtOnce * kRowsAtOnce, kRowsAtOnce);
-        for (int64_t first = rows.first; first < rows.last; first += most) {
-            const Range block{first, std::min(first + most, rows.last)};
-            multiply(plan_.expert(i), gather(block), block, groups);
-        }
+        in_blocks(form_, plan_.rows(i), [&](Range block) {
+            form_.take(gather(block), block.last - block.first);
+            multiply(plan_.expert(i), block, groups);
+        });
     }
 
     const char* gather(Range rows) {
@@ -116,7 +129,7 @@ class GatedUnit {
         return gathered_;
     }
 
-    void multiply(int64_t expert, const char* x, Range rows, Range groups) {
+    void multiply(int64_t expert, Range rows, Range groups) {
         f32x16 gates[kRowsAtOnce], ups[kRowsAtOnce];
         const Projected<T> result{args_.out, nullptr, args_.outputs, false};
         for (int64_t g = groups.first; g < groups.last; ++g) {
@@ -125,14 +138,12 @@ class GatedUnit {
             const auto up = form_.group(args_.others, expert, output, 1);
             const f32x16 gate_bias = bias_of<T>(args_, args_.addresses, expert, output);
             const f32x16 up_bias = bias_of<T>(args_, args_.others, expert, output);
-            for (int64_t first = rows.first; first < rows.last; first += kRowsAtOnce) {
-                const int64_t count = std::min(kRowsAtOnce, rows.last - first);
-                const char* some = x + (first - rows.first) * form_.row_bytes();
-                form_.multiply(some, count, gate, gates);
-                form_.multiply(some, count, up, ups);
-                for (int64_t r = 0; r < count; ++r)
-                    result(first + r, output, gating_(gates[r] + gate_bias, ups[r] + up_bias));
-            }
+            in_chunks(rows.last - rows.first, [&](Range chunk) {
+                form_.multiply(chunk, gate, gates);
+                form_.multiply(chunk, up, ups);
+                for (int64_t r = 0; r < chunk.last - chunk.first; ++r)
+                    result(rows.first + chunk.first + r, output, gating_(gates[r] + gate_bias, ups[r] + up_bias));
+            });
         }
     }
 
@@ -146,46 +157,78 @@ class GatedUnit {
 // ---- out = Σ over the experts of a token, of share · (hidden · downᵀ + bias) ----
 
 inline int64_t sum_pieces(const ExpertsArgs& args) {
-    return args.tokens ? clamp(args.bytes() / kExpertPieceBytes, 1, std::min(args.groups(), kMaxPieces)) : 0;
+    if (args.tokens == 0) return 0;
+    const int64_t together = clamp(kRun / (kGroup * args.row_bytes), 1, args.groups());  // groups of outputs
+    const int64_t most = (args.groups() + together - 1) / together;
+    return clamp(args.bytes() / kExpertPieceBytes, 1, std::min(most, kMaxPieces));
 }
 
 template <class Form, class T>
-void add_expert(const ExpertsArgs& args, const Form& form, const Plan& plan, int64_t i, int64_t output, f32x16* sums) {
-    const int64_t expert = plan.expert(i);
-    const Range rows = plan.rows(i);
-    const auto weight = form.group(args.addresses, expert, output, 0);
-    const f32x16 bias = bias_of<T>(args, args.addresses, expert, output);
-    f32x16 outputs[kRowsAtOnce];
-    for (int64_t first = rows.first; first < rows.last; first += kRowsAtOnce) {
-        const int64_t count = std::min(kRowsAtOnce, rows.last - first);
-        form.multiply(static_cast<const char*>(args.x) + first * form.row_bytes(), count, weight, outputs);
-        for (int64_t r = 0; r < count; ++r) {
-            const int64_t entry = plan.entry(first + r);
-            f32x16& sum = sums[entry / args.top_k];
-            sum = fma(outputs[r] + bias, splat(args.shares[entry]), sum);
+class Sum {
+  public:
+    Sum(const ExpertsArgs& args, char* scratch)
+        : args_(args), plan_(args.plan, args.experts), form_(args, scratch),
+          sums_(reinterpret_cast<f32x16*>(scratch + kFormBytes)) {}
+
+    // Several groups of outputs at a time, as far as there is room, so that more of an expert is read in one go.
+    void run(int64_t piece) {
+        const Range mine = share(args_.groups(), 1, piece, sum_pieces(args_));
+        const int64_t most = std::max<int64_t>(kSumBytes / (args_.tokens * sizeof(f32x16)), 1);
+        for (int64_t first = mine.first; first < mine.last; first += most) {
+            const Range groups{first, std::min(first + most, mine.last)};
+            std::fill_n(sums_, (groups.last - groups.first) * args_.tokens, f32x16{});
+            for (int64_t i = 0; i < plan_.active(); ++i) {
+                if (i + 1 < plan_.active()) ask_for(plan_.expert(i + 1), groups);
+                add(i, groups);
+            }
+            write(groups);
         }
     }
-}
 
-// Several groups of outputs at a time, as far as there is room, so that more of an expert is read in one go.
-template <class Form, class T>
-void sum_piece(const ExpertsArgs& args, int64_t piece, char* scratch) {
-    const Plan plan(args.plan, args.experts);
-    const Form form(args, scratch);
-    auto* sums = reinterpret_cast<f32x16*>(scratch + kFormBytes);
-    const Range groups = share(args.groups(), 1, piece, sum_pieces(args));
-    const int64_t most = std::max<int64_t>(kSumBytes / (args.tokens * sizeof(f32x16)), 1);
-    const Projected<T> result{args.out, nullptr, args.outputs, false};
-    for (int64_t first = groups.first; first < groups.last; first += most) {
-        const int64_t count = std::min(most, groups.last - first);
-        std::fill_n(sums, count * args.tokens, f32x16{});
-        for (int64_t i = 0; i < plan.active(); ++i)
-            for (int64_t g = 0; g < count; ++g)
-                add_expert<Form, T>(args, form, plan, i, (first + g) * kGroup, sums + g * args.tokens);
-        for (int64_t g = 0; g < count; ++g)
-            for (int64_t t = 0; t < args.tokens; ++t) result(t, (first + g) * kGroup, sums[g * args.tokens + t]);
+  private:
+    // An expert's share of the piece is short, and lies somewhere else than the last one's.
+    void ask_for(int64_t expert, Range groups) const {
+        const char* weight = reinterpret_cast<const char*>(args_.addresses[expert]);
+        const int64_t first = groups.first * kGroup * args_.row_bytes;
+        const int64_t last = std::min(groups.last * kGroup, args_.outputs) * args_.row_bytes;
+        for (int64_t i = first; i < std::min(last, first + 2 * kRun); i += 64) __builtin_prefetch(weight + i, 0, 2);
     }
-}
+
+    void add(int64_t i, Range groups) {
+        const int64_t expert = plan_.expert(i);
+        in_blocks(form_, plan_.rows(i), [&](Range block) {
+            form_.take(static_cast<const char*>(args_.x) + block.first * form_.row_bytes(), block.last - block.first);
+            for (int64_t g = groups.first; g < groups.last; ++g)
+                add_group(expert, block, g * kGroup, sums_ + (g - groups.first) * args_.tokens);
+        });
+    }
+
+    void add_group(int64_t expert, Range rows, int64_t output, f32x16* sums) {
+        const auto weight = form_.group(args_.addresses, expert, output, 0);
+        const f32x16 bias = bias_of<T>(args_, args_.addresses, expert, output);
+        f32x16 outputs[kRowsAtOnce];
+        in_chunks(rows.last - rows.first, [&](Range chunk) {
+            form_.multiply(chunk, weight, outputs);
+            for (int64_t r = chunk.first; r < chunk.last; ++r) {
+                const int64_t entry = plan_.entry(rows.first + r);
+                f32x16& sum = sums[entry / args_.top_k];
+                sum = fma(outputs[r - chunk.first] + bias, splat(args_.shares[entry]), sum);
+            }
+        });
+    }
+
+    void write(Range groups) const {
+        const Projected<T> result{args_.out, nullptr, args_.outputs, false};
+        for (int64_t g = groups.first; g < groups.last; ++g)
+            for (int64_t t = 0; t < args_.tokens; ++t)
+                result(t, g * kGroup, sums_[(g - groups.first) * args_.tokens + t]);
+    }
+
+    const ExpertsArgs& args_;
+    const Plan plan_;
+    Form form_;
+    f32x16* const sums_;
+};
 
 // ---- rows made ready for a form that quantises them ----
 

@@ -26,15 +26,17 @@ class GgufForm {
         return group;
     }
 
-    void multiply(const char* rows, int64_t count, const Group& weight, f32x16* outputs) const {
-        const auto* x = reinterpret_cast<const typename Kind::Row*>(rows);
-        for (int64_t r = 0; r < count; r += kDotRows)
-            dot_rows<Kind, kDotRows>(x + r * groups_, std::min<int64_t>(kDotRows, count - r), weight.rows, blocks_,
-                                     outputs + r);
+    void take(const char* rows, int64_t) { rows_ = reinterpret_cast<const typename Kind::Row*>(rows); }
+
+    void multiply(Range chunk, const Group& weight, f32x16* outputs) const {
+        for (int64_t r = chunk.first; r < chunk.last; r += kDotRows)
+            dot_rows<Kind, kDotRows>(rows_ + r * groups_, std::min<int64_t>(kDotRows, chunk.last - r), weight.rows,
+                                     blocks_, outputs + r - chunk.first);
     }
 
   private:
     int64_t outputs_, blocks_, groups_;
+    const typename Kind::Row* rows_ = nullptr;
 };
 
 void quantise_rows(const ExpertRowsArgs& args, int64_t piece, char*) {
@@ -52,7 +54,7 @@ void gated(const ExpertsArgs& args, int64_t piece, char* scratch) {
 }
 
 void sum_up(const ExpertsArgs& args, int64_t piece, char* scratch) {
-    with_kind(args.kind, [&]<class Kind>(Kind) { sum_piece<GgufForm<Kind>, bf16>(args, piece, scratch); });
+    with_kind(args.kind, [&]<class Kind>(Kind) { Sum<GgufForm<Kind>, bf16>(args, scratch).run(piece); });
 }
 
 }  // namespace

@@ -33,13 +33,18 @@ class FloatForm {
         return group;
     }
 
-    void multiply(const char* rows, int64_t count, const Group& weight, f32x16* outputs) const {
-        dot_group(reinterpret_cast<const float*>(rows), count, weight.rows, inputs_, outputs);
+    void take(const char* rows, int64_t) { rows_ = reinterpret_cast<const float*>(rows); }
+
+    void multiply(Range chunk, const Group& weight, f32x16* outputs) const {
+        for (int64_t r = chunk.first; r < chunk.last; r += kDotRows)
+            dot_group<float, 0>(rows_ + r * inputs_, std::min(kDotRows, chunk.last - r), weight.rows, inputs_,
+                                outputs + r - chunk.first);
     }
 
   private:
     int64_t inputs_, outputs_;
     float* weights_;
+    const float* rows_ = nullptr;
 };
 
 void gated(const ExpertsArgs& args, int64_t piece, char* scratch) {
@@ -47,7 +52,7 @@ void gated(const ExpertsArgs& args, int64_t piece, char* scratch) {
 }
 
 void sum_up(const ExpertsArgs& args, int64_t piece, char* scratch) {
-    with_kind(args.kind, [&]<class Kind>(Kind) { sum_piece<FloatForm<Kind>, float>(args, piece, scratch); });
+    with_kind(args.kind, [&]<class Kind>(Kind) { Sum<FloatForm<Kind>, float>(args, scratch).run(piece); });
 }
 
 }  // namespace

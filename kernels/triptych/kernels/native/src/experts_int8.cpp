@@ -19,14 +19,17 @@ class Int8Form {
                 load_first<f32x16>(scales + output, bytes)};
     }
 
-    void multiply(const char* rows, int64_t count, const Group& weight, f32x16* outputs) const {
-        const auto* x = reinterpret_cast<const RowBlock*>(rows);
-        for (int64_t r = 0; r < count; r += kDotRows)
-            dot_rows<kDotRows>(x + r * blocks_, std::min<int64_t>(kDotRows, count - r), weight, words_, outputs + r);
+    void take(const char* rows, int64_t) { rows_ = reinterpret_cast<const RowBlock*>(rows); }
+
+    void multiply(Range chunk, const Group& weight, f32x16* outputs) const {
+        for (int64_t r = chunk.first; r < chunk.last; r += kDotRows)
+            dot_rows<kDotRows>(rows_ + r * blocks_, std::min<int64_t>(kDotRows, chunk.last - r), weight, words_,
+                               outputs + r - chunk.first);
     }
 
   private:
     int64_t experts_, outputs_, words_, blocks_;
+    const RowBlock* rows_ = nullptr;
 };
 
 void quantise_rows(const ExpertRowsArgs& args, int64_t piece, char*) {
@@ -44,7 +47,7 @@ void gated(const ExpertsArgs& args, int64_t piece, char* scratch) {
 }
 
 void sum_up(const ExpertsArgs& args, int64_t piece, char* scratch) {
-    args.is_bf16 ? sum_piece<Int8Form, bf16>(args, piece, scratch) : sum_piece<Int8Form, float>(args, piece, scratch);
+    args.is_bf16 ? Sum<Int8Form, bf16>(args, scratch).run(piece) : Sum<Int8Form, float>(args, scratch).run(piece);
 }
 
 }  // namespace

@@ -11,11 +11,13 @@ constexpr int64_t kGroup = 16;  // outputs that a kernel computes side by side
 
 inline int64_t groups_of(int64_t outputs) { return (outputs + kGroup - 1) / kGroup; }
 
+constexpr int64_t kBeyond = 32 << 10;
+
 // Asks memory for what lies some way behind the weight that is being read. Into the second-level cache, because the
 // first would have to hold it while the rows of x pass through it; this alone doubled the rate at eight rows.
+template <int64_t Bytes = kBeyond>
 TRIPTYCH_INLINE void prefetch_beyond(const void* weight) {
-    constexpr int64_t kAhead = 32 << 10;
-    __builtin_prefetch(static_cast<const char*>(weight) + kAhead, 0, 2);
+    if constexpr (Bytes > 0) __builtin_prefetch(static_cast<const char*>(weight) + Bytes, 0, 2);
 }
 
 TRIPTYCH_INLINE f32x16 silu(f32x16 x) { return x / (exp(-x) + 1.0f); }
