@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from triptych.core.generation import OperationKey
+from triptych.core.positions import Grid
 from triptych.engine.digests import full_block_digests
 from triptych.engine.sampling import Sampling
 from triptych.engine.sequence import Media, Sequence
@@ -62,6 +63,32 @@ def test_a_picture_changes_the_blocks_that_it_lies_in_and_all_that_follow() -> N
     assert len({names[0] for names in variants.values()}) == 1
     for index in (1, 2, 3):
         assert len({names[index] for names in variants.values()}) == len(variants)
+
+
+def test_other_rows_and_other_positions_of_a_picture_are_something_else() -> None:
+    tokens = [7] * 16
+    variants = {
+        name: digests(tokens, *media)
+        for name, media in {
+            "line": (Media(4, 4, None, "one"),),
+            "later rows": (Media(4, 4, None, "one", 4),),
+            "square": (Media(4, 4, None, "one", 0, Grid(1, 2, 2)),),
+            "column": (Media(4, 4, None, "one", 0, Grid(1, 4, 1)),),
+            "slow": (Media(4, 4, None, "one", 0, Grid(2, 2, 1, 1.0)),),
+            "fast": (Media(4, 4, None, "one", 0, Grid(2, 2, 1, 9.0)),),
+        }.items()
+    }
+    for index in (1, 2, 3):
+        assert len({names[index] for names in variants.values()}) == len(variants)
+    assert len({names[0] for name, names in variants.items() if name in ("line", "later rows")}) == 1
+
+
+def test_an_answer_has_the_names_that_it_has_in_the_next_prompt() -> None:
+    video = Media(4, 4, None, "video", 0, Grid(4, 1, 1, 5.0))
+    asked = Sequence(OperationKey("1"), [7] * 16, 12, Sampling(), 0, 99, media=(video,))
+    told = Sequence(OperationKey("2"), [7] * 16, 16, Sampling(), 0, 99, media=(video,))
+    answered, written = (full_block_digests(sequence, SIZE, b"") for sequence in (asked, told))
+    assert answered == written
 
 
 def test_a_picture_over_several_blocks_is_in_each_of_them() -> None:

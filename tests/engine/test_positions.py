@@ -10,7 +10,7 @@ import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 
-from triptych.core.positions import Grid, following
+from triptych.core.positions import Grid, following, reach
 from triptych.core.prompt import ImageSpan
 from triptych.engine.positions import one_each, positions_of
 
@@ -68,7 +68,8 @@ def test_positions_are_those_of_transformers(seed: int, videos: bool) -> None:
         seconds = torch.tensor(prompt.seconds) if prompt.seconds else None
         positions, shift = prompt.expected(Qwen2_5_VLModel, second_per_grid_ts=seconds)
         assert (found.prompt == positions).all()
-        assert found.shift == shift == following(prompt.spans, len(prompt.types)) - len(prompt.types)
+        assert reach(prompt.spans, len(prompt.types)) - len(prompt.types) == shift
+        assert found.shift == found.prompt[0, -1] + 1 - len(prompt.types)  # the last token is text
 
 
 def test_images_of_qwen3_lie_as_those_of_qwen2_5(seed: int) -> None:
@@ -94,7 +95,7 @@ def test_any_part_of_a_sequence_can_be_asked_for(seed: int) -> None:
 
 def test_without_grids_positions_are_the_indices() -> None:
     assert positions_of(9, [ImageSpan(2, 4)]) is None
-    assert following([ImageSpan(2, 4)], 9) == 9
+    assert following([ImageSpan(2, 4)], 9) == reach([ImageSpan(2, 4)], 9) == 9
 
 
 def test_the_place_of_a_frame_is_a_float32_product(seed: int) -> None:

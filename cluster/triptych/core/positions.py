@@ -73,17 +73,27 @@ def origins(spans: Iterable[Placed]) -> Iterator[tuple[Placed, Grid, int]]:
 
 
 def following(spans: Iterable[Placed], length: int) -> int:
-    """The position of the first token after the prompt: one more than the highest in it.
+    """The position of the first token after the prompt, which is text: no more than its index.
+
+    This is how transformers' `generate` counts; frames that are far apart may have higher ones.
 
     Args:
         spans: In the order of the prompt.
         length: Tokens of the prompt.
     """
-    end, highest = length, 0
-    for span, grid, origin in origins(spans):
-        end += grid.extent - span.length
-        highest = max(highest, origin + max(grid.frames()[-1] + 1, grid.extent))
-    return max(end, highest)
+    return length + sum(grid.extent - span.length for span, grid, _ in origins(spans))
+
+
+def reach(spans: Iterable[Placed], length: int) -> int:
+    """One more than the highest position in a prompt: a video may take more positions than tokens.
+
+    Args:
+        spans: In the order of the prompt.
+        length: Tokens of the prompt.
+    """
+    spans = tuple(spans)
+    ends = (origin + max(grid.frames()[-1] + 1, grid.extent) for _, grid, origin in origins(spans))
+    return max(following(spans, length), *ends, 0)
 
 
 def _float32(value: float) -> float:

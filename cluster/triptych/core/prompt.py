@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from triptych.core.chat import ToolCall
-from triptych.core.positions import Grid, following
+from triptych.core.positions import Grid, reach
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 """Who may speak in a conversation."""
@@ -109,6 +109,6 @@ class Prompt:
         return tuple(counts[image] for image in sorted(counts))
 
     @property
-    def following(self) -> int:
-        """The position of the first token of the answer."""
-        return following(self.image_spans, len(self.token_ids))
+    def reach(self) -> int:
+        """One more than the highest position in it."""
+        return reach(self.image_spans, len(self.token_ids))

@@ -229,8 +229,13 @@ class Intake:
         self, sampling: SamplingParams, request_id: str, prompt: Prompt, context_length: int
     ) -> SamplingParams:
         """Leaves nothing open; with a fixed seed a replay on another worker continues the same random stream."""
-        prompt_tokens = max(len(prompt.token_ids), prompt.following)  # neither tokens nor positions may run out
+        prompt_tokens = len(prompt.token_ids)
         self.require_room(prompt_tokens, context_length)
+        if prompt.reach > context_length:
+            raise PromptTooLong(
+                f"the context holds {context_length} positions; the prompt's videos take {prompt.reach}",
+                field="prompt",
+            )
         room = context_length - prompt_tokens
         if (sampling.max_tokens or 0) > room:
             raise PromptTooLong(

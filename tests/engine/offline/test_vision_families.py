@@ -124,8 +124,8 @@ def _agreeing(model: Model, inputs: dict[str, Any], completion: Completion) -> i
 
 def test_an_image_and_a_video_of_one_prompt_are_seen_as_transformers_does(model: Model) -> None:
     engine = model.open(max_batch_tokens=24, max_running=4)
-    image, video = _picture(50, 30), VideoPart(tuple(_picture(30, 22).data for _ in range(7)), 1.5)
-    parts = (TextPart("first "), image, TextPart(" then it moves: "), video, TextPart(" what was it?"))
+    image, video = _picture(50, 30), VideoPart(tuple(_picture(30, 22).data for _ in range(7)), 0.25)
+    parts = (TextPart("first "), image, TextPart(" then it moves: "), video, TextPart(" what?"))
     if engine.text.layouts is None or engine.text.layouts.video_placeholder is None:
         with pytest.raises(FailedPrecondition, match="video"):
             engine.generate([_user(parts)], GREEDY)
@@ -134,7 +134,7 @@ def test_an_image_and_a_video_of_one_prompt_are_seen_as_transformers_does(model:
     [seen, moving] = (engine.eyes.prepare(part, "image") for part in (image, video))
     ids = torch.tensor([completion.prompt_token_ids])
     tokens = {name: SPECIAL.index(TOKENS[f"{name}_token"]) for name in ("image", "video")}
-    seconds = {"second_per_grid_ts": torch.tensor([2 / 1.5])} if model.name == "qwen2_5_vl" else {}
+    seconds = {"second_per_grid_ts": torch.tensor([2 / 0.25])} if model.name == "qwen2_5_vl" else {}
     inputs = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
@@ -152,7 +152,7 @@ def test_answers_to_images_are_recorded_steps(model: Model) -> None:
     engine = model.open()
     engine.generate([_user((_picture(50, 30), TextPart("what is it?")))], SamplingParams(temperature=0, max_tokens=9))
     recorder = engine.core.runner._recorder
-    assert (1, True) in recorder._kept
+    assert len(recorder._kept) == 1
     assert recorder.recorded == 1  # the prompt ran call by call, the answer in replays of one step
 
 

@@ -63,16 +63,9 @@ class EngineCore:
         """Rows of all steps so far."""
         return self._loop.computed_tokens
 
-    def limit(self, prompt_length: int, following: int, max_tokens: int | None) -> int:
-        """The length at which a sequence ends.
-
-        Args:
-            prompt_length: Tokens of the prompt.
-            following: The position of the token after it: neither tokens nor positions exceed the context.
-            max_tokens: Of the answer.
-        """
-        room = self.capacity - max(following - prompt_length, 0)
-        return min(room, prompt_length + max_tokens) if max_tokens else room
+    def limit(self, prompt_length: int, max_tokens: int | None) -> int:
+        """The length at which a sequence ends."""
+        return min(self.capacity, prompt_length + max_tokens) if max_tokens else self.capacity
 
     def step(self, meanwhile: Callable[[], None] = lambda: None) -> StepOutcome | None:
         """Runs one step; None when there is nothing to compute. See `StepLoop.step`."""

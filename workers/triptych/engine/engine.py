@@ -183,7 +183,7 @@ class Engine:
     def _sequences(self, prompt: PromptLike, params: SamplingParams, adapter: str = "") -> list[Sequence]:
         """One for each answer that is asked for."""
         tokens = tokenize(prompt, self.text)
-        require_fit(len(tokens.token_ids), tokens.following, self.core.capacity)
+        require_fit(len(tokens.token_ids), tokens.reach, self.core.capacity)
         media = self._see(tokens, media_of(prompt))
         sampling = Sampling.of(params, self.spec.eos_token_ids)
         self._requests += 1
@@ -194,7 +194,7 @@ class Engine:
                 prompt_length=len(tokens.token_ids),
                 params=sampling,
                 seed=choice_seed(params.seed or 0, index),
-                limit=self.core.limit(len(tokens.token_ids), tokens.following, params.max_tokens),
+                limit=self.core.limit(len(tokens.token_ids), params.max_tokens),
                 media=media,
                 adapter=adapter,
             )

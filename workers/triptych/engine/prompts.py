@@ -21,12 +21,12 @@ def is_single(prompts: object) -> bool:
     return isinstance(prompts, Sequence_) and bool(prompts) and isinstance(prompts[0], (int, ChatMessage))
 
 
-def require_fit(prompt_tokens: int, following: int, capacity: int) -> None:
+def require_fit(prompt_tokens: int, reach: int, capacity: int) -> None:
     """Refuses a prompt that leaves no room for an answer.
 
     Args:
         prompt_tokens: Of the prompt.
-        following: The position of the token after it: a video may take more positions than tokens.
+        reach: One more than its highest position: a video may take more positions than tokens.
         capacity: Tokens, and positions, of the context.
 
     Raises:
@@ -37,10 +37,8 @@ def require_fit(prompt_tokens: int, following: int, capacity: int) -> None:
             f"the prompt has {prompt_tokens} tokens; the context holds {capacity}, one of them for the answer",
             field="prompt",
         )
-    if following >= capacity:
-        raise PromptTooLong(
-            f"the prompt's videos reach position {following}; the context has {capacity} positions", field="prompt"
-        )
+    if reach > capacity:
+        raise PromptTooLong(f"the prompt has {reach} positions; the context has {capacity}", field="prompt")
 
 
 def tokenize(prompt: PromptLike, text: TextProcessor) -> Prompt:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from triptych.core.adapters import require_adapter
 from triptych.core.errors import InvalidArgument
 from triptych.core.generation import OperationKey
-from triptych.core.positions import following
+from triptych.core.positions import reach
 from triptych.engine.core import EngineCore
 from triptych.engine.prompts import require_fit
 from triptych.engine.sampling import Sampling
@@ -51,10 +51,9 @@ def checked_sequence(
     spans = tuple(media)
     check_spans(spans, len(prompt), core.decoder.spec)
     images = tuple(media_of(span) for span in spans)
-    after = following(images, len(prompt))
     core.scheduler.require_room(len(prompt) + 1, key.request_id)
     core.scheduler.require_whole(images, key.request_id)
-    require_fit(len(prompt), after, core.capacity)
+    require_fit(len(prompt), reach(images, len(prompt)), core.capacity)
     params = sampling_from_proto(sampling)
     return Sequence(
         key=key,
@@ -62,7 +61,7 @@ def checked_sequence(
         prompt_length=len(prompt),
         params=Sampling.of(params, core.eos_token_ids),
         seed=params.seed or 0,
-        limit=core.limit(len(prompt), after, params.max_tokens),
+        limit=core.limit(len(prompt), params.max_tokens),
         goal=goal,
         media=images,
         adapter=adapter,
