@@ -1,5 +1,6 @@
 """The ceilings against sums written out by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from triptych.kernels.native.compile import NotAvailable
 
 COST = Cost(
     step_bytes=1000,
+    expert_bytes=0,
+    expert_share=0.0,
     weights_bytes=1200,
     kv_bytes=10,
     linear_operations=600,
@@ -36,6 +39,15 @@ def test_decode_bound_by_computing() -> None:
     prompts = (2 * 5 * 600 + 2 * 50) / 100 + 2 * (1 + 2 + 3 + 4 + 5) * 4 / 10
     step = (2 * 600 + 2 * 50) / 100 + 2 * 6 * 4 / 10
     assert ceiling(Decode(2, 5, 2), 5, COST, rates) == pytest.approx(2 * 2 / (prompts + step))
+
+
+def test_a_step_reads_as_many_experts_as_its_rows_choose() -> None:
+    rates = Rates(read=100.0, linear=FAST, attention=FAST)
+    cost = replace(COST, expert_bytes=400, expert_share=0.25, kv_bytes=0)
+    # A prompt of one row, then steps of one.
+    assert ceiling(Decode(1, 1, 2), 1, cost, rates) == pytest.approx(2 / (2 * (1000 + 100) / 100))
+    # Prompts of two rows together, then steps of two: three of four experts are left out by both 9 times of 16.
+    assert ceiling(Decode(2, 1, 2), 1, cost, rates) == pytest.approx(4 / (2 * (1000 + 400 * 7 / 16) / 100))
 
 
 def test_prefill_counts_the_head_once_and_causal_attention() -> None:

@@ -58,6 +58,12 @@ def attention_operations(spec: DecoderSpec) -> int:
     return total
 
 
+def expert_share(spec: DecoderSpec) -> float:
+    """Of the experts of a layer a row uses so many, on average over the layers that have any; 0 without."""
+    shares = [layer.mlp.top_k / layer.mlp.num_experts for layer in spec.layers if isinstance(layer.mlp, MoeSpec)]
+    return sum(shares) / len(shares) if shares else 0.0
+
+
 def _share_used(spec: DecoderSpec, name: str) -> float:
     mlp = spec.layers[int(name.split(".")[1])].mlp
     assert isinstance(mlp, MoeSpec)

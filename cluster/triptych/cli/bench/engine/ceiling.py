@@ -6,8 +6,8 @@ step and KV head. What is counted, a multiplication and an addition being two op
 * linears: 2 · weights of all layers, per row;
 * attention: 4 · heads · head_dim, per layer and per pair of a row and a position that it sees (causal);
 * head: 2 · vocabulary · hidden, for the last row of each prompt and for every row of a decode step;
-* bytes: all projections and the head as stored, once per step (the embedding only where it is the head), and the keys
-  and values of every sequence of the step.
+* bytes: all projections and the head as stored, once per step (the embedding only where it is the head), as many
+  experts as the step's rows would choose at random, and the keys and values of every sequence of the step.
 
 Norms, activations, sampling and the embedding's own rows are left out: they are below a hundredth of either.
 """
@@ -17,9 +17,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import assert_never
 
 from triptych.cli.bench.engine.workloads import Workload
-from triptych.kernels import DenseWeight, GgufWeight, Int8Weight, Weight
+from triptych.kernels import DenseWeight, Experts, GgufWeight, Int8Weight, Weight
 from triptych.models.decoder import Decoder
-from triptych.models.size import attention_operations, kv_elements, linear_parameters
+from triptych.models.size import attention_operations, expert_share, kv_elements, linear_parameters
 from triptych.models.spec import DecoderSpec
 
 
@@ -29,6 +29,8 @@ class Cost:
 
     Attributes:
         step_bytes: Weights that every step reads.
+        expert_bytes: Weights of all experts.
+        expert_share: Of which a row uses so many.
         weights_bytes: All weights, those of a separate embedding included.
         kv_bytes: Keys and values of one token, all layers.
         linear_operations: Per row.
@@ -37,6 +39,8 @@ class Cost:
     """
 
     step_bytes: int
+    expert_bytes: int
+    expert_share: float
     weights_bytes: int
     kv_bytes: int
     linear_operations: int
@@ -50,8 +54,11 @@ class Cost:
         weights = {id(weight): weight for weight in weights_in(decoder)}
         sizes = [weight_bytes(weight) for weight in weights.values()]
         apart = 0 if spec.tied_head else sizes[0]  # the embedding, which the decoder holds before all else
+        experts = sum(weight_bytes(weight) for mixture in _mixtures_in(decoder) for weight in weights_in(mixture))
         return cls(
-            step_bytes=sum(sizes) - apart,
+            step_bytes=sum(sizes) - apart - experts,
+            expert_bytes=experts,
+            expert_share=expert_share(spec),
             weights_bytes=sum(sizes),
             kv_bytes=kv_token_bytes(spec, decoder.dtype.itemsize),
             linear_operations=2 * round(linear_parameters(spec)),
@@ -117,8 +124,20 @@ def weights_in(part: object) -> Iterator[Weight]:
             yield from weights_in(getattr(part, field.name))
 
 
+def _mixtures_in(part: object) -> Iterator[Experts]:
+    if isinstance(part, Experts):
+        yield part
+    elif isinstance(part, tuple):
+        for item in part:
+            yield from _mixtures_in(item)
+    elif is_dataclass(part):
+        for field in fields(part):
+            yield from _mixtures_in(getattr(part, field.name))
+
+
 def _step(rows: int, pairs: int, logits: int, cached: int, cost: Cost, rates: Rates) -> float:
     """Seconds of one step: `pairs` of a row and a position it sees, `cached` positions read from the cache."""
-    reading = (cost.step_bytes + cached * cost.kv_bytes) / rates.read
+    experts = cost.expert_bytes * (1 - (1 - cost.expert_share) ** rows)
+    reading = (cost.step_bytes + experts + cached * cost.kv_bytes) / rates.read
     linear = (rows * cost.linear_operations + logits * cost.head_operations) / rates.linear
     return max(reading, linear + pairs * cost.attention_operations / rates.attention)
