@@ -51,13 +51,14 @@ def part(piece: str | bytes) -> TextPart | ImagePart:
 
 def test_token_ids_are_those_of_the_familys_own_processor(family: Any, text: TextProcessor, picture: Picture) -> None:
     small, wide, tall = picture(30, 20), picture(170, 40), picture(20, 90)
-    for pieces in (
+    chats: tuple[tuple[str | bytes, ...], ...] = (
         (small, "what is it?"),
         ("\n", wide, "\n\n", tall),
         (tall, small, wide),
         ("look: ", wide, " the same as ", small, "\nor not? ", tall, "\n"),
         ("nothing to see\n\n",),
-    ):
+    )
+    for pieces in chats:
         prompt = ask(text, *map(part, pieces))
         assert list(prompt.token_ids) == processed(family, *pieces)
 
