@@ -2,12 +2,18 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from triptych.models.files import ModelFiles, local_files
 from triptych.models.resolve import resolve
@@ -138,3 +144,63 @@ def _values(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 def smollm2() -> ModelFiles:
     """The real model, in the user's own cache."""
     return resolve("builtin:smollm2")
+
+
+SIZES = {
+    "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+WINDOW = {"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]}
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 128}
+LONG = {
+    "rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.5,
+    "long_factor": [1.5, 2.5, 3.5, 4.5], "short_factor": [1.0, 1.25, 1.5, 1.75],
+    "original_max_position_embeddings": 128,
+}  # fmt: skip
+SCALES = {
+    "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.1,
+}  # fmt: skip
+TINY: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "LlamaForCausalLM": ("LlamaConfig", {"rope_parameters": LLAMA3}),
+    "MixtralForCausalLM": ("MixtralConfig", {"num_local_experts": 3, "num_experts_per_tok": 2}),
+    "Qwen2ForCausalLM": ("Qwen2Config", {"rope_parameters": YARN}),
+    "Qwen3ForCausalLM": ("Qwen3Config", {"head_dim": 128, "tie_word_embeddings": True}),
+    "Qwen2MoeForCausalLM": ("Qwen2MoeConfig", {**EXPERTS, "shared_expert_intermediate_size": 48}),
+    "Qwen3MoeForCausalLM": ("Qwen3MoeConfig", {**EXPERTS, "head_dim": 32, "norm_topk_prob": True}),
+    "Gemma2ForCausalLM": ("Gemma2Config", {**WINDOW, "head_dim": 32, "query_pre_attn_scalar": 32}),
+    "Gemma3ForCausalLM": ("Gemma3TextConfig", {**WINDOW, "head_dim": 32, "query_pre_attn_scalar": 32}),
+    "Phi3ForCausalLM": ("Phi3Config", {"rope_parameters": LONG, "original_max_position_embeddings": 128}),
+    "GraniteForCausalLM": ("GraniteConfig", SCALES),
+    "Olmo2ForCausalLM": ("Olmo2Config", {}),
+    "Olmo3ForCausalLM": ("Olmo3Config", WINDOW),
+    "SmolLM3ForCausalLM": ("SmolLM3Config", {}),
+}
+
+
+@pytest.fixture
+def tiny_family(tmp_path: Path) -> Callable[..., tuple[ModelFiles, PreTrainedModel]]:
+    """Builds a model of a class of transformers with random weights, norms included; keywords override its config."""
+
+    def build(name: str, **changes: object) -> tuple[ModelFiles, PreTrainedModel]:
+        folder, (config_class, settings) = tmp_path / name, TINY[name]
+        config = getattr(transformers, config_class)(**(SIZES | settings | changes))
+        model: PreTrainedModel = getattr(transformers, name)(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(0, 0.3)
+        model.save_pretrained(folder)
+        alphabet = {token: n for n, token in enumerate(("<pad>", "<s>", "</s>", *sorted(ByteLevel.alphabet()), "ab"))}
+        tokenizer = Tokenizer(BPE(vocab=alphabet, merges=[("a", "b")]))
+        tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+        PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+            tokenizer_object=tokenizer, **special
+        ).save_pretrained(folder)
+        return ModelFiles(name, folder, "safetensors"), model
+
+    return build
