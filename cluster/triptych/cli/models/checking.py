@@ -3,14 +3,11 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from math import prod
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
-
-from triptych.models.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +70,6 @@ def check(
         Console().print(_table(report), soft_wrap=True)
     if report.available_bytes < report.weights_bytes + report.vision_bytes:
         raise typer.Exit(1)
-
-
-def vision_parameters(spec: ModelSpec) -> int:
-    """Elements of the vision tower and its projector."""
-    from triptych.models.towers.layout import vision_tensors
-
-    return 0 if spec.vision is None else sum(map(prod, vision_tensors(spec.vision).values()))
 
 
 def _table(report: Report) -> Table:

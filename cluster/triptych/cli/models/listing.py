@@ -3,14 +3,14 @@
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from triptych.models.gguf_families import FAMILIES as GGUF_FAMILIES
-from triptych.models.recipes.catalogue import FAMILIES, Family
+if TYPE_CHECKING:
+    from triptych.models.recipes.catalogue import Family
 
 _FORMATS = """
 Safetensors in float32, float16 and bfloat16, one file or sharded; GPTQ, AWQ, compressed-tensors, fp8 and MXFP4.
@@ -23,7 +23,7 @@ What one model would take on this machine: triptych models check MODEL
 class Row:
     """A family, and whether GGUF files of it are read."""
 
-    family: Family
+    family: "Family"
     gguf: bool
 
 
@@ -31,6 +31,9 @@ def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the names that config.json has.")] = False,
 ) -> None:
     """List the families of models that are served, and what each of them takes."""
+    from triptych.models.gguf_families import FAMILIES as GGUF_FAMILIES
+    from triptych.models.recipes.catalogue import FAMILIES
+
     gguf = {family.architecture for family in GGUF_FAMILIES}
     rows = [Row(family, family.architecture in gguf) for family in FAMILIES]
     if as_json:

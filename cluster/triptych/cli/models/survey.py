@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from math import prod
 
 import psutil
 
 from triptych.cli.bench.engine.machine import Machine
 from triptych.cli.bench.engine.measure import linear_precision
-from triptych.cli.models.checking import Report, vision_parameters
+from triptych.cli.models.checking import Report
 from triptych.config.sections import KvCacheSpec
 from triptych.engine.dtypes import choose_dtype, dtype_name
 from triptych.models.config import read_config
@@ -20,6 +21,7 @@ from triptych.models.recipes.catalogue import FAMILIES
 from triptych.models.resolve import resolve
 from triptych.models.size import kv_elements, linear_parameters, parameters, step_parameters
 from triptych.models.spec import AttentionSpec, ModelSpec, read_spec
+from triptych.models.towers.layout import vision_tensors
 
 
 def survey(model: str, dtype: str, quantization: str, threads: int | None, progress: Progress) -> Report:
@@ -48,7 +50,7 @@ def survey(model: str, dtype: str, quantization: str, threads: int | None, progr
         parameters=parameters(spec.decoder),
         step_parameters=round(step_parameters(spec.decoder)),
         weights_bytes=round(parameters(spec.decoder) * element),
-        vision_bytes=vision_parameters(spec) * chosen.itemsize,
+        vision_bytes=_vision_parameters(spec) * chosen.itemsize,
         kv_token_bytes=kv_bytes,
         available_bytes=psutil.virtual_memory().available,
         fits_tokens=KvCacheSpec().memory_on(machine_bytes) // kv_bytes,
@@ -56,6 +58,11 @@ def survey(model: str, dtype: str, quantization: str, threads: int | None, progr
         prefill_tokens_per_second=products / (2 * linear_parameters(spec.decoder)),
         notes=tuple(_notes(files, spec, form)),
     )
+
+
+def _vision_parameters(spec: ModelSpec) -> int:
+    """Elements of the vision tower and its projector."""
+    return 0 if spec.vision is None else sum(map(prod, vision_tensors(spec.vision).values()))
 
 
 def _element_bytes(form: Quantization, files: ModelFiles, spec: ModelSpec, plain: int) -> float:
