@@ -18,8 +18,11 @@ from triptych.client import (
     TextPart,
     TokenLogprob,
     Usage,
+    VideoPart,
+    load_video,
     user_message,
 )
+from triptych.client.prompts import to_prompt
 from triptych.client.testing import TIMELINE, FakeServer
 from triptych.core.chat import ChatEnd, ChatOptions, ToolCall
 from triptych.core.inputs import ChatInput, TextInput, TokenInput
@@ -282,3 +285,11 @@ def test_models(client: Client) -> None:
         True,
         256,
     )
+
+
+def test_a_video_is_its_frames_from_files_or_bytes(tmp_path: Path) -> None:
+    (tmp_path / "second.png").write_bytes(b"two")
+    video = load_video([b"one", tmp_path / "second.png", ImagePart(b"three")], fps=2.5)
+    assert video == VideoPart((b"one", b"two", b"three"), 2.5)
+    prompt = to_prompt([{"role": "user", "content": [video, "What moves?"]}])
+    assert prompt == ChatInput((ChatMessage("user", (video, TextPart("What moves?"))),))

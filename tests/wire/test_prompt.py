@@ -7,7 +7,7 @@ from triptych.core.chat import ChatEnd, ChatOptions, ToolCall
 from triptych.core.errors import InvalidArgument
 from triptych.core.inputs import ChatInput, GenerationInput, TextInput, TokenInput
 from triptych.core.plan import Placement
-from triptych.core.prompt import ChatMessage, ImagePart, TextPart
+from triptych.core.prompt import ChatMessage, ImagePart, TextPart, VideoPart
 from triptych.core.sampling import SamplingParams
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.wire.data_uri import parse_data_uri
@@ -60,6 +60,32 @@ def test_pictures_are_weighed_as_they_came() -> None:
     message.chat.messages[1].parts.append(uri)
     assert picture_bytes(message) == 4 + 4 + 26
     assert picture_bytes(pb.GenerationInput(text="x")) == 0
+
+
+def test_a_video_survives_the_wire_and_weighs_what_its_frames_do() -> None:
+    video = VideoPart((b"\x89PNG", b"GIF8."), 0.5)
+    request = GenerationInput(ChatInput((ChatMessage("user", (video, TextPart("What moves?"))),)))
+    assert _there_and_back(request) == request
+    assert picture_bytes(generation_to_proto(request)) == 4 + 5
+
+
+@pytest.mark.parametrize(
+    ("video", "field"),
+    [
+        (pb.Video(fps=1), "frames"),
+        (pb.Video(frames=[pb.Image(data=b"x")]), "fps"),
+        (pb.Video(frames=[pb.Image(data=b"x")], fps=-2), "fps"),
+        (pb.Video(frames=[pb.Image(data=b"x")], fps=float("nan")), "fps"),
+        (pb.Video(frames=[pb.Image(data=b"x")], fps=float("inf")), "fps"),
+        (pb.Video(frames=[pb.Image(data=b"x"), pb.Image(data=b"")], fps=2), "frames[1]"),
+        (pb.Video(frames=[pb.Image(data_uri="http://x")], fps=2), "frames[0].data_uri"),
+    ],
+)
+def test_a_video_without_frames_or_speed_is_refused_by_name(video: pb.Video, field: str) -> None:
+    chat = pb.Chat(messages=[pb.ChatMessage(role="user", parts=[pb.ContentPart(video=video)])])
+    with pytest.raises(InvalidArgument) as caught:
+        chat_from_proto(chat)
+    assert caught.value.field == f"chat.messages[0].parts[0].video.{field}"
 
 
 def test_a_data_uri_and_its_bytes_are_the_same_image() -> None:
