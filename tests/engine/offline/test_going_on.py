@@ -8,6 +8,7 @@ from triptych.core.generation import OperationKey
 from triptych.core.sampling import SamplingParams
 from triptych.engine import Engine
 from triptych.engine.core import EngineCore
+from triptych.engine.sampling import Sampling
 from triptych.engine.scheduler import Emitted
 from triptych.engine.sequence import Sequence
 
@@ -25,7 +26,8 @@ def answer(core: EngineCore, params: SamplingParams, emitted: list[int]) -> list
     """What follows the prompt and these tokens."""
     key = OperationKey("r", len(emitted))
     limit = core.limit(len(PROMPT), params.max_tokens)
-    core.scheduler.add(Sequence(key, PROMPT + emitted, len(PROMPT), params, params.seed or 0, limit))
+    sampling = Sampling.of(params, core.eos_token_ids)
+    core.scheduler.add(Sequence(key, PROMPT + emitted, len(PROMPT), sampling, params.seed or 0, limit))
     found: list[Emitted] = []
     while outcome := core.step():
         found += outcome.emitted
@@ -46,7 +48,7 @@ def test_every_place_of_an_answer_is_a_place_to_go_on(
     assert [item.position for item in whole] == list(range(TOKENS))
     tokens = [item.token_id for item in whole]
     tops = [item.logprobs.top for item in whole if item.logprobs]
-    if params.greedy and any(first.logprob - second.logprob < CLEAR for first, second in tops):
+    if params is GREEDY and any(first.logprob - second.logprob < CLEAR for first, second in tops):
         pytest.skip("two tokens are as likely as each other; float32 may order them either way")
     for count in range(1, TOKENS):
         rest = answer(engine.core, params, tokens[:count])
