@@ -191,7 +191,7 @@ class Cluster:
         """Every worker and the router let go of everything within two seconds, and no block is lost."""
         eventually(lambda: not self.held(), 2.0, self.held)
         for worker_id in (worker.worker_id for worker in self.client.status().workers):
-            if decoding := self.host(worker_id).panel.decoding:
+            if decoding := getattr(self.host(worker_id).panel, "decoding", None):
                 decoding.stage.core.scheduler.check_integrity()
                 assert decoding.stage.jobs.audit().operations == {}
 

@@ -14,7 +14,13 @@ LAYOUTS = st.builds(Layout, st.integers(0, 8), st.integers(0, 8), st.integers(1,
 
 @pytest.mark.parametrize(
     ("text", "processors", "threads"),
-    [("1E1P1D", 2, (1, 1, 2)), ("1E1P1D", 1, (1, 1, 1)), ("1E1P1D", 8, (1, 7, 8)), ("1P2D", 8, (1, 7, 4))],
+    [
+        ("1E1P1D", 2, (1, 1, 2)),
+        ("1E1P1D", 1, (1, 1, 1)),
+        ("1E1P1D", 8, (1, 7, 8)),
+        ("1P2D", 8, (1, 7, 4)),
+        ("2E", 8, (4, 7, 8)),
+    ],
 )
 def test_decode_has_every_processor_and_prefill_leaves_it_one(
     text: str, processors: int, threads: tuple[int, ...]
@@ -31,7 +37,7 @@ def test_the_workers_of_one_stage_fit_the_processors_or_have_one_thread_each(lay
 
 @given(LAYOUTS, st.integers(1, 256))
 def test_what_ray_sets_aside_fits_the_machine(layout: Layout, processors: int) -> None:
-    stages = resolve_stages(ClusterSpec(model="m", layout=layout), accepts_images=True, cpu_count=processors)
+    stages = resolve_stages(ClusterSpec(model="m", layout=layout), "images", cpu_count=processors)
     assert list(stages) == [Stage.ENCODE, Stage.PREFILL, Stage.DECODE]
     assert sum(s.cpus * s.replicas for s in stages.values()) <= processors + 1e-9
     assert all(s.cpus > 0 for s in stages.values())
@@ -44,7 +50,7 @@ def test_given_resources_win_over_the_shares() -> None:
             {"encode": {"replicas": 1}, "decode": {"replicas": 2, "cpus": 3, "gpus": 1, "threads": 5}}
         ),
     )
-    stages = resolve_stages(spec, accepts_images=True, cpu_count=6)
+    stages = resolve_stages(spec, "images", cpu_count=6)
     assert stages[Stage.ENCODE] == StageResources(1, cpus=2.0, gpus=0.0, threads=1)
     assert stages[Stage.PREFILL].replicas == 0
     assert stages[Stage.DECODE] == StageResources(2, cpus=3.0, gpus=1.0, threads=5)
@@ -53,7 +59,7 @@ def test_given_resources_win_over_the_shares() -> None:
 def test_encode_workers_of_a_text_model_are_refused() -> None:
     spec = ClusterSpec(model="m", stages=StagesSpec.model_validate({"encode": {"replicas": 1}}))
     with pytest.raises(FailedPrecondition, match="reads text only"):
-        resolve_stages(spec, accepts_images=False, cpu_count=2)
+        resolve_stages(spec, "texts", cpu_count=2)
 
 
 def test_the_cache_is_a_gibibyte_unless_the_machine_is_small_or_someone_says() -> None:

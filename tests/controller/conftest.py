@@ -177,7 +177,7 @@ def make_blueprint() -> Callable[..., Blueprint]:
 
     def make(layout: str, *, vision: bool = False, **settings: Any) -> Blueprint:
         spec = ClusterSpec(model="tiny", layout=layout, **settings)
-        stages = resolve_stages(spec, accepts_images=vision, cpu_count=4)
+        stages = resolve_stages(spec, "images" if vision else "texts", cpu_count=4)
         return Blueprint(spec, FILES, model_spec(vision=vision), stages, 16 << 30)
 
     return make

@@ -22,7 +22,7 @@ async def test_memory_of_this_machine_bounds_workers_of_this_machine_only(
 ) -> None:
     files = ModelFiles("tiny", Path("/nowhere"), "safetensors")
     monkeypatch.setattr(cluster, "resolve", lambda model, progress: files)
-    monkeypatch.setattr(cluster, "read_spec", lambda files: model_spec())
+    monkeypatch.setattr(cluster, "read_either", lambda files: model_spec())
     spec = ClusterSpec(
         model="tiny", kv_cache={"memory": "1TiB"}, router={"grpc": "127.0.0.1:0"}, ray={"address": address}
     )

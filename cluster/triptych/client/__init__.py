@@ -12,6 +12,7 @@
 
 from triptych.client.asynchronous import AsyncClient
 from triptych.client.cluster import ClusterStatus, RouterStatus, WorkerLoad, WorkerStatus
+from triptych.client.embeddings import Embeddings, EmbedOptions
 from triptych.client.messages import MessageLike
 from triptych.client.operations import Scaling
 from triptych.client.prompts import ImageSource, PromptLike, load_image, load_video, user_message
@@ -53,6 +54,8 @@ __all__ = [
     "ClusterStatus",
     "DataLoss",
     "DeadlineExceeded",
+    "EmbedOptions",
+    "Embeddings",
     "FailedPrecondition",
     "FinishReason",
     "GenerateOptions",

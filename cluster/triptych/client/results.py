@@ -91,6 +91,7 @@ class ModelInfo:
         default_sampling: What a request gets for a parameter that it leaves open; what is None there too is neutral.
         accepts_videos: Whether chat messages may hold videos.
         adapters: Names that a request's `adapter` may have.
+        embedding_size: Numbers of a vector of a model that gives embeddings; 0 for one that generates.
     """
 
     name: str
@@ -100,6 +101,7 @@ class ModelInfo:
     default_sampling: SamplingParams
     accepts_videos: bool = False
     adapters: tuple[str, ...] = ()
+    embedding_size: int = 0
 
 
 def generation_from_proto(message: pb.GenerateResponse) -> Generation:
@@ -128,6 +130,7 @@ def models_from_proto(message: pb.ListModelsResponse) -> tuple[ModelInfo, ...]:
             sampling_from_proto(m.default_sampling),
             m.accepts_videos,
             adapters=tuple(m.adapters),
+            embedding_size=m.embedding_size,
         )
         for m in message.models
     )

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
 from triptych.client.cluster import ClusterStatus, cluster_from_proto
+from triptych.client.embeddings import Embeddings, EmbedOptions, TextsLike, embed_request, embeddings_from_proto
 from triptych.client.line import FAREWELL_SECONDS, Call, Line, Lines, now
 from triptych.client.messages import MessageLike
 from triptych.client.operations import Scaling, drain_request, scale_request, scaling_from_proto
@@ -92,6 +93,21 @@ class Client:
             return self._inference.GenerateStream(request, timeout=timeout)
 
         return TextStream(self._line(prompt, options, dial))
+
+    def embed(self, texts: TextsLike, **options: Unpack[EmbedOptions]) -> Embeddings:
+        """A vector for each text, by a model that gives embeddings.
+
+        Args:
+            texts: One text, several, or their token ids with special tokens.
+            **options: See `EmbedOptions`.
+
+        Raises:
+            PromptTooLong: a text is longer than the model reads, and may not be cut.
+            FailedPrecondition: the model generates.
+        """
+        request = embed_request(texts, options)
+        call = self._call(self._inference.Embed, request, options.get("timeout"), request.request_id)
+        return embeddings_from_proto(call)
 
     def tokenize(
         self, prompt: str | Sequence[MessageLike], *, model: str = "", **options: Unpack[TemplateOptions]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from triptych.config.layout import Layout, resolve_layout
+from triptych.config.layout import Layout, Serves, resolve_layout
 from triptych.config.sections import StageSpec
 from triptych.config.spec import ClusterSpec
 from triptych.core.fleet import Stage
@@ -25,19 +25,19 @@ class StageResources:
     threads: int
 
 
-def resolve_stages(spec: ClusterSpec, *, accepts_images: bool, cpu_count: int) -> dict[Stage, StageResources]:
+def resolve_stages(spec: ClusterSpec, serves: Serves, *, cpu_count: int) -> dict[Stage, StageResources]:
     """The workers of every stage, in the order of the stages.
 
     Args:
         spec: The settings.
-        accepts_images: Whether the model reads images.
+        serves: What the model does.
         cpu_count: Processors of the machine that the workers share.
 
     Raises:
-        FailedPrecondition: encode workers for a model that reads text only.
+        FailedPrecondition: as `resolve_layout`.
     """
     wanted = spec.stages.layout if spec.stages else spec.layout
-    layout = resolve_layout(wanted, accepts_images=accepts_images)
+    layout = resolve_layout(wanted, serves)
     threads = threads_for(layout, cpu_count)
     share = (
         max(1, cpu_count * 100 // layout.total) / 100
@@ -52,12 +52,13 @@ def threads_for(layout: Layout, cpu_count: int) -> dict[Stage, int]:
 
     Decode gets every processor: it is bound by memory bandwidth, runs all the time, and its threads sleep while they
     wait. Prefill leaves one processor to it, so that a long prompt does not halt the answers that are being written.
-    Encode takes one: the towers are small. Workers of the same stage divide the processors.
+    Encode takes one: the towers are small. Workers of the same stage divide the processors, and those of a model
+    that gives embeddings have them for themselves.
     """
     return {
-        Stage.ENCODE: 1,
+        Stage.ENCODE: 1 if layout.decode else max(1, cpu_count // layout.encode),
         Stage.PREFILL: max(1, (cpu_count - 1) // max(1, layout.prefill)),
-        Stage.DECODE: max(1, cpu_count // layout.decode),
+        Stage.DECODE: max(1, cpu_count // max(1, layout.decode)),
     }
 
 

@@ -36,16 +36,18 @@ class StagesSpec(Section):
     """The workers of a cluster by stage, where a layout says too little."""
 
     encode: StageSpec = StageSpec(replicas=0)
-    """Workers that turn images into embeddings."""
+    """Workers that turn images, or the texts of a model for that, into embeddings."""
     prefill: StageSpec = StageSpec(replicas=0)
     """Workers that read prompts for the decode workers."""
     decode: StageSpec = StageSpec(replicas=1)
-    """Workers that write answers, and read prompts where there is no prefill worker; at least one."""
+    """Workers that write answers, and read prompts where there is no prefill worker; at least one, but for a model
+    that gives embeddings."""
 
     @field_validator("decode")
     @classmethod
-    def _has_worker(cls, decode: StageSpec) -> StageSpec:
-        if decode.replicas < 1:
+    def _has_worker(cls, decode: StageSpec, info: ValidationInfo) -> StageSpec:
+        encode, prefill = (info.data.get(stage, StageSpec(replicas=0)).replicas for stage in ("encode", "prefill"))
+        if decode.replicas < 1 and (prefill or not encode):
             raise ValueError("must have at least one worker")
         return decode
 

@@ -40,7 +40,7 @@ class ClusterSpec(Section):
     """Tokens of prompt and answer together; without it, and at most, what the model was trained for."""
     layout: Annotated[LayoutText | None, OrAuto()] = None
     """Workers of each stage: 1E1P1D is one each of encode, prefill and decode, and E and P may be left out.
-    `auto` is 1D, and 1E1D for a model that reads images."""
+    `auto` is 1D, 1E1D for a model that reads images, and 1E for one that gives embeddings."""
     stages: StagesSpec | None = None
     """Instead of `layout`: the workers with their resources."""
     kv_cache: KvCacheSpec = KvCacheSpec()

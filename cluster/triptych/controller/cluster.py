@@ -14,22 +14,18 @@ from triptych.config.resources import resolve_stages
 from triptych.config.spec import ClusterSpec
 from triptych.controller.controller import Controller, Terms
 from triptych.controller.desired import Blueprint, DesiredWorker, require_memory, weight_bytes
+from triptych.controller.door import kind_of, router_of
 from triptych.controller.ray_runtime import RayRuntime
 from triptych.controller.runtime import Runtime
-from triptych.core.fleet.observe import HealthLimits
-from triptych.core.plan import RoutingPolicy
+from triptych.engine.embedder import load_embedder
 from triptych.engine.loading import convert_weights
+from triptych.models.embedding.reading import read_either
 from triptych.models.files import ModelFiles
-from triptych.models.generation_config import NEUTRAL, read_sampling_defaults
 from triptych.models.progress import SILENT, Progress
 from triptych.models.quantization import choose_quantization
 from triptych.models.resolve import resolve
-from triptych.models.spec import ModelSpec, read_spec
-from triptych.models.text import TextProcessor
-from triptych.router.intake import InputLimits, Intake
-from triptych.router.limits import RouterLimits
+from triptych.models.spec import EmbedderSpec, ModelSpec
 from triptych.router.server import Router, require_free
-from triptych.wire.liveness import SILENCE_SECONDS
 
 
 class RunningCluster:
@@ -97,22 +93,20 @@ async def run_cluster(
     require_free(spec.router.grpc)
     files = await asyncio.to_thread(resolve, spec.model, progress=progress)
     choose_quantization(spec.quantization, files)  # refuse before anything is started
-    model = read_spec(files)
+    model = read_either(files)
     cpu_count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    stages = resolve_stages(spec, accepts_images=model.vision is not None, cpu_count=cpu_count)
+    stages = resolve_stages(spec, kind_of(spec, model), cpu_count=cpu_count)
     memory = psutil.virtual_memory()
     blueprint = Blueprint(spec, files, model, stages, memory.total)
     if spec.ray.address is None:  # the workers of a joined cluster are elsewhere
         require_memory(blueprint.workers(), weight_bytes(spec, files, model), memory.available)
-        await asyncio.to_thread(
-            convert_weights, files, spec.dtype, spec.quantization, spec.adapter_folders, progress=progress
-        )
+        await asyncio.to_thread(_convert, spec, files, model, progress)
     async with contextlib.AsyncExitStack() as stack:
         # Ray forks, and a fork between gRPC's threads hangs: Ray starts before the first server or channel exists.
         runtime = await asyncio.to_thread(make_runtime, spec.ray.address, cpu_count)
         stack.push_async_callback(asyncio.to_thread, runtime.close)
         _rearm_signals()
-        make_router = functools.partial(_router, spec, files, model)
+        make_router = functools.partial(router_of, spec, files, model)
         router = make_router(spec.router.grpc)
         controller = Controller(runtime, blueprint, router, _terms(spec), on_ready)
         stack.push_async_callback(controller.stop)
@@ -123,6 +117,13 @@ async def run_cluster(
         await controller.start()
         await router.wait_ready()
         yield cluster
+
+
+def _convert(spec: ClusterSpec, files: ModelFiles, model: ModelSpec | EmbedderSpec, progress: Progress) -> None:
+    if isinstance(model, EmbedderSpec):
+        load_embedder(files, spec.dtype, progress=progress)
+    else:
+        convert_weights(files, spec.dtype, spec.quantization, spec.adapter_folders, progress=progress)
 
 
 def _terms(spec: ClusterSpec) -> Terms:
@@ -136,27 +137,6 @@ def _terms(spec: ClusterSpec) -> Terms:
 def _require_room(workers: tuple[DesiredWorker, ...]) -> None:
     """Refuses workers that are added to a cluster on this machine; the others have mapped the weights already."""
     require_memory(workers, 0, psutil.virtual_memory().available)
-
-
-def _router(spec: ClusterSpec, files: ModelFiles, model: ModelSpec, address: str) -> Router:
-    inputs = InputLimits(
-        context_length=min(spec.context_length or model.context_length, model.context_length),
-        max_images=spec.router.max_images_per_request,
-        max_image_pixels=spec.router.max_image_pixels,
-        max_image_bytes=spec.router.max_image_bytes,
-        max_linger=spec.router.max_linger_seconds,
-    )
-    limits = RouterLimits(
-        routing=RoutingPolicy(spec.router.colocate_below_tokens, spec.router.max_requests_per_worker),
-        health=HealthLimits(dead=SILENCE_SECONDS, stalled=spec.router.stall_seconds),
-        max_running=spec.router.max_running_requests,
-        max_retries=spec.router.max_retries,
-        replay_patience=spec.router.replay_patience,
-        picture_bytes=spec.router.picture_memory,
-    )
-    defaults = read_sampling_defaults(files) if spec.generation_config == "model" else NEUTRAL
-    intake = Intake(spec.name, model, TextProcessor.load(files, model), inputs, defaults, tuple(spec.adapters))
-    return Router(address, intake, limits)
 
 
 def _rearm_signals() -> None:

@@ -7,9 +7,10 @@ from triptych.config.resources import StageResources
 from triptych.config.spec import ClusterSpec
 from triptych.core.errors import FailedPrecondition
 from triptych.core.fleet import Stage
+from triptych.models.embedding.layout import parameters as embedder_parameters
 from triptych.models.files import ModelFiles
 from triptych.models.size import parameters
-from triptych.models.spec import ModelSpec
+from triptych.models.spec import EmbedderSpec, ModelSpec
 from triptych.stages.settings import StageSettings
 
 PROCESS_BYTES = 450 << 20  # a Python process with torch and gRPC, measured
@@ -38,24 +39,27 @@ class Blueprint:
 
     spec: ClusterSpec
     files: ModelFiles
-    model: ModelSpec
+    model: ModelSpec | EmbedderSpec
     stages: dict[Stage, StageResources]
     machine_bytes: int
 
     @property
     def sees_by_itself(self) -> bool:
         """Whether decode workers hold the vision tower too: when there is no encode worker at first."""
-        return self.model.vision is not None and not self.stages[Stage.ENCODE].replicas
+        return _sees(self.model) and not self.stages[Stage.ENCODE].replicas
 
     def roles(self) -> dict[str, Stage]:
         """The workers at first, by stage and number."""
         return {f"{stage}-{n}": stage for stage, resources in self.stages.items() for n in range(resources.replicas)}
 
     def abilities(self) -> dict[Stage, frozenset[Stage]]:
-        """What a worker of each stage can do for the others; no encode workers for a model that reads text only."""
+        """What a worker of each stage can do for the others; those of which the model has no use are left out."""
+        encode = {Stage.ENCODE: frozenset({Stage.ENCODE})}
+        if isinstance(self.model, EmbedderSpec):
+            return encode
         decode = {Stage.PREFILL, Stage.DECODE} | ({Stage.ENCODE} if self.sees_by_itself else set())
         able = {Stage.PREFILL: frozenset({Stage.PREFILL}), Stage.DECODE: frozenset(decode)}
-        return {Stage.ENCODE: frozenset({Stage.ENCODE}), **able} if self.model.vision else able
+        return encode | able if self.model.vision else able
 
     def workers(self) -> tuple[DesiredWorker, ...]:
         """Every worker of the cluster at first."""
@@ -113,8 +117,10 @@ def require_memory(workers: tuple[DesiredWorker, ...], weights: int, available: 
         )
 
 
-def weight_bytes(spec: ClusterSpec, files: ModelFiles, model: ModelSpec) -> int:
-    """About what the weights of the language model and of its adapters take in memory."""
+def weight_bytes(spec: ClusterSpec, files: ModelFiles, model: ModelSpec | EmbedderSpec) -> int:
+    """About what the weights of the language model and of its adapters, or of the text encoder, take in memory."""
+    if isinstance(model, EmbedderSpec):
+        return embedder_parameters(model) * (2 if spec.dtype == "bfloat16" else 4)
     adapters = (folder.glob("*.safetensors") for folder in spec.adapter_folders.values())
     return _model_bytes(spec, files, model) + sum(file.stat().st_size for found in adapters for file in found)
 
@@ -129,3 +135,7 @@ def _model_bytes(spec: ClusterSpec, files: ModelFiles, model: ModelSpec) -> int:
             return parameters(model.decoder) * (4 if spec.dtype == "float32" else 2)
         case _:
             assert_never(spec.quantization)
+
+
+def _sees(model: ModelSpec | EmbedderSpec) -> bool:
+    return isinstance(model, ModelSpec) and model.vision is not None

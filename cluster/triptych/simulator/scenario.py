@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from triptych.config.layout import PATTERN, Layout
+from triptych.config.layout import GENERATING, Layout
 
 
 class Section(BaseModel):
@@ -99,7 +99,7 @@ class RequestSpec(Section):
 class ClusterSpec(Section):
     """The workers and the settings of router and controller."""
 
-    layout: str = Field(default="1E1P2D", pattern=PATTERN)
+    layout: str = Field(default="1E1P2D", pattern=GENERATING)
     """Workers of each stage, such as 2E2P3D."""
     kv_blocks: int = Field(default=64, ge=4, le=1_000_000)
     """Blocks of each KV pool."""

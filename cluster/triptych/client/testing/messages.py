@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import assert_never
 
-from triptych.client.testing.script import MODEL, TIMELINE, TOKENS_PER_IMAGE
+from triptych.client.testing.script import EMBEDDING_SIZE, MODEL, TIMELINE, TOKENS_PER_IMAGE
 from triptych.core.generation import FinishReason, PositionLogprobs, TokenLogprob
-from triptych.core.inputs import ChatInput, GenerationInput, PromptInput, TextInput, TokenInput
+from triptych.core.inputs import ChatInput, EmbeddingInput, GenerationInput, PromptInput, TextInput, TokenInput
 from triptych.core.prompt import ImagePart, TextPart
 from triptych.core.usage import Usage
 from triptych.inference.v1 import inference_pb2 as pb
@@ -52,6 +52,20 @@ def collected(chunks: Sequence[pb.GenerateStreamResponse], index: int) -> pb.Cho
         finish_reason=own[-1].finish_reason,
         logprobs=[position for chunk in own for position in chunk.logprobs],
         timeline=own[-1].timeline,
+    )
+
+
+def embedded(request: EmbeddingInput, request_id: str) -> pb.EmbedResponse:
+    """Of each text, how often its tokens have each remainder modulo the size of a vector."""
+    size = EMBEDDING_SIZE if request.dimensions is None else request.dimensions
+    texts = [tokens_of(item) for item in request.inputs]
+    return pb.EmbedResponse(
+        request_id=request_id,
+        model=MODEL,
+        dimensions=size,
+        values=[sum(token % size == place for token in text) for text in texts for place in range(size)],
+        token_counts=map(len, texts),
+        usage=usage_to_proto(Usage(sum(map(len, texts)), 0)),
     )
 
 

@@ -10,6 +10,7 @@ from triptych.stage.v1 import stage_pb2
 
 MODEL: Final = "fake"
 TOKENS_PER_IMAGE: Final = 16
+EMBEDDING_SIZE: Final = 8
 TIMELINE: Final = (
     Span("queue", "", 0, 500),
     Span("encode", "encode-0", 500, 2_000),

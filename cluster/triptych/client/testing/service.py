@@ -12,7 +12,7 @@ import grpc
 from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
 from triptych.client.testing.fleet import FakeFleet
 from triptych.client.testing.memory import Memory, Run
-from triptych.client.testing.messages import collected, last, piece, tokens_of
+from triptych.client.testing.messages import collected, embedded, last, piece, tokens_of
 from triptych.client.testing.script import (
     MODEL,
     Break,
@@ -26,6 +26,7 @@ from triptych.core.errors import Cancelled, InvalidArgument, NotFound, TriptychE
 from triptych.core.inputs import GenerationInput
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.inference.v1 import inference_pb2_grpc
+from triptych.wire.embedding import embedding_from_proto
 from triptych.wire.prompt import prompt_from_proto
 from triptych.wire.request import generation_from_proto
 from triptych.wire.stage import stage_from_proto
@@ -75,6 +76,11 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
         self, request: pb.GenerateStreamRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.GenerateStreamResponse]:
         yield from self._answer(request.input, context)
+
+    def Embed(self, request: pb.EmbedRequest, context: grpc.ServicerContext) -> pb.EmbedResponse:
+        with _aborting(context):
+            asked = embedding_from_proto(request)
+            return embedded(asked, asked.request_id or f"fake-{next(self._ids)}")
 
     def Tokenize(self, request: pb.TokenizeRequest, context: grpc.ServicerContext) -> pb.TokenizeResponse:
         with _aborting(context):

@@ -1,6 +1,8 @@
 """Every tensor that a text encoder is made of, by our names. No torch."""
 
-from triptych.models.spec import BlocksSpec, DenseSpec, TextEncoderSpec
+from math import prod
+
+from triptych.models.spec import BlocksSpec, DenseSpec, EmbedderSpec, TextEncoderSpec
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -21,6 +23,12 @@ def dense_tensors(spec: DenseSpec) -> Shapes:
     """Those of a linear behind the pooling, which has a file of its own."""
     bias: Shapes = {"linear.bias": (spec.outputs,)} if spec.bias else {}
     return {"linear.weight": (spec.outputs, spec.inputs), **bias}
+
+
+def parameters(spec: EmbedderSpec) -> int:
+    """Elements of all tensors."""
+    shapes = [encoder_tensors(spec.encoder), *map(dense_tensors, spec.dense)]
+    return sum(prod(shape) for each in shapes for shape in each.values())
 
 
 def _layer(prefix: str, spec: BlocksSpec) -> Shapes:

@@ -9,8 +9,8 @@ from triptych.core.errors import DataLoss, InvalidArgument, Unimplemented
 from triptych.models.config import read_config, read_json
 from triptych.models.files import ModelFiles, reading
 from triptych.models.recipes.fields import Fields
-from triptych.models.recipes.text_encoders import find_text_recipe
-from triptych.models.spec import DenseActivation, DenseSpec, EmbedderSpec, Pooling
+from triptych.models.recipes.text_encoders import find_text_recipe, gives_embeddings
+from triptych.models.spec import DenseActivation, DenseSpec, EmbedderSpec, ModelSpec, Pooling, read_spec
 
 MODULES = "modules.json"
 
@@ -66,6 +66,15 @@ def read_embedder(files: ModelFiles) -> EmbedderSpec:
         max_tokens=max_tokens,
         lower_case=limits.flag("do_lower_case", False),
     )
+
+
+def read_either(files: ModelFiles) -> ModelSpec | EmbedderSpec:
+    """Reads the configuration of a model of either kind.
+
+    Raises:
+        TriptychError: as `read_spec` or `read_embedder`.
+    """
+    return read_embedder(files) if gives_embeddings(read_config(files)) else read_spec(files)
 
 
 def _modules(folder: Path) -> list[tuple[str, str]]:
