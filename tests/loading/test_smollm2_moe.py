@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, MixtralForCausalLM
 
+from triptych.core.prompt import ChatMessage, TextPart
 from triptych.engine import Engine, SamplingParams
 from triptych.models.checkpoint import open_checkpoint
 from triptych.models.files import ModelFiles
@@ -15,9 +16,10 @@ from triptych.models.smollm2_moe import DATA
 from triptych.models.sources import SafetensorsSource
 from triptych.models.weights import open_weights
 
-LENGTH = 32
+LENGTH = 24
 PROMPTS = (
     "Once upon a time, in a village by the sea,",
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
     "<|im_start|>user\nWhat is the capital of Japan?<|im_end|>\n<|im_start|>assistant\n",
 )
 
@@ -37,8 +39,12 @@ def test_greedy_answers_are_those_of_transformers(split: ModelFiles) -> None:
         expected.append(tuple(answer.tolist()))
     del model
     engine = Engine("builtin:smollm2-moe", dtype="float32", kv_cache_memory=64 << 20)
-    answers = engine.generate(PROMPTS, SamplingParams(temperature=0, max_tokens=LENGTH, ignore_eos=False))
-    assert [answer.token_ids for answer in answers] == expected
+    chat = [ChatMessage("user", (TextPart("What is the capital of Japan?"),))]
+    greedy = SamplingParams(temperature=0, max_tokens=LENGTH, ignore_eos=False)
+    answers = engine.generate([*PROMPTS, chat], greedy)
+    assert [answer.token_ids for answer in answers[:-1]] == expected
+    assert answers[-1].token_ids == expected[-1]
+    assert engine.core.runner._recorder.recorded > 0
 
 
 def test_every_neuron_has_one_expert(split: ModelFiles, smollm2: ModelFiles) -> None:

@@ -52,7 +52,7 @@ def assemble(target: Path, language: ModelFiles, progress: Progress) -> Path:
         plain = tokenizer_folder(language, progress=progress)
         for name in _COPIED:
             shutil.copyfile(DATA / name, folder / name)
-        for name in ("tokenizer.json", "tokenizer_config.json"):
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             shutil.copyfile(plain / name, folder / name)
 
     return build_folder(target, build)
