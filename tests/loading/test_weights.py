@@ -96,6 +96,7 @@ def test_a_misaligned_tensor_is_moved_into_place(tmp_path: Path, cache: Path) ->
     byte = b'"byte":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
     header = b"{" + byte + b',"w":{"dtype":"F32","shape":[2],"data_offsets":[1,9]}}'
     data = b"\7" + np.array([1.5, -2.0], dtype="<f4").tobytes()
+    (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data)
     weights = open_weights(open_checkpoint(ModelFiles("m", tmp_path, "safetensors")), torch.float32)
     assert weights.tensor("w").tolist() == [1.5, -2.0]

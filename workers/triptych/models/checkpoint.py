@@ -4,16 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from triptych.core.errors import DataLoss, NotFound
-from triptych.models.config import read_json
+from triptych.models.config import read_config, read_json
 from triptych.models.extent import Extent
 from triptych.models.files import INDEX, WEIGHTS, ModelFiles
 from triptych.models.gguf_pieces import RowOrder
 from triptych.models.gguf_source import GgufSource
+from triptych.models.packed import unpacked
 from triptych.models.sources import FloatArray, Plain, SafetensorsSource, Shapes, Source
 
 
 def open_checkpoint(files: ModelFiles, order: RowOrder = "hugging_face") -> Source:
-    """All tensors of a model, by Hugging Face name.
+    """All tensors of a model, by Hugging Face name, packed ones as plain ones.
 
     Args:
         files: The model.
@@ -22,12 +23,15 @@ def open_checkpoint(files: ModelFiles, order: RowOrder = "hugging_face") -> Sour
     Raises:
         NotFound: there are no weights.
         DataLoss: a file or the index of the shards is damaged.
+        Unimplemented: they are packed in a way that is not read.
     """
-    return GgufSource(files.path, order) if files.format == "gguf" else open_safetensors(files.path)
+    if files.format == "gguf":
+        return GgufSource(files.path, order)
+    return unpacked(open_safetensors(files.path), read_config(files))
 
 
 def open_safetensors(folder: Path) -> Plain:
-    """The tensors of a folder in Hugging Face layout; raises as `open_checkpoint` does."""
+    """The tensors of a folder in Hugging Face layout as they are stored; raises as `open_checkpoint` does."""
     whole = folder / WEIGHTS
     return SafetensorsSource(whole) if whole.is_file() else ShardedSource(folder, _weight_map(folder))
 

@@ -10,18 +10,14 @@ from torch import Tensor
 from triptych.kernels import DenseWeight, GgufWeight, Int8Weight, LowRank, Weight, linear
 from triptych.kernels.linear import Projection
 from triptych.models.adapters import NO_ADAPTERS, Adapters
-from triptych.models.checkpoint import open_safetensors
+from triptych.models.checkpoint import open_checkpoint
 from triptych.models.claims import refuse_unused, require_tied_head
-from triptych.models.config import read_config
 from triptych.models.files import ModelFiles
-from triptych.models.gguf_source import GgufSource
 from triptych.models.layout import decoder_tensors
-from triptych.models.packed import unpacked
 from triptych.models.progress import Progress
 from triptych.models.quantization import Quantization
 from triptych.models.recipe_source import RecipeSource
 from triptych.models.recipes import recipe_for
-from triptych.models.sources import Source
 from triptych.models.spec import ModelSpec
 from triptych.models.towers.layout import vision_tensors
 from triptych.models.weights import Weights, open_weights
@@ -112,7 +108,7 @@ def open_parameters(
         ResourceExhausted: the cache disk has no room for a conversion.
     """
     recipe = recipe_for(spec.architecture)
-    source = _open(files, quantization)
+    source = open_checkpoint(files, "llama_cpp" if quantization == "gguf" else "hugging_face")
     refuse_unused(source, recipe, _all_tensors(spec))
     if spec.decoder.tied_head and "embedding.weight" in wanted:
         require_tied_head(source, recipe)
@@ -126,16 +122,9 @@ def require_whole(files: ModelFiles, spec: ModelSpec) -> None:
     Raises:
         DataLoss, Unimplemented: as `open_parameters`, values aside.
     """
-    recipe, wanted, source = recipe_for(spec.architecture), _all_tensors(spec), _open(files, "none")
+    recipe, wanted, source = recipe_for(spec.architecture), _all_tensors(spec), open_checkpoint(files)
     refuse_unused(source, recipe, wanted)
     RecipeSource(source, recipe, wanted)
-
-
-def _open(files: ModelFiles, quantization: Quantization) -> Source:
-    """The checkpoint by Hugging Face names, its weights unpacked."""
-    if files.format == "gguf":
-        return GgufSource(files.path, "llama_cpp" if quantization == "gguf" else "hugging_face")
-    return unpacked(open_safetensors(files.path), read_config(files))
 
 
 def _all_tensors(spec: ModelSpec) -> Mapping[str, tuple[int, ...]]:
