@@ -41,7 +41,8 @@ def test_greedy_answers_are_those_of_transformers(split: ModelFiles) -> None:
     engine = Engine("builtin:smollm2-moe", dtype="float32", kv_cache_memory=64 << 20)
     chat = [ChatMessage("user", (TextPart("What is the capital of Japan?"),))]
     greedy = SamplingParams(temperature=0, max_tokens=LENGTH, ignore_eos=False)
-    answers = engine.generate([*PROMPTS, chat], greedy)
+    prompts: list[str | list[ChatMessage]] = [*PROMPTS, chat]
+    answers = engine.generate(prompts, greedy)
     assert [answer.token_ids for answer in answers[:-1]] == expected
     assert answers[-1].token_ids == expected[-1]
     assert engine.core.runner._recorder.recorded > 0
