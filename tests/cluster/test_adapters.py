@@ -1,5 +1,7 @@
 """Adapters through a cluster: prefill and decode workers compute a request with the one that it names."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +68,30 @@ def test_an_adapter_of_another_model_is_refused_before_anything_is_started(
     folder = save_adapter(tmp_path / "other", factors, r=2, target_modules=["q_proj"], layers_to_transform=[0])
     with pytest.raises(DataLoss, match=r"lora_A.weight must have shape \[2, 48\], found \[2, 64\]"):
         start(tiny_llama, "1D", adapters={"other": str(folder)})
+
+
+def test_a_replay_goes_on_with_the_same_adapter(
+    start: Any, tiny_llama: Path, adapters: dict[str, str], ask: Any, eventually: Any
+) -> None:
+    engine = Engine(str(tiny_llama), dtype="float32", kv_cache_memory=1 << 22, adapters=adapters)
+    prompt, params = ask(6), SamplingParams(temperature=0, ignore_eos=True, max_tokens=3 * TOKENS)
+    expected = engine.generate([prompt], params, adapter="long")[0].token_ids
+    cluster = start(tiny_llama, "1P1D", adapters=adapters)
+    core, held = cluster.host("decode-0").panel.decoding.stage.core, threading.Event()
+    real = core.step
+
+    def step(*arguments: Any) -> Any:
+        if core.steps > 5:  # still at work when it is killed, however fast the machine is
+            held.wait(20)
+        return real(*arguments)
+
+    core.step = step
+    with ThreadPoolExecutor(2) as threads:
+        running = threads.submit(cluster.client.generate, prompt, sampling=params, adapter="long")
+        eventually(lambda: core.steps > 5)
+        killing = threads.submit(cluster.runtime.actors["decode-0"].crash)
+        eventually(lambda: cluster.client.status().router.replays == 1)
+        held.set()
+        killing.result()
+        answer = running.result()
+    assert (answer.token_ids, answer.usage.replays) == (expected, 1)
