@@ -130,6 +130,8 @@ def _tensor_entry(cursor: Cursor) -> GgufTensor:
     if not 1 <= dimensions <= _MAX_DIMENSIONS:
         raise DataLoss(f"{cursor.path}: tensor {name} has {dimensions} dimensions, expected 1 to {_MAX_DIMENSIONS}")
     shape = tuple(reversed(cursor.unpack(f"{dimensions}Q")))
+    if 0 in shape:
+        raise DataLoss(f"{cursor.path}: tensor {name} has the shape {list(shape)}, which holds nothing")
     number, offset = cursor.unpack("IQ")
     try:
         kind = GGMLQuantizationType(number)
