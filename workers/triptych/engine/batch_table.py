@@ -133,8 +133,11 @@ class BatchTable:
         row = sampling = len(plan.decodes)
         seen: list[_Seen] = []
         for place, sequence in enumerate(plan.decodes):
-            if sequence.media:  # a prompt may end with an image
-                seen.append(self._see(sequence, range(sequence.computed, sequence.computed + 1), place, place))
+            if sequence.media:
+                if sequence.computed < sequence.prompt_length:  # a prompt may end with an image
+                    seen.append(self._see(sequence, range(sequence.computed, sequence.computed + 1), place, place))
+                elif sequence.positions is not None:
+                    self._places[0, place] += sequence.positions.shift
         if plan.prompts:
             self._single = len(plan.decodes)
         for place, chunk in enumerate(plan.prompts, len(plan.decodes)):
