@@ -40,6 +40,23 @@ def test_several_answers_are_those_of_the_offline_engine(layout: str, start: Any
     assert cluster.client.generate(prompt, **SAMPLED).token_ids == whole[0]
 
 
+def test_a_worker_killed_at_work_costs_several_answers_nothing(
+    start: Any, tiny_llama: Path, ask: Any, eventually: Any
+) -> None:
+    prompt, asked = ask(6), SAMPLED | {"max_tokens": 40}
+    whole = expected(tiny_llama, prompt, n=3, **asked)
+    cluster = start(tiny_llama, "2D")
+    with cluster.client.stream(prompt, n=3, **asked) as stream:
+        begun: set[int] = set()
+        while len(begun) < 3:
+            begun.add(next(stream).index)
+        [busy] = [name for name in ("decode-0", "decode-1") if cluster.host(name).panel.report().generated_tokens]
+        cluster.runtime.actors[busy].crash()
+        found = stream.result()
+    assert [choice.token_ids for choice in found.choices] == whole
+    eventually(lambda: cluster.client.status().ready)
+
+
 @pytest.mark.parametrize("layout", ["1E1D", "2E2P1D"])
 def test_prompt_and_images_of_several_answers_are_computed_once(
     layout: str, start: Any, tiny_llava: Path, ask: Any
