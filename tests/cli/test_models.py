@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
-from triptych.cli.models import survey
+from triptych.cli.models import embedding, survey
 from triptych.models.recipes import RECIPES
 from triptych.models.recipes.catalogue import FAMILIES
+from triptych.models.recipes.text_encoders import TEXT_RECIPES
 
 Run = Callable[..., tuple[int, str, str]]
 SIZES: dict[str, Any] = {
@@ -41,7 +42,8 @@ class StillMachine:
 
 @pytest.fixture(autouse=True)
 def _still(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(survey, "Machine", StillMachine)
+    for module in (survey, embedding):
+        monkeypatch.setattr(module, "Machine", StillMachine)
 
 
 @pytest.fixture
@@ -51,14 +53,16 @@ def llama(tmp_path: Path) -> Path:
 
 
 def test_the_families_listed_are_those_that_have_a_recipe() -> None:
-    assert sorted(family.architecture for family in FAMILIES) == sorted(RECIPES)
+    assert sorted(family.architecture for family in FAMILIES) == sorted([*RECIPES, *TEXT_RECIPES])
+    assert {family.architecture for family in FAMILIES if family.gives == "embeddings"} == TEXT_RECIPES.keys()
 
 
 def test_list_says_what_each_family_takes(run: Run) -> None:
     status, out, _ = run("models", "list", "--json")
     families = {family["architecture"]: family for family in json.loads(out)}
     assert status == 0
-    assert families.keys() == RECIPES.keys()
+    assert families.keys() == RECIPES.keys() | TEXT_RECIPES.keys()
+    assert (families["BertModel"]["takes"], families["BertModel"]["gives"]) == (["text"], "embeddings")
     assert (families["LlamaForCausalLM"]["takes"], families["LlamaForCausalLM"]["gguf"]) == (["text"], True)
     assert families["LlavaForConditionalGeneration"]["takes"] == ["text", "images"]
     status, out, _ = run("models", "list")
@@ -108,3 +112,26 @@ def test_check_of_an_unknown_architecture_names_it(run: Run, llama: Path) -> Non
     status, _, err = run("models", "check", llama)
     assert status == 1
     assert "architecture FooForCausalLM is not supported" in err
+
+
+def test_check_of_a_text_encoder(run: Run, tmp_path: Path) -> None:
+    config = BertConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=128, type_vocab_size=2,
+    )  # fmt: skip
+    BertModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    status, out, _ = run("models", "check", tmp_path, "--json")
+    report = json.loads(out)
+    matrices = 2 * (4 * 32 * 32 + 2 * 48 * 32)
+    vectors = 2 * (4 * 32 + 48 + 32 + 4 * 32) + 2 * 32
+    weights = matrices + vectors + (64 + 128 + 2) * 32
+    assert status == 0
+    assert (report["parameters"], report["weights_bytes"], report["dtype"]) == (weights, 4 * weights, "float32")
+    assert (report["size"], report["pooling"], report["normalised"], report["max_tokens"]) == (32, "mean", False, 128)
+    assert report["tokens_per_second"] == pytest.approx(1e9 / (2 * matrices))
+    status, out, _ = run("models", "check", tmp_path)
+    assert status == 0
+    assert "embeddings of 32 numbers (pooling: mean)" in out
+    status, _, err = run("models", "check", tmp_path, "--quantization", "int8")
+    assert status == 1
+    assert "gives embeddings" in err

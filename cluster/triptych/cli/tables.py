@@ -53,7 +53,7 @@ def _row(worker: WorkerStatus) -> tuple[str | Text, ...]:
         str(load.running_requests),
         str(load.queued_requests + load.queued_images),
         _held(worker),
-        str(load.generated_tokens),
+        str(load.generated_tokens if worker.total_blocks else load.prefilled_tokens),  # of texts that it embedded
         _size(load.resident_bytes),
     )
 

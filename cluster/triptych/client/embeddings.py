@@ -2,10 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypedDict
 
 from triptych.core.errors import Internal, InvalidArgument
 from triptych.core.inputs import EmbeddingInput, TextInput, TokenInput
@@ -13,6 +10,10 @@ from triptych.core.usage import Span, Usage
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.wire.embedding import embedding_to_proto
 from triptych.wire.generation import timeline_from_proto, usage_from_proto
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 TextsLike = str | Sequence[str] | Sequence[Sequence[int]]
 """One text, several, or their token ids."""
@@ -49,7 +50,7 @@ class Embeddings:
 
     request_id: str
     model: str
-    vectors: NDArray[np.float32]
+    vectors: "NDArray[np.float32]"
     token_counts: tuple[int, ...]
     usage: Usage
     timeline: tuple[Span, ...]
@@ -83,6 +84,8 @@ def embeddings_from_proto(message: pb.EmbedResponse) -> Embeddings:
     Raises:
         Internal: it has not one vector for each text.
     """
+    import numpy as np  # clients that only generate do without it
+
     counts = tuple(message.token_counts)
     if len(message.values) != len(counts) * message.dimensions:
         raise Internal(

@@ -5,8 +5,7 @@ vectors = embedder.embed(["A cat sits on the mat.", "A feline rests."])
 print(vectors @ vectors.T)
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -107,9 +106,17 @@ def load_embedder(
         TriptychError: as `read_embedder` and `TextEmbedder.load`.
     """
     spec = read_embedder(files)
-    return TextEmbedder.load(files, spec, _dtype(dtype, read_config(files), device), device, progress=progress)
+    return TextEmbedder.load(files, spec, embedder_dtype(dtype, files, device), device, progress=progress)
 
 
-def _dtype(name: str, config: Mapping[str, Any], device: str) -> torch.dtype:
-    """Vectors are compared by small differences: half the digits only where the model's makers chose so."""
-    return choose_dtype(name, {"dtype": "float32", **config}, device)
+def embedder_dtype(name: str, files: ModelFiles, device: str = "cpu") -> torch.dtype:
+    """The type asked for; "auto" is the one that the model's configuration names, else float32.
+
+    Vectors are compared by small differences: half the digits only where the model's makers chose so.
+
+    Raises:
+        InvalidArgument: the name is none of auto, float32, bfloat16.
+    """
+    config = read_config(files)
+    stored = config.get("dtype") or config.get("torch_dtype") or "float32"
+    return choose_dtype(name, {"dtype": stored}, device)

@@ -91,7 +91,7 @@ class TextStage:
         """Fills the worker's report; batches are its steps."""
         with self._changed:
             report.running_requests = self._control.open
-            report.queued_requests = self._control.open
+            report.queued_requests = self._control.waiting
             report.queued_tokens = self._control.waiting_tokens
             report.runnable_requests = self._control.open
             report.steps = self._batches

@@ -1,7 +1,7 @@
 """`triptych models check`: whether a model can be served on this machine, and what it would take."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
@@ -50,6 +50,47 @@ class Report:
     prefill_tokens_per_second: float
     notes: tuple[str, ...]
 
+    @property
+    def fits(self) -> bool:
+        """Whether its weights do."""
+        return self.weights_bytes + self.vision_bytes <= self.available_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingReport:
+    """What is said of a model that gives embeddings.
+
+    Attributes:
+        model: As it was asked for.
+        architecture: As its config calls it.
+        size: Numbers of a vector.
+        pooling: How the rows of a text become one.
+        normalised: Whether vectors have length 1.
+        max_tokens: Tokens of a text.
+        dtype: Element type of the computation.
+        parameters: Of encoder and what follows.
+        weights_bytes: Of them in memory, shared by the workers of a host.
+        available_bytes: Free memory of this machine.
+        tokens_per_second: At most: its operations over the measured rate of matrix products.
+    """
+
+    model: str
+    architecture: str
+    size: int
+    pooling: str
+    normalised: bool
+    max_tokens: int
+    dtype: str
+    parameters: int
+    weights_bytes: int
+    available_bytes: int
+    tokens_per_second: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether its weights do."""
+        return self.weights_bytes <= self.available_bytes
+
 
 def check(
     model: Annotated[str, typer.Argument(help="A folder, a .gguf file, a hub id or builtin:NAME.")],
@@ -67,16 +108,18 @@ def check(
     if as_json:
         print(json.dumps(asdict(report), indent=2))
     else:
-        Console().print(_table(report), soft_wrap=True)
-    if report.available_bytes < report.weights_bytes + report.vision_bytes:
+        Console().print(
+            _table(_lines(report) if isinstance(report, Report) else _lines_of_embedder(report)), soft_wrap=True
+        )
+    if not report.fits:
         raise typer.Exit(1)
 
 
-def _table(report: Report) -> Table:
+def _table(lines: Iterable[tuple[str, str]]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
-    for name, text in _lines(report):
+    for name, text in lines:
         table.add_row(name, text)
     return table
 
@@ -95,13 +138,27 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     if report.vision_bytes:
         yield "", f"vision tower {_size(report.vision_bytes)}, in encode workers"
     yield "", f"KV cache {_size(report.kv_token_bytes)} a token: a default worker holds {report.fits_tokens:,} tokens"
-    needed = report.weights_bytes + report.vision_bytes
-    verdict = "fits" if needed <= report.available_bytes else "DOES NOT FIT"
-    yield "this machine", f"{_size(report.available_bytes)} free: {verdict}"
+    yield "this machine", _verdict(report)
     yield "decode", f"at most {report.decode_tokens_per_second:,.0f} tokens/s for one request (memory bandwidth)"
     yield "prefill", f"at most {report.prefill_tokens_per_second:,.0f} tokens/s (matrix products)"
     for note in report.notes:
         yield "note", note
+
+
+def _lines_of_embedder(report: EmbeddingReport) -> Iterator[tuple[str, str]]:
+    yield "model", f"{report.model} ({report.architecture})"
+    yield "takes", f"texts of up to {report.max_tokens:,} tokens"
+    length = ", of length 1" if report.normalised else ""
+    yield "gives", f"embeddings of {report.size:,} numbers{length} (pooling: {report.pooling})"
+    yield "parameters", f"{report.parameters / 1e6:.1f} M"
+    yield "form", report.dtype
+    yield "memory", f"weights {_size(report.weights_bytes)}, mapped once for all encode workers of a host"
+    yield "this machine", _verdict(report)
+    yield "speed", f"at most {report.tokens_per_second:,.0f} tokens/s (matrix products)"
+
+
+def _verdict(report: Report | EmbeddingReport) -> str:
+    return f"{_size(report.available_bytes)} free: {'fits' if report.fits else 'DOES NOT FIT'}"
 
 
 def _size(size: int) -> str:

@@ -30,7 +30,7 @@ class Row:
 def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the names that config.json has.")] = False,
 ) -> None:
-    """List the families of models that are served, and what each of them takes."""
+    """List the families of models that are served, and what each of them takes and gives."""
     from triptych.models.gguf_families import FAMILIES as GGUF_FAMILIES
     from triptych.models.recipes.catalogue import FAMILIES
 
@@ -46,7 +46,7 @@ def list_models(
 
 def _table(rows: Iterable[Row]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("family", "takes", "gguf", "such as"):
+    for name in ("family", "takes", "gives", "gguf", "such as"):
         table.add_column(name, no_wrap=name != "such as")
     for row in rows:
         table.add_row(*_cells(row))
@@ -55,4 +55,4 @@ def _table(rows: Iterable[Row]) -> Table:
 
 def _cells(row: Row) -> Iterator[str]:
     family = row.family
-    yield from (family.name, ", ".join(family.takes), "yes" if row.gguf else "", family.models)
+    yield from (family.name, ", ".join(family.takes), family.gives, "yes" if row.gguf else "", family.models)

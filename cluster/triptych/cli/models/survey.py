@@ -8,10 +8,12 @@ import psutil
 
 from triptych.cli.bench.engine.machine import Machine
 from triptych.cli.bench.engine.measure import linear_precision
-from triptych.cli.models.checking import Report
+from triptych.cli.models.checking import EmbeddingReport, Report
+from triptych.cli.models.embedding import survey_embedder
 from triptych.config.sections import KvCacheSpec
 from triptych.engine.dtypes import choose_dtype, dtype_name
 from triptych.models.config import read_config
+from triptych.models.embedding.reading import read_either
 from triptych.models.files import ModelFiles
 from triptych.models.packed.settings import find_schemes
 from triptych.models.parameters import require_whole
@@ -20,18 +22,22 @@ from triptych.models.quantization import Quantization, choose_quantization
 from triptych.models.recipes.catalogue import FAMILIES
 from triptych.models.resolve import resolve
 from triptych.models.size import kv_elements, linear_parameters, parameters, step_parameters
-from triptych.models.spec import AttentionSpec, ModelSpec, read_spec
+from triptych.models.spec import AttentionSpec, EmbedderSpec, ModelSpec
 from triptych.models.towers.layout import vision_tensors
 
 
-def survey(model: str, dtype: str, quantization: str, threads: int | None, progress: Progress) -> Report:
+def survey(
+    model: str, dtype: str, quantization: str, threads: int | None, progress: Progress
+) -> Report | EmbeddingReport:
     """Reads headers and measures the machine for some seconds.
 
     Raises:
         TriptychError: the model cannot be found, or not be served; the message says why.
     """
     files = resolve(model, progress=progress)
-    spec, form = read_spec(files), choose_quantization(quantization, files)
+    spec, form = read_either(files), choose_quantization(quantization, files)
+    if isinstance(spec, EmbedderSpec):
+        return survey_embedder(model, files, spec, dtype, quantization, threads, progress)
     require_whole(files, spec)
     chosen = choose_dtype(dtype, read_config(files))
     element = _element_bytes(form, files, spec, chosen.itemsize)

@@ -55,6 +55,11 @@ class TextControl:
         return len(self._open)
 
     @property
+    def waiting(self) -> int:
+        """Jobs of which no text has been in a batch."""
+        return sum(entry.missing == len(entry.waiting) for entry in self._open.values())
+
+    @property
     def known(self) -> int:
         """Operations that have not been freed."""
         return len(self._sessions)

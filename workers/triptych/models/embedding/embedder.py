@@ -78,15 +78,11 @@ class TextEmbedder:
             DataLoss: a file is damaged, or a tensor is missing, unused, not finite, or of another shape than the
                 configuration says.
         """
-        config = read_config(files)
-        source = unpacked(open_safetensors(files.path), config)
+        whole, *rest = _sources(files, spec)
         place = torch.device(device)
-        parameters = _open(source, find_text_recipe(config), encoder_tensors(spec.encoder), dtype, place, progress)
-        dense = []
-        for module in spec.dense:
-            own = open_safetensors(files.path / module.folder)
-            tensors = _open(own, _DENSE_NAMES, dense_tensors(module), torch.float32, place, progress)
-            dense.append(Dense(module, tensors.linear("linear")))
+        parameters = Parameters(open_weights(whole, dtype, progress=progress), place)
+        linears = [Parameters(open_weights(each, torch.float32, progress=progress), place) for each in rest]
+        dense = (Dense(module, own.linear("linear")) for module, own in zip(spec.dense, linears, strict=True))
         return cls(spec, TextEncoder.of(spec.encoder, parameters, dtype), tuple(dense))
 
     def embed(self, texts: Sequence[Sequence[int]]) -> Tensor:
@@ -113,13 +109,26 @@ class TextEmbedder:
         return result
 
 
-def _open(
-    source: Source,
-    names: TensorNames,
-    wanted: Mapping[str, tuple[int, ...]],
-    dtype: torch.dtype,
-    device: torch.device,
-    progress: Progress,
-) -> Parameters:
+def require_whole(files: ModelFiles, spec: EmbedderSpec) -> None:
+    """Sees to it that a checkpoint has every tensor of its model in its shape, and no other; reads headers only.
+
+    Raises:
+        DataLoss, Unimplemented: as `TextEmbedder.load`, values aside.
+    """
+    _sources(files, spec)
+
+
+def _sources(files: ModelFiles, spec: EmbedderSpec) -> tuple[RecipeSource, ...]:
+    """The tensors of the encoder, and of each linear behind the pooling."""
+    config = read_config(files)
+    source = unpacked(open_safetensors(files.path), config)
+    linears = (
+        _complete(open_safetensors(files.path / module.folder), _DENSE_NAMES, dense_tensors(module))
+        for module in spec.dense
+    )
+    return _complete(source, find_text_recipe(config), encoder_tensors(spec.encoder)), *linears
+
+
+def _complete(source: Source, names: TensorNames, wanted: Mapping[str, tuple[int, ...]]) -> RecipeSource:
     refuse_unused(source, names, wanted)
-    return Parameters(open_weights(RecipeSource(source, names, wanted), dtype, progress=progress), device)
+    return RecipeSource(source, names, wanted)

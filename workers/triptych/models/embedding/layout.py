@@ -31,6 +31,12 @@ def parameters(spec: EmbedderSpec) -> int:
     return sum(prod(shape) for each in shapes for shape in each.values())
 
 
+def linear_parameters(spec: EmbedderSpec) -> int:
+    """Elements of the matrices that every token is multiplied by."""
+    shapes = encoder_tensors(spec.encoder).items()
+    return sum(prod(shape) for name, shape in shapes if name.startswith("layers.") and len(shape) == 2)
+
+
 def _layer(prefix: str, spec: BlocksSpec) -> Shapes:
     hidden, inner = spec.hidden_size, spec.intermediate_size
     shapes: Shapes = {}

@@ -1,9 +1,13 @@
-"""The families that are served, for people: what they are called and what they take. `RECIPES` is for programs."""
+"""The families that are served, for people: what they are called, take and give.
+
+`RECIPES` and `TEXT_RECIPES` are for programs.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
 
 Input = Literal["text", "images", "videos"]
+Output = Literal["text", "embeddings"]
 
 _TEXT: tuple[Input, ...] = ("text",)
 _IMAGES: tuple[Input, ...] = ("text", "images")
@@ -19,12 +23,14 @@ class Family:
         architecture: As config.json calls it.
         models: Some that are of it.
         takes: What a prompt may hold.
+        gives: What comes of it.
     """
 
     name: str
     architecture: str
     models: str
     takes: tuple[Input, ...] = _TEXT
+    gives: Output = "text"
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -53,4 +59,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("SmolVLM", "SmolVLMForConditionalGeneration", "SmolVLM2 256M to 2.2B", _IMAGES),
     Family("Idefics3", "Idefics3ForConditionalGeneration", "Idefics3 8B, SmolVLM, Granite Docling", _IMAGES),
     Family("Gemma 3", "Gemma3ForConditionalGeneration", "Gemma 3 4B, 12B, 27B", _IMAGES),
+    Family("BERT", "BertModel", "all-MiniLM, BGE, E5, GTE, MixedBread", _TEXT, "embeddings"),
+    Family("RoBERTa", "RobertaModel", "all-distilroberta, all-roberta-large", _TEXT, "embeddings"),
+    Family("XLM-RoBERTa", "XLMRobertaModel", "multilingual-e5, BGE-M3 (dense)", _TEXT, "embeddings"),
+    Family("DistilBERT", "DistilBertModel", "multi-qa-distilbert-cos, msmarco-distilbert", _TEXT, "embeddings"),
 )
