@@ -1,10 +1,13 @@
 """Mixtures of experts."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import (
+    AutoModelForCausalLM,
     DeepseekV3Config,
     GptOssConfig,
     GraniteMoeConfig,
@@ -15,6 +18,11 @@ from transformers import (
     Qwen3MoeConfig,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as ARCHITECTURES
+
+from triptych.models.decoder import Decoder
+from triptych.models.experts import MixtureOfExperts
+from triptych.models.files import ModelFiles
+from triptych.models.spec import read_spec
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 4,
@@ -69,3 +77,16 @@ def test_logits_and_answers_are_those_of_transformers(
     name: str, parity: Callable[[PretrainedConfig], object]
 ) -> None:
     parity(CONFIGS[name])
+
+
+def test_what_a_router_adds_to_scores_keeps_its_precision(tmp_path: Path) -> None:
+    model: Any = AutoModelForCausalLM.from_config(CONFIGS["deepseek_v3"], dtype=torch.float32)  # type: ignore[no-untyped-call]
+    correction = model.model.layers[1].mlp.gate.e_score_correction_bias
+    correction.copy_(1 + torch.randn_like(correction) / 1000)
+    model.save_pretrained(tmp_path)
+    files = ModelFiles("tiny", tmp_path, "safetensors")
+    decoder = Decoder.load(files, read_spec(files), torch.bfloat16)
+    mixture = decoder._layers[1].mlp.mixer
+    assert isinstance(mixture, MixtureOfExperts)
+    assert mixture.correction is not None
+    assert torch.equal(mixture.correction, correction)

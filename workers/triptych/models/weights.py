@@ -19,6 +19,7 @@ from triptych.models.sources import Source
 from triptych.models.stored import Stored, StoredBlocks, StoredInt8
 
 _SERVED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_EXACT = (".mlp.correction.weight",)
 
 
 class Weights:
@@ -87,7 +88,8 @@ def open_weights(
     """Opens all tensors of a source, by its names.
 
     Tensors stored in `dtype` are used where they lie; others are converted once into the cache; integers and booleans
-    keep their type. Quantised matrices are read by `matrix`.
+    keep their type, and what routers add to scores before they choose is float32. Quantised matrices are read by
+    `matrix`.
 
     Args:
         source: The tensors.
@@ -105,7 +107,10 @@ def open_weights(
     if dtype not in _SERVED:
         raise InvalidArgument(f"dtype must be float32, float16 or bfloat16, got {dtype}", field="dtype")
     stored: dict[str, Stored] = {**_quantised(source, quantization, progress)}
-    stored |= _plain(source, [name for name in source.shapes if name not in stored], _SERVED[dtype], progress)
+    plain = [name for name in source.shapes if name not in stored]
+    exact = [name for name in plain if name.endswith(_EXACT)]
+    stored |= _plain(source, [name for name in plain if name not in exact], _SERVED[dtype], progress)
+    stored |= _plain(source, exact, "F32", progress)
     return Weights(stored, interleaved=source.interleaved)
 
 
