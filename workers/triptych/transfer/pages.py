@@ -13,12 +13,12 @@ from triptych.transfer.segment import Bytes, SharedSegment
 
 @dataclass(frozen=True, slots=True)
 class PoolGeometry:
-    """Shape of a pool `[layer, block, page]`; a page is the keys and values of one block in one layer.
+    """Shape of a pool `[layer, block, page]`; a page is what one layer keeps of the tokens of one block.
 
     Attributes:
         layers: Layers of the model.
         blocks: Blocks of the pool.
-        page_bytes: Bytes of one page: `2 · kv_heads · block_size · head_dim · itemsize`.
+        page_bytes: Bytes of one page: keys and values, or the vectors that latent attention makes both of.
     """
 
     layers: int

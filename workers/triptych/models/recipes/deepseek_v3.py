@@ -61,6 +61,8 @@ def _temperature(fields: Fields) -> float:
 
 
 def _mixture(fields: Fields) -> MoeSpec:
+    fields.choice("scoring_func", "sigmoid", ("sigmoid",))
+    fields.refuse("moe_layer_freq", 1)
     experts, chosen = fields.count("n_routed_experts", 256), fields.count("num_experts_per_tok", 8)
     groups, top_groups = fields.count("n_group", 8), fields.count("topk_group", 4)
     if experts % groups or chosen > top_groups * (experts // groups) or top_groups > groups:
