@@ -13,10 +13,10 @@ from torch import Tensor
 
 from triptych.engine.adapter_rows import AdapterRows
 from triptych.engine.plan import Chunk, StepPlan
-from triptych.engine.positions import Axes, one_each
 from triptych.engine.sequence import Sequence
+from triptych.engine.step_images import Seen, see, token_axes
 from triptych.kernels import AttentionBatch
-from triptych.models.step import EmbeddingRows, StepInput, TokenAxes
+from triptych.models.step import StepInput
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,23 +50,6 @@ class _Views:
     query_start: Tensor
     kv_lengths: Tensor
     block_tables: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What images mean for rows of a step.
-
-    Attributes:
-        row: The first of them.
-        embeddings: Rows that are not of the token table.
-        axes: The rows' positions, where a token has three.
-        whole: Sequence of the batch, first token and the one after the last of images that see all of themselves.
-    """
-
-    row: int
-    embeddings: list[EmbeddingRows]
-    axes: Axes | None
-    whole: list[tuple[int, int, int]]
 
 
 class BatchTable:
@@ -131,7 +114,7 @@ class BatchTable:
         self._write_block_tables(plan)
         self._write_decodes(plan.decodes)
         row = sampling = len(plan.decodes)
-        seen: list[_Seen] = []
+        seen: list[Seen] = []
         for place, sequence in enumerate(plan.decodes):
             if sequence.media:
                 if sequence.computed < sequence.prompt_length:  # a prompt may end with an image
@@ -189,19 +172,12 @@ class BatchTable:
         self._kv_lengths[place] = stop
         self._query_start[place + 1] = end
 
-    def _see(self, sequence: Sequence, tokens: range, place: int, row: int) -> _Seen:
-        """What images mean for these tokens of a sequence, the batch's `place`th, whose rows begin at `row`."""
-        axes = None
-        if sequence.positions is not None:
-            axes = sequence.positions.between(tokens.start, tokens.stop)
-            self._places[0, row : row + len(tokens)] = axes[0]
-        spans = [(m.start, m.start + m.length) for m in sequence.media] if self._whole_images else []
-        return _Seen(
-            row,
-            embeddings=_embeddings(sequence, tokens, row),
-            axes=None if axes is None or one_each(axes) else axes,
-            whole=[(place, *span) for span in spans if span[0] < tokens.stop and span[1] > tokens.start],
-        )
+    def _see(self, sequence: Sequence, tokens: range, place: int, row: int) -> Seen:
+        """Looks at a sequence's images, and moves the rows of these tokens to their positions."""
+        images = see(sequence, tokens, place, row, whole_images=self._whole_images)
+        if images.axes is not None:
+            self._places[0, row : row + len(tokens)] = images.axes[0]
+        return images
 
     def _slots_of(
         self, table_rows: int | npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
@@ -228,7 +204,7 @@ class BatchTable:
         self._block_tables[row, done : len(blocks)] = blocks[done:]
         self._written[row] = (blocks, len(blocks))
 
-    def _input(self, shape: tuple[int, int, int], seen: list[_Seen], adapters: Tensor | None) -> StepInput:
+    def _input(self, shape: tuple[int, int, int], seen: list[Seen], adapters: Tensor | None) -> StepInput:
         if self._views.shape != shape:
             self._views = self._first(*shape)
         views = self._views
@@ -244,18 +220,9 @@ class BatchTable:
             ),
             logit_rows=views.logit_rows.to(self._device),
             embeddings=tuple([rows for images in seen for rows in images.embeddings]) if seen else (),
-            axes=self._axes(shape[0], seen) if seen else None,
+            axes=token_axes(self._places[0, : shape[0]], seen) if seen else None,
             adapters=adapters,
         )
-
-    def _axes(self, rows: int, seen: list[_Seen]) -> TokenAxes | None:
-        if all(images.axes is None for images in seen):
-            return None
-        axes = np.broadcast_to(self._places[0, :rows], (3, rows)).copy()
-        for images in seen:
-            if images.axes is not None:
-                axes[:, images.row : images.row + images.axes.shape[1]] = images.axes
-        return TokenAxes(torch.from_numpy(axes).to(self._device))
 
     def _first(self, rows: int, sequences: int, sampling: int) -> _Views:
         whole = self._tensors
@@ -269,17 +236,3 @@ class BatchTable:
             kv_lengths=whole.kv_lengths[:sequences],
             block_tables=whole.block_tables[:sequences],
         )
-
-
-def _embeddings(sequence: Sequence, tokens: range, row: int) -> list[EmbeddingRows]:
-    """The part of each image that falls into a chunk, which begins at batch row `row`."""
-    found = []
-    for media in sequence.media:
-        first = max(media.start, tokens.start)
-        stop = min(media.start + media.length, tokens.stop)
-        if first < stop:
-            assert media.values is not None, "a sequence without its embeddings was scheduled for prefill"
-            part = slice(first - media.start, stop - media.start)
-            deepstack = None if media.deepstack is None else media.deepstack[:, part]
-            found.append(EmbeddingRows(row + first - tokens.start, media.values[part], deepstack))
-    return found

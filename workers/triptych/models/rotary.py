@@ -47,7 +47,7 @@ class RotaryTable:
 
     def _rows(self, table: Tensor, axes: TokenAxes) -> Tensor:
         assert self.axes is not None
-        rows = table[axes.values]
+        rows = table[axes.values.to(table.device)]
         return rows.gather(0, self.axes.expand(1, *rows.shape[1:]))[0]
 
 
