@@ -128,15 +128,6 @@ def test_a_sequence_gets_the_same_bits_whatever_shares_its_batch(poisoned: Poiso
         assert torch.equal(alone, together[span])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_sees_the_whole_image(dtype: torch.dtype, poisoned: Poisoned, close: Close) -> None:
-    q, k, v = torch.randn(3, 2, 17, 3, 10).to(dtype)
-    out = poisoned(2, 17, 3, 10, dtype=dtype)
-    kernels.attention(q, k, v, 0.3, out)
-    scores = torch.einsum("nqhd,nkhd->nhqk", q.double(), k.double()) * 0.3
-    close(out, torch.einsum("nhqk,nkhd->nqhd", scores.softmax(-1), v.double()))
-
-
 def fill(
     lengths: list[tuple[int, int]], heads: int, kv_heads: int, block_size: int, dtype: torch.dtype, poisoned: Poisoned
 ) -> Filled:
