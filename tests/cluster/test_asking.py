@@ -66,7 +66,7 @@ def test_prompt_and_images_of_several_answers_are_computed_once(
     cluster = start(tiny_llava, layout)
     found = cluster.client.generate(prompt, n=4, **SAMPLED)
     assert [choice.token_ids for choice in found.choices] == whole
-    loads = [worker.load for worker in cluster.client.status().workers]
+    loads = [cluster.host(worker.worker_id).panel.report() for worker in cluster.client.status().workers]
     assert sum(load.encoded_images for load in loads) == 2
     prompt_tokens = found.usage.prompt_tokens
     computed = sum(load.prefilled_tokens for load in loads)

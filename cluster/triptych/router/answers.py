@@ -104,7 +104,7 @@ class Answers:
         self.seats.close()
 
     def _begin_others(self) -> None:
-        near = self._dispatcher.workers_of(self._calls[0])
+        near = self._calls[0].workers
         for admitted, detokenizer in self.candidates[1:]:
             placed = replace(admitted, demand=replace(admitted.demand, near=near))
             self._calls.append(self._dispatcher.submit(placed, detokenizer, self._accepted))

@@ -113,6 +113,7 @@ class Call:
 
     Attributes:
         tokens: Of the answer, those that the client had and those that it was given.
+        workers: Who computed the prompt, and its images, last; they keep both for a while.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Call:
         self.client_id = client_id or request_id
         self.detokenizer = detokenizer
         self.tokens = received
+        self.workers: frozenset[str] = frozenset()
         self._outputs: asyncio.Queue[Output] = asyncio.Queue()
 
     def deliver(self, tokens: Iterable[GeneratedToken]) -> None:

@@ -14,7 +14,6 @@ from triptych.core.generation import FinishReason, OperationKey
 from triptych.core.pictures import PictureMemory
 from triptych.core.request import events as ev
 from triptych.core.request.record import Terms
-from triptych.core.request.states import Placed
 from triptych.models.detokenize import IncrementalDetokenizer
 from triptych.router.call import Admitted, Call
 from triptych.router.carrier import Carrier, Outbound
@@ -145,14 +144,6 @@ class Dispatcher:
         """A client's connection has ended; without an error, because it has its answer to the end."""
         if (entry := self._desk.named(call.request_id)) and self._works[entry].call is call:
             self._tell(entry, ev.ClientLeft(error))
-
-    def workers_of(self, call: Call) -> frozenset[str]:
-        """Who computes a call's prompt, and its images: they keep both for a while."""
-        entry = self._desk.named(call.request_id)
-        if entry is None or not isinstance(entry.record.state, Placed):
-            return frozenset()
-        plan = entry.record.state.plan
-        return frozenset((*plan.encode, plan.prefill))
 
     def cancel(self, request_id: str) -> None:
         """Ends a running request, with all of its answers, for an operator.

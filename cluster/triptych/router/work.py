@@ -60,7 +60,9 @@ class Work:
     def settle(self) -> None:
         """The attempt has its workers."""
         if isinstance(self.entry.record.state, Placed):
-            self.worker_id = self.entry.record.state.plan.decode
+            plan = self.entry.record.state.plan
+            self.worker_id = plan.decode
+            self.call.workers = frozenset((*plan.encode, plan.prefill))
 
     def end(self, outcome: FinishReason | TriptychError, now: float) -> None:
         """Tells the client, as far as it listens."""
