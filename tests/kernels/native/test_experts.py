@@ -161,6 +161,15 @@ def test_the_reference_is_what_the_kernels_compute(isa: Isa) -> None:
     torch.testing.assert_close(run(isa, x, experts, ids, weights), out, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_super_blocks(isa: Isa, dtype: torch.dtype) -> None:
+    up, down = (Case(partial(gguf_weight, kind), dtype, 2e-6 if dtype is F32 else 2**-5) for kind in ("Q4_K", "Q6_K"))
+    gate, other = (projection(up, 4, 256, 512, biased=False) for _ in range(2))
+    experts = Experts(gate, other, projection(down, 4, 512, 256, biased=False))
+    x, (ids, weights) = torch.randn(5, 512).to(dtype), choices(5, 2, 4)
+    near(up, run(isa, x, experts, ids, weights), x, experts, ids, weights, "silu")
+
+
 def test_forms_of_the_two_products_differ(isa: Isa) -> None:
     case = CASES["Q8_0 bf16"]
     gate, up = (projection(case, 5, 64, 96, biased=False) for _ in range(2))
