@@ -50,4 +50,8 @@ def _announce(console: Console, cluster: RunningCluster, seconds: float) -> None
     )
     reachable = cluster.address.replace("0.0.0.0", "127.0.0.1")
     option = "" if reachable == "127.0.0.1:50051" else f" --address {reachable}"
-    console.print(f"try: triptych chat{option} 'Why is the sky blue?'   or: triptych status{option}", markup=False)
+    if cluster.layout.endswith("E"):  # nobody decodes: it gives embeddings
+        attempt = f"triptych.client.Client({reachable!r}).embed(['Why is the sky blue?']).vectors"
+    else:
+        attempt = f"triptych chat{option} 'Why is the sky blue?'"
+    console.print(f"try: {attempt}   or: triptych status{option}", markup=False)
