@@ -94,11 +94,12 @@ def everything() -> RandomAdapter:
     """Of all linears, with ranks and factors of their own in some, stabilised."""
     settings = {
         "r": 7, "lora_alpha": 5, "use_rslora": True, "target_modules": "all-linear",
-        "rank_pattern": {"down_proj": 3, "layers.1.self_attn.o_proj": 18}, "alpha_pattern": {"o_proj": 2.5},
+        "exclude_modules": ["shared_expert_gate"], "alpha_pattern": {"o_proj": 2.5},
+        "rank_pattern": {"down_proj": 3, "layers.1.self_attn.o_proj": 18},
     }  # fmt: skip
     return RandomAdapter(
         settings,
-        r"model\..*",
+        r"model\..*(?<!shared_expert_gate)",
         lambda name: 3 if name.endswith("down_proj") else 18 if name.endswith("1.self_attn.o_proj") else 7,
         lambda name: 2.5 if name.endswith("o_proj") else 5.0,
     )

@@ -127,8 +127,8 @@ def test_numbers_that_are_not_finite(ending: str, folder: Path, spec: ModelSpec)
 def test_a_tensor_that_nothing_uses(name: str, folder: Path, spec: ModelSpec) -> None:
     path = change(folder, **{name: torch.zeros(4, 32)})
     message = (
-        f"{path}: tensor {name} is not used: adapters are served of the linears of attention and dense feed-forward "
-        "that target_modules names"
+        f"{path}: tensor {name} is not used: adapters are served of the linears of grouped-query attention, "
+        "feed-forward blocks and shared experts that target_modules names"
     )
     assert refusal(DataLoss, folder, spec) == message
 

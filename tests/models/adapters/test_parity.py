@@ -14,6 +14,7 @@ from transformers import (
     Phi3Config,
     PretrainedConfig,
     Qwen2Config,
+    Qwen2MoeConfig,
 )
 
 from triptych.models.decoder import Decoder
@@ -32,8 +33,12 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SIZES),
     "qwen2": Qwen2Config(**SIZES),
     "phi3": Phi3Config(**SIZES),
+    "qwen2_moe": Qwen2MoeConfig(
+        **SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=48, shared_expert_intermediate_size=56,
+        mlp_only_layers=[1],
+    ),
     "gemma3": Gemma3TextConfig(**SIZES, head_dim=16, sliding_window=21, query_pre_attn_scalar=20),
-}
+}  # fmt: skip
 
 
 @torch.no_grad()

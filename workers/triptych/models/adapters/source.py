@@ -127,8 +127,8 @@ class AdapterSource:
         if unused:
             more = f" (nor are {len(unused) - 1} others)" if unused[1:] else ""
             raise DataLoss(
-                f"{self._file.describe(unused[0])} is not used: adapters are served of the linears of attention and "
-                f"dense feed-forward that target_modules names{more}",
+                f"{self._file.describe(unused[0])} is not used: adapters are served of the linears of grouped-query "
+                f"attention, feed-forward blocks and shared experts that target_modules names{more}",
                 field="adapters",
             )
         if not used:
