@@ -14,8 +14,13 @@ import torch
 from PIL import Image
 
 from triptych.core.errors import FailedPrecondition
-from triptych.core.prompt import ChatMessage, ImagePart, Part, TextPart, VideoPart
+from triptych.core.generation import OperationKey
+from triptych.core.positions import Grid
+from triptych.core.prompt import ChatMessage, ImagePart, ImageSpan, Part, TextPart, VideoPart
 from triptych.engine import Completion, Engine, SamplingParams
+from triptych.engine.eyes import place
+from triptych.engine.sampling import Sampling
+from triptych.engine.sequence import Sequence
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 
@@ -112,12 +117,12 @@ def _agreeing(model: Model, inputs: dict[str, Any], completion: Completion) -> i
         )
     expected = result.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     assert completion.logprobs is not None
-    for place, position in enumerate(completion.logprobs):
-        logits = result.logits[place][0]
+    for index, position in enumerate(completion.logprobs):
+        logits = result.logits[index][0]
         first, second = logits.topk(2).values.tolist()
-        if completion.token_ids[place] != expected[place]:
-            assert first - second < NEAR_TIE * abs(first), f"token {place}"
-            return place  # from here on they read different answers
+        if completion.token_ids[index] != expected[index]:
+            assert first - second < NEAR_TIE * abs(first), f"token {index}"
+            return index  # from here on they read different answers
         assert abs(position.logprob - (first - float(logits.logsumexp(-1)))) < 1e-3
     return len(expected)
 
@@ -154,6 +159,35 @@ def test_answers_to_images_are_recorded_steps(model: Model) -> None:
     recorder = engine.core.runner._recorder
     assert len(recorder._kept) == 1
     assert recorder.recorded == 1  # the prompt ran call by call, the answer in replays of one step
+
+
+def test_a_prompt_may_end_with_the_last_row_of_an_image(model: Model) -> None:
+    """That row is a step of its own here, which looks like an answer's and is none."""
+    whole = model.open()
+    if whole.spec.decoder.whole_images:
+        pytest.skip("an image is computed in one step")
+    parts = [_picture(31, 30) for _ in range(5)]
+    embeddings = [whole.eyes.see(whole.eyes.prepare(part, "image")) for part in parts]
+    length = 3 + embeddings[0].shape[1]
+    cut = model.open(max_batch_tokens=length - 1, max_running=4)
+    cut.generate("a text, whose answer's step is kept", SamplingParams(temperature=0, max_tokens=3))
+    answers = [[_first_token(engine, embedding) for embedding in embeddings] for engine in (whole, cut)]
+    assert answers[0] == answers[1]
+    assert len(set(answers[0])) > 1
+
+
+def _first_token(engine: Engine, embedding: torch.Tensor) -> int:
+    rows = embedding.shape[1]
+    grid = Grid(1, 1, rows) if engine.spec.architecture.startswith("Qwen") else None
+    media = place(ImageSpan(3, rows, grid=grid), f"picture {random.random()}", embedding)
+    ids = [9, 8, 7] + [engine.spec.image_token_id or 0] * rows
+    key, sampling = OperationKey(f"{random.random()}"), Sampling.of(SamplingParams(temperature=0), ())
+    sequence = Sequence(key, ids, len(ids), sampling, 0, len(ids) + 1, media=(media,))
+    engine.core.scheduler.add(sequence)
+    while sequence.finish_reason is None:
+        engine.core.step()
+    engine.core.scheduler.release(key)
+    return sequence.token_ids[-1]
 
 
 def test_a_batch_with_images_gives_what_its_prompts_give_alone(
