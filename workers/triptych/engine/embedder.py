@@ -16,6 +16,7 @@ from triptych.engine.kernels import build_kernels
 from triptych.engine.threads import torch_threads, use_threads
 from triptych.models.config import read_config
 from triptych.models.embedding.embedder import TextEmbedder
+from triptych.models.embedding.layout import linear_parameters
 from triptych.models.embedding.packing import pack
 from triptych.models.embedding.pooling import shortened
 from triptych.models.embedding.reading import read_embedder
@@ -23,9 +24,12 @@ from triptych.models.embedding.text import EmbeddingText, require_dimensions
 from triptych.models.files import ModelFiles
 from triptych.models.progress import SILENT, Progress
 from triptych.models.resolve import resolve
+from triptych.models.spec import EmbedderSpec
 
 BATCH_TOKENS = 4096
-"""Rows that pass the encoder together: enough to keep matrix products busy, few enough to stay in the caches."""
+"""Most rows that pass the encoder together: enough to keep matrix products busy, few enough to stay in the caches."""
+BATCH_PRODUCTS = 40_000_000_000
+"""Multiplications of a batch: about a second of a core, so that a worker is soon heard of and free for others."""
 
 
 class Embedder:
@@ -85,7 +89,7 @@ class Embedder:
         ids = [self._tokens(text, f"texts[{place}]", truncate) for place, text in enumerate(many)]
         vectors = np.empty((len(ids), self.spec.size), np.float32)
         with torch_threads(self._threads):
-            for batch in pack([len(text) for text in ids], BATCH_TOKENS):
+            for batch in pack([len(text) for text in ids], batch_tokens(self.spec)):
                 vectors[batch] = self._model.embed([ids[index] for index in batch]).cpu().numpy()
         vectors = shortened(vectors, dimensions or 0, normalise=self.spec.normalise)
         return vectors[0] if isinstance(texts, str) else vectors
@@ -107,6 +111,11 @@ def load_embedder(
     """
     spec = read_embedder(files)
     return TextEmbedder.load(files, spec, embedder_dtype(dtype, files, device), device, progress=progress)
+
+
+def batch_tokens(spec: EmbedderSpec) -> int:
+    """Rows that pass an encoder together: the fewer the larger it is."""
+    return max(1, min(BATCH_TOKENS, BATCH_PRODUCTS // linear_parameters(spec)))
 
 
 def embedder_dtype(name: str, files: ModelFiles, device: str = "cpu") -> torch.dtype:

@@ -13,7 +13,7 @@ from triptych.core.jobs.events import KvComplete, KvFailed
 from triptych.core.texts import TextControl
 from triptych.engine.core import EngineCore, kv_blocks
 from triptych.engine.dtypes import choose_dtype
-from triptych.engine.embedder import BATCH_TOKENS, load_embedder
+from triptych.engine.embedder import batch_tokens, load_embedder
 from triptych.engine.eyes import Eyes
 from triptych.engine.loading import context_length, load_model
 from triptych.engine.scheduler import SchedulerOptions
@@ -77,7 +77,7 @@ def _embedding(settings: StageSettings) -> TextPanel:
         raise InvalidArgument(f"{settings.files.name} gives embeddings: its workers encode", field="layout")
     use_threads(settings.threads)
     model = load_embedder(settings.files, settings.dtype)
-    control = TextControl(settings.worker_id, BATCH_TOKENS, settings.max_waiting_texts)
+    control = TextControl(settings.worker_id, batch_tokens(model.spec), settings.max_waiting_texts)
     stage = TextStage(model, control, settings.threads)
     return TextPanel(settings.worker_id, uuid.uuid4().hex, settings.files.name, stage)
 
