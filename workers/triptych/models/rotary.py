@@ -36,7 +36,7 @@ class RotaryTable:
     axes: Tensor | None = None
 
     def of(self, step: StepInput) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions [T], and the cosines and sines that they count in: of a step with images, a row for each token."""
+        """Positions [T], and the cosines and sines that they count in: for images, a row for each token."""
         if step.axes is None or self.axes is None:
             return step.positions, self.cos, self.sin
         turned = step.axes.turned

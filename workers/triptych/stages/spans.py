@@ -62,7 +62,7 @@ def _check_grid(span: pb.MediaSpan) -> None:
     sides = (grid.time, grid.height, grid.width)
     if min(sides) < 1 or grid.time * grid.height * grid.width != span.length:
         raise InvalidArgument(
-            f"a grid must have one place for each of {span.length} rows, got {grid.time} x {grid.height} x {grid.width}",
+            f"a grid must have a place for each of {span.length} rows: {grid.time} x {grid.height} x {grid.width}",
             field="media",
         )
     if not (isfinite(grid.interval) and 0 <= grid.interval * grid.time < 1 << 31):
