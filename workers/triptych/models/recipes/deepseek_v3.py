@@ -25,9 +25,12 @@ _ATTENTION = "model.layers.{0}.self_attn"
 _SHARED = "model.layers.{0}.mlp.shared_experts"
 
 
+_DEFAULTS: Mapping[str, Any] = {"vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432}
+
+
 def read_deepseek_v3(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a language model: latent attention, dense blocks in the first layers."""
-    fields = Fields(config)
+    fields = Fields(config, defaults=_DEFAULTS)
     attention, norm = _attention(fields), read_norm(fields)
     dense, mixture = read_mlp(fields), _mixture(fields)
     count, first = fields.count("num_hidden_layers", 61), fields.integer("first_k_dense_replace", 3)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TypeGuard, TypeVar
 
 from triptych.core.errors import InvalidArgument, Unimplemented
@@ -12,17 +13,22 @@ _Text = TypeVar("_Text", bound=str)
 class Fields:
     """One section of a config.
 
-    Getters take the default that transformers uses when a config leaves the field out, None where there is none. They
-    raise InvalidArgument or Unimplemented, naming the field, what it may be and what it is.
+    A field that a config leaves out has the value that transformers gives it: that of `defaults`, or else the one
+    that a getter is given, None where there is none. Getters raise InvalidArgument or Unimplemented, naming the
+    field, what it may be and what it is.
 
     Args:
         values: The section.
         path: Its name with a trailing dot; empty for the whole.
+        defaults: Of a family, where they differ from Llama's.
     """
 
-    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
+    def __init__(
+        self, values: Mapping[str, Any], path: str = "", defaults: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         self._values = values
         self._path = path
+        self._defaults = defaults
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -140,7 +146,7 @@ class Fields:
 
     def _get(self, name: str, default: object) -> object:
         value = self._values.get(name)
-        return default if value is None else value
+        return self._defaults.get(name, default) if value is None else value
 
     def _invalid(self, name: str, wanted: str, value: object) -> InvalidArgument:
         return InvalidArgument(

@@ -31,9 +31,12 @@ GEMMA_NAMES: Mapping[str, str | Place] = {
 _ACTIVATIONS: Mapping[str, Gate] = {"gelu_pytorch_tanh": "gelu_tanh", "gelu_tanh": "gelu_tanh", "gelu": "gelu"}
 
 
+_DEFAULTS: Mapping[str, Any] = {"vocab_size": 256000, "hidden_size": 2304, "num_attention_heads": 8}
+
+
 def read_gemma2(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a language model: every other layer slides, scores and logits are capped."""
-    fields = Fields(config)
+    fields = Fields(config, defaults=_DEFAULTS)
     fields.refuse("use_bidirectional_attention", False)
     attention = replace(gemma_attention(fields), softcap=fields.cap("attn_logit_softcapping", 50.0))
     count = fields.count("num_hidden_layers", 26)

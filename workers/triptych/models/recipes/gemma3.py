@@ -20,9 +20,14 @@ GEMMA3_NAMES: Mapping[str, str | Place] = {
 }
 
 
+DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 262208, "hidden_size": 2304, "num_attention_heads": 8,
+}  # fmt: skip
+
+
 def read_gemma3(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a language model without images."""
-    fields = Fields(config)
+    fields = Fields(config, defaults=DEFAULTS)
     return language_model("Gemma3ForCausalLM", fields, read_decoder(fields), context=context_length(fields, 131072))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from triptych.core.errors import InvalidArgument
 from triptych.models.recipes.fields import Fields
-from triptych.models.recipes.gemma3 import GEMMA3_NAMES, read_decoder
+from triptych.models.recipes.gemma3 import DEFAULTS, GEMMA3_NAMES, read_decoder
 from triptych.models.recipes.multimodal import multimodal_model, text_fields, with_attention
 from triptych.models.recipes.place import Place
 from triptych.models.recipes.recipe import Recipe
@@ -22,7 +22,7 @@ _DEFAULTS = {"hidden_size": 768, "num_attention_heads": 12, "patch_size": 16}
 
 def read_gemma3_vl(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a vision-language model: the tokens of a picture see each other in both directions."""
-    fields, text = Fields(config), text_fields(config, {"max_position_embeddings": 131072})
+    fields, text = Fields(config), text_fields(config, {**DEFAULTS, "max_position_embeddings": 131072})
     decoder = replace(read_decoder(text), tied_head=fields.flag("tie_word_embeddings", True))
     decoder = with_attention(decoder, lambda attention: replace(attention, images_see_themselves=True))
     vision = _vision(fields, decoder.hidden_size)

@@ -33,11 +33,19 @@ _YARN = {
 }
 
 
+_DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 201088,
+    "hidden_size": 2880,
+    "num_attention_heads": 64,
+    "rms_norm_eps": 1e-5,
+}
+
+
 def read_gpt_oss(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a language model: attention with sinks, every other layer in a window."""
     if config.get("rope_parameters") is None and config.get("rope_scaling") is None:
         config = {**config, "rope_parameters": _YARN}
-    fields = Fields(config)
+    fields = Fields(config, defaults=_DEFAULTS)
     norm, mixture = NormSpec(fields.positive("rms_norm_eps", 1e-5)), _mixture(fields)
     layers = tuple(pre_norm(attention, mixture, norm) for attention in _attentions(fields))
     decoder = replace(stacked(fields, layers, tied_head=tied_head(fields)), norm=norm)

@@ -16,12 +16,13 @@ from triptych.models.recipes.towers import SIGLIP_NAMES, read_siglip
 from triptych.models.spec import Idefics3Vision, ModelSpec
 
 _KINDS = ("idefics3_vision", "smolvlm_vision", "idefics3", "smolvlm")
+_TEXT = {"rms_norm_eps": 1e-5}
 _DEFAULTS = {"hidden_size": 1152, "num_attention_heads": 16, "patch_size": 32}
 
 
 def read_idefics3(architecture: str, config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a vision-language model."""
-    fields, text = Fields(config), text_fields(config, {})
+    fields, text = Fields(config), text_fields(config, _TEXT)
     text.choice("model_type", "llama", ("llama",))
     decoder = read_decoder(text, tied_head=tied(fields, text))
     return multimodal_model(architecture, fields, text, decoder, _vision(fields, decoder.hidden_size), 128257)

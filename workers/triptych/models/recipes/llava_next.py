@@ -9,7 +9,7 @@ from typing import Any
 from triptych.core.errors import InvalidArgument
 from triptych.models.recipes.fields import Fields
 from triptych.models.recipes.llama import NAMES
-from triptych.models.recipes.multimodal import multimodal_model, read_text, text_fields, tied
+from triptych.models.recipes.multimodal import language_fields, multimodal_model, read_text, tied
 from triptych.models.recipes.place import Place
 from triptych.models.recipes.recipe import Recipe
 from triptych.models.recipes.towers import CLIP_NAMES, PROJECTOR_NAMES, ROOTS, UNUSED, read_clip, read_projector
@@ -20,7 +20,7 @@ _RESOLUTIONS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 
 def read_llava_next(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a vision-language model."""
-    fields, text = Fields(config), text_fields(config, {})
+    fields, text = Fields(config), language_fields(config)
     decoder = read_text(text, tied_head=tied(fields, text))
     vision = _vision(fields, decoder.hidden_size)
     return multimodal_model("LlavaNextForConditionalGeneration", fields, text, decoder, vision, 32000)

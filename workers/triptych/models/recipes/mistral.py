@@ -20,10 +20,12 @@ from triptych.models.recipes.recipe import Recipe
 from triptych.models.recipes.rope import context_length
 from triptych.models.spec import DecoderSpec, ModelSpec
 
+DEFAULTS: Mapping[str, Any] = {"intermediate_size": 14336}
+
 
 def read_mistral(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a language model."""
-    fields = Fields(config)
+    fields = Fields(config, defaults=DEFAULTS)
     decoder = read_decoder(fields, tied_head=tied_head(fields))
     return language_model("MistralForCausalLM", fields, decoder, context=context_length(fields, 131072))
 

@@ -22,9 +22,12 @@ from triptych.models.spec import ModelSpec, NormSpec, SoftmaxRouter
 _EXPERT = "model.layers.{0}.block_sparse_moe.experts.{1}"
 
 
+_DEFAULTS: Mapping[str, Any] = {"rms_norm_eps": 1e-5}
+
+
 def read_mixtral(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a language model."""
-    fields = Fields(config)
+    fields = Fields(config, defaults=_DEFAULTS)
     attention = replace(
         read_attention(fields, kv_heads=8, theta=1e6), window=fields.optional_count("sliding_window", None) or 0
     )

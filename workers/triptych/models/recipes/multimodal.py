@@ -11,6 +11,8 @@ from triptych.models.recipes.rope import context_length
 from triptych.models.spec import AttentionSpec, DecoderSpec, ModelSpec, VisionSpec
 
 _ROPE = ("rope_parameters", "rope_scaling")
+_LANGUAGES = ("llama", "mistral", "qwen2")
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"mistral": mistral.DEFAULTS, "qwen2": qwen2.DEFAULTS}
 
 
 def text_fields(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Fields:
@@ -27,9 +29,15 @@ def text_fields(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Field
     return Fields(values, "text_config.")
 
 
+def language_fields(config: Mapping[str, Any]) -> Fields:
+    """The section text_config of a family whose checkpoints have language models of several families."""
+    kind = Fields(config).section("text_config").choice("model_type", "llama", _LANGUAGES)
+    return text_fields(config, _DEFAULTS.get(kind, {}))
+
+
 def read_text(text: Fields, *, tied_head: bool) -> DecoderSpec:
     """The decoder of a family whose checkpoints have language models of several families."""
-    match text.choice("model_type", "llama", ("llama", "mistral", "qwen2")):
+    match text.choice("model_type", "llama", _LANGUAGES):
         case "mistral":
             return mistral.read_decoder(text, tied_head=tied_head)
         case "qwen2":

@@ -27,9 +27,12 @@ OLMO_NAMES: Mapping[str, str | Place] = {
 }
 
 
+_DEFAULTS: Mapping[str, Any] = {"vocab_size": 50304}
+
+
 def read_olmo2(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a language model."""
-    fields = Fields(config)
+    fields = Fields(config, defaults=_DEFAULTS)
     attentions = (olmo_attention(fields, theta=10000.0),) * num_layers(fields)
     return language_model("Olmo2ForCausalLM", fields, post_norm(fields, attentions))
 

@@ -15,9 +15,12 @@ from triptych.models.spec import AttentionSpec, ModelSpec
 _THETA = 500000.0
 
 
+_DEFAULTS: Mapping[str, Any] = {"vocab_size": 50304}
+
+
 def read_olmo3(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a language model: three layers slide, the fourth sees all; only that one is stretched."""
-    fields = Fields(config)
+    fields = Fields(config, defaults=_DEFAULTS)
     kinds = tuple(SLIDING if (index + 1) % 4 else FULL for index in range(num_layers(fields)))
     attention = olmo_attention(fields, theta=_THETA)
     attentions = tuple(_of_kind(fields, attention, kind) for kind in layer_types(fields, kinds))

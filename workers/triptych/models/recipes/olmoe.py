@@ -19,10 +19,18 @@ from triptych.models.recipes.recipe import Recipe
 from triptych.models.recipes.rope import context_length
 from triptych.models.spec import ModelSpec, NormSpec, SoftmaxRouter
 
+_DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 50304,
+    "hidden_size": 2048,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 16,
+    "rms_norm_eps": 1e-5,
+}
+
 
 def read_olmoe(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a language model: queries and keys are normalised over all heads."""
-    fields = Fields(config)
+    fields = Fields(config, defaults=_DEFAULTS)
     fields.refuse("clip_qkv", None)
     norm, bias = NormSpec(fields.positive("rms_norm_eps", 1e-5)), fields.flag("attention_bias", False)
     attention = replace(read_attention(fields, bias=bias, output_bias=bias), qk_norm="projection", norm=norm)

@@ -25,9 +25,17 @@ _QKV = Place("model.layers.{0}.self_attn.qkv_proj", of=("query", "key", "value")
 _GATE_UP = Place("model.layers.{0}.mlp.gate_up_proj", of=("gate", "up"))
 
 
+_DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 32064,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "rms_norm_eps": 1e-5,
+}
+
+
 def read_phi3(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a language model."""
-    fields = Fields(config)
+    fields = Fields(config, defaults=_DEFAULTS)
     attention = replace(read_attention(fields), window=fields.optional_count("sliding_window", None) or 0)
     layer = pre_norm(attention, read_mlp(fields), read_norm(fields))
     decoder = stacked(fields, (layer,) * num_layers(fields), tied_head=tied_head(fields))

@@ -20,10 +20,12 @@ from triptych.models.recipes.rope import context_length
 from triptych.models.recipes.windows import qwen_layer_types, windowed
 from triptych.models.spec import DecoderSpec, ModelSpec
 
+DEFAULTS: Mapping[str, Any] = {"vocab_size": 151936, "intermediate_size": 22016}
+
 
 def read_qwen2(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a language model."""
-    fields = Fields(config)
+    fields = Fields(config, defaults=DEFAULTS)
     decoder = read_decoder(fields, tied_head=tied_head(fields))
     return language_model("Qwen2ForCausalLM", fields, decoder, context=context_length(fields, 32768))
 

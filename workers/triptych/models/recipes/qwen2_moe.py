@@ -21,10 +21,17 @@ from triptych.models.recipes.rope import context_length
 from triptych.models.recipes.windows import FULL, SLIDING, layer_types, windowed
 from triptych.models.spec import MlpSpec, ModelSpec, MoeSpec, SoftmaxRouter
 
+_DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_attention_heads": 16,
+}
+
 
 def read_qwen2_moe(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a language model: an expert that every token uses has a gate of its own."""
-    fields = Fields(config)
+    fields = Fields(config, defaults=_DEFAULTS)
     attention = read_attention(fields, bias=fields.flag("qkv_bias", True), kv_heads=16)
     attentions = windowed(attention, *_windows(fields))
     mixture, norm = _mixture(fields), read_norm(fields)

@@ -29,9 +29,12 @@ QWEN3_NAMES: Mapping[str, str | Place] = {
 }
 
 
+_DEFAULTS: Mapping[str, Any] = {"vocab_size": 151936, "intermediate_size": 22016}
+
+
 def read_qwen3(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a language model."""
-    fields = Fields(config)
+    fields = Fields(config, defaults=_DEFAULTS)
     decoder = read_decoder(fields, tied_head=tied_head(fields))
     return language_model("Qwen3ForCausalLM", fields, decoder, context=context_length(fields, 32768))
 

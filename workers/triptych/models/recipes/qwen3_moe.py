@@ -21,10 +21,17 @@ from triptych.models.recipes.recipe import Recipe
 from triptych.models.recipes.rope import context_length
 from triptych.models.spec import AttentionSpec, ModelSpec, SoftmaxRouter
 
+_DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "num_hidden_layers": 24,
+}
+
 
 def read_qwen3_moe(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a language model."""
-    fields = Fields(config)
+    fields = Fields(config, defaults=_DEFAULTS)
     router = SoftmaxRouter(renormalise=fields.flag("norm_topk_prob", False))
     experts = read_experts(fields, router, experts=128, top_k=8, width="moe_intermediate_size", default_width=768)
     layer = pre_norm(_attention(fields), experts, read_norm(fields))

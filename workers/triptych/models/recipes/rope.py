@@ -13,7 +13,7 @@ from triptych.models.spec import (
     YarnScaling,
 )
 
-KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
+KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope", "su")
 
 
 def read_rope(fields: Fields, head_dim: int, *, theta: float = 10000.0) -> RopeSpec:
@@ -66,15 +66,14 @@ def rope_section(fields: Fields) -> Fields:
 
 def read_scaling(fields: Fields, section: Fields, dimensions: int) -> RopeScaling | None:
     """What was changed for longer contexts."""
-    kind = section.choice("rope_type" if section.has("rope_type") else "type", "default", KINDS)
-    match kind:
+    match _kind(section):
         case "linear":
             return LinearScaling(section.positive("factor", None))
         case "llama3":
             return _llama3(fields, section)
         case "yarn":
             return _yarn(fields, section)
-        case "longrope":
+        case "longrope" | "su":  # as it was called at first
             return _long(fields, section, dimensions)
         case _:
             # The frequencies of `dynamic` change beyond the trained context only, which is not served.
@@ -84,15 +83,21 @@ def read_scaling(fields: Fields, section: Fields, dimensions: int) -> RopeScalin
 def context_length(fields: Fields, default: int = 2048) -> int:
     """The longest sequence that one set of frequencies serves.
 
-    Those of `longrope` change at the context before the stretch; up to there the short ones hold.
+    Those of `longrope` change at the context before the stretch; up to there the short ones hold. `yarn` that names
+    the context before it serves `factor` times that, whether or not `max_position_embeddings` says so already.
     """
-    context = fields.count("max_position_embeddings", default)
-    section = rope_section(fields)
-    if section.has("rope_type") or section.has("type"):
-        kind = section.choice("rope_type" if section.has("rope_type") else "type", "default", KINDS)
-        if kind == "longrope":
+    context, section = fields.count("max_position_embeddings", default), rope_section(fields)
+    match _kind(section):
+        case "longrope" | "su":
             return min(context, _original(fields, section, context))
-    return context
+        case "yarn" if section.has("original_max_position_embeddings"):
+            return max(context, round(section.positive("factor", 1.0) * _original(fields, section, context)))
+        case _:
+            return context
+
+
+def _kind(section: Fields) -> str:
+    return section.choice("rope_type" if section.has("rope_type") else "type", "default", KINDS)
 
 
 def _original(fields: Fields, section: Fields, default: int) -> int:

@@ -22,10 +22,17 @@ from triptych.models.recipes.rope import context_length
 from triptych.models.recipes.windows import FULL, SLIDING, layer_types, windowed
 from triptych.models.spec import DecoderSpec, ModelSpec
 
+_DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 128256,
+    "hidden_size": 2048,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+}
+
 
 def read_smollm3(config: Mapping[str, Any]) -> ModelSpec:
     """The spec of a language model."""
-    fields = Fields(config)
+    fields = Fields(config, defaults=_DEFAULTS)
     decoder = _decoder(fields)
     return language_model("SmolLM3ForCausalLM", fields, decoder, context=context_length(fields, 32768))
 
