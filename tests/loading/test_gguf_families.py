@@ -56,6 +56,14 @@ def test_names_values_and_config_are_those_of_the_checkpoint(name: str, tiny_fam
     assert named == set(read_header(path).tensors)
 
 
+def test_a_phi_without_a_window_says_so_as_llama_cpp_does(tiny_family: Tiny, tmp_path: Path) -> None:
+    files, _ = tiny_family("Phi3ForCausalLM", sliding_window=None)
+    convert(files, tmp_path / "model.gguf", "F32")
+    header = read_header(tmp_path / "model.gguf")
+    assert header.metadata["phi3.attention.sliding_window"] == 0
+    assert config_from_gguf(header)["sliding_window"] is None
+
+
 @pytest.mark.parametrize("name", ["MixtralForCausalLM", "Qwen2MoeForCausalLM"])
 def test_every_expert_has_blocks_of_its_own(name: str, tiny_family: Tiny, tmp_path: Path) -> None:
     files, _ = tiny_family(name)

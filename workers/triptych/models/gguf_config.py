@@ -35,7 +35,7 @@ def config_from_gguf(header: GgufHeader) -> dict[str, Any]:
         **family.constants,
     }
     for number in (*COMMON, *family.numbers):
-        if number.required or metadata.has(number.key):
+        if number.required or metadata.raw(number.key):
             config[number.name] = metadata.need(number.key, number.kind)
     return config | family.derive(config, metadata)
 

@@ -201,7 +201,7 @@ PHI3 = Family(
         "ffn_down": "mlp.down_proj",
         **_PRE_NORMS,
     },
-    numbers=(replace(_WINDOW, required=False),),
+    numbers=(replace(_WINDOW, required=False, none=0),),  # llama.cpp's sign of Phi-4
     constants={**_SILU, "sliding_window": None},
     derive=_phi3,
 )

@@ -22,8 +22,9 @@ class Number:
         name: In config.json.
         key: In the metadata, without the architecture.
         kind: int or float.
-        required: A file without it cannot be read; otherwise config.json is silent too.
+        required: A file without it cannot be read; otherwise config.json is silent too, as where the file says 0.
         alias: Another name of it in config.json.
+        none: What a file is to say where config.json has none; None leaves it out.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Number:
     kind: type[int] | type[float]
     required: bool = True
     alias: str = ""
+    none: int | None = None
 
 
 COMMON: tuple[Number, ...] = (

@@ -54,6 +54,8 @@ def metadata_of(config: Mapping[str, Any], family: Family) -> dict[str, Entry]:
             entries[number.key] = number.kind(value)
         elif number.required:
             raise InvalidArgument(f"config: {number.name} must be a number, got None", field=number.name)
+        elif number.none is not None:
+            entries[number.key] = number.none
     width = head_dim(config)
     entries |= {
         "attention.head_count_kv": config.get("num_key_value_heads") or config["num_attention_heads"],
