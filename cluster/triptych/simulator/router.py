@@ -121,8 +121,8 @@ class Router(Machine):
         )
         try:
             if known is None:
-                self.seats.take(self.desk.running, 0)
-                self.seats.give_back(0)  # nothing comes between here and `submit`
+                seat = self.seats.take(self.desk.running, 0)
+                self.seats.give_back(seat)  # nothing comes between here and `submit`
             entry, orders = self.desk.submit(submission, now)
         except TriptychError as error:
             self.open.pop(line, None)
