@@ -53,7 +53,7 @@ def route(logits: Tensor, correction: Tensor | None, routing: Routing, ids: Tens
 
 
 def _in_best_groups(choice: Tensor, routing: Routing) -> Tensor:
-    grouped = choice.unflatten(1, (routing.groups, choice.shape[1] // routing.groups))
+    grouped = choice.reshape(len(choice), routing.groups, choice.shape[1] // routing.groups)
     strength = grouped.topk(min(2, grouped.shape[-1])).values.sum(-1)
     hidden = torch.ones_like(strength, dtype=torch.bool).scatter_(1, _best(strength, routing.top_groups), False)
     return grouped.masked_fill(hidden.unsqueeze(-1), -torch.inf).flatten(1)
