@@ -28,7 +28,7 @@ class ClusterSpec(Section):
     """Element type of the computation; `auto` is bfloat16 where the model and the machine have it."""
     quantization: Literal["none", "int8", "gguf"] = "none"
     """Form of the language model's matrices: as in the checkpoint, int8 made once and kept in the cache directory, or
-    the 4- to 8-bit blocks of a .gguf file as they are stored."""
+    the Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K blocks of a .gguf file as they are stored."""
     generation_config: Literal["model", "none"] = "model"
     """Sampling parameters of requests that leave them open: what the model's generation_config.json says
     (temperature, top_k, top_p, min_p, repetition_penalty, max_new_tokens, and do_sample where it is false), or, with
