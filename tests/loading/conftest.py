@@ -2,6 +2,7 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gguf
@@ -62,7 +63,10 @@ def folder(tmp_path: Path) -> Callable[..., ModelFiles]:
 
 @pytest.fixture
 def llama_gguf(tmp_path: Path) -> Callable[..., ModelFiles]:
-    """Writes a tiny llama GGUF; keyword arguments override its metadata, `tensors` adds tensors."""
+    """Writes a tiny llama GGUF; keyword arguments override its metadata.
+
+    `tensors` adds tensors, `texts` renames tokens; those that are not `normal` stand for no text.
+    """
 
     def write(
         rng: np.random.Generator,
@@ -70,6 +74,8 @@ def llama_gguf(tmp_path: Path) -> Callable[..., ModelFiles]:
         *,
         metadata: Mapping[str, int | float | str | None] | None = None,
         tensors: Mapping[str, np.ndarray] | None = None,
+        texts: Mapping[int, str] = MappingProxyType({}),
+        normal: range = range(VOCABULARY),
         architecture: str = "llama",
     ) -> ModelFiles:
         path = tmp_path / "tiny.gguf"
@@ -82,7 +88,10 @@ def llama_gguf(tmp_path: Path) -> Callable[..., ModelFiles]:
                     writer.add_float32(key, value)
                 case str():
                     writer.add_string(key, value)
-        writer.add_token_list([f"t{n}" for n in range(VOCABULARY)])
+        writer.add_token_list([texts.get(n, f"t{n}") for n in range(VOCABULARY)])
+        writer.add_token_types(
+            [gguf.TokenType.NORMAL if n in normal else gguf.TokenType.CONTROL for n in range(VOCABULARY)]
+        )
         for name, values in (_tensors(rng) | dict(tensors or {})).items():
             if values.ndim == 1:
                 writer.add_tensor(name, values)

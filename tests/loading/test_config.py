@@ -148,6 +148,24 @@ def test_an_own_head_and_an_own_end_of_turn_are_seen(llama_gguf: Gguf, rng: np.r
     assert config["eos_token_id"] == [2, 9]
 
 
+@pytest.mark.parametrize(
+    ("texts", "metadata", "ends"),
+    [
+        ({9: "<end_of_turn>"}, {}, [2, 9]),
+        ({2: "<|endoftext|>", 9: "<|end|>"}, {}, [2, 9]),
+        ({2: "<|im_end|>", 9: "<|endoftext|>"}, {}, 2),
+        ({2: "<|eot_id|>", 9: "<|eom_id|>"}, {}, [2, 9]),
+        ({9: "<|im_end|>"}, {"tokenizer.ggml.eot_token_id": 2}, 2),
+        ({40: "<|im_end|>"}, {}, 2),
+    ],
+)
+def test_ends_of_turns_that_a_gguf_does_not_name_are_known_by_their_text(
+    llama_gguf: Gguf, rng: np.random.Generator, texts: dict[int, str], metadata: dict[str, int], ends: int | list[int]
+) -> None:
+    files = llama_gguf(rng, metadata=metadata, texts=texts, normal=range(30, 48))
+    assert read_config(files)["eos_token_id"] == ends
+
+
 @pytest.mark.parametrize("factor", [8.0, 32.0])
 def test_llama3_scaling_is_recovered_from_its_factors(
     llama_gguf: Gguf, rng: np.random.Generator, factor: float

@@ -2,6 +2,7 @@
 
 import mmap
 import struct
+from collections.abc import Collection
 from pathlib import Path
 
 from triptych.core.errors import DataLoss
@@ -57,6 +58,18 @@ class Cursor:
             self._require(place + _SIZE.size)
             place += _SIZE.size + _SIZE.unpack_from(data, place)[0]
         self.place = place
+
+    def find_strings(self, start: int, count: int, wanted: Collection[str]) -> dict[str, int]:
+        """Which of `count` strings are wanted ones, and the number of each; `skip_strings` has passed over all."""
+        data, place, found = self._data, start, dict[str, int]()
+        texts = {text.encode(): text for text in wanted}
+        lengths = {len(text) for text in texts}
+        for number in range(count):
+            length = _SIZE.unpack_from(data, place)[0]
+            place += _SIZE.size + length
+            if length in lengths and (raw := data[place - length : place]) in texts:
+                found[texts[raw]] = number
+        return found
 
     def _require(self, end: int) -> None:
         if end > len(self._data):

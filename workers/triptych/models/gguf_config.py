@@ -1,13 +1,21 @@
 """A Hugging Face config dict from GGUF metadata."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from triptych.core.errors import DataLoss
 from triptych.models.gguf_families import family_of
 from triptych.models.gguf_family import COMMON
-from triptych.models.gguf_header import GgufHeader
+from triptych.models.gguf_header import GgufHeader, find_strings
 from triptych.models.gguf_metadata import Metadata
 from triptych.models.gguf_rope import rope_parameters
+
+_ENDS: Mapping[str, tuple[str, ...]] = {
+    "eot": ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<EOT>", "<|end_of_text|>"),
+    "eom": ("<|eom_id|>",),
+}
+"""Texts of the tokens that end a turn or a message, in the order in which llama.cpp looks for them."""
+_NORMAL = 1  # type of a token that text is spelled with
 
 
 def config_from_gguf(header: GgufHeader) -> dict[str, Any]:
@@ -48,7 +56,24 @@ def _vocabulary(header: GgufHeader) -> int:
 
 
 def _ends(metadata: Metadata) -> int | list[int] | None:
-    """The end of the text, and the end of a turn where a chat model has one of its own."""
-    named = (metadata.token(end) for end in ("eos", "eot", "eom"))
-    ends = list(dict.fromkeys(end for end in named if end is not None))
+    """The end of the text, and the ends of turn and message where a chat model has them.
+
+    Most files name the first only: llama.cpp knows the others by their text (llama-vocab.cpp).
+    """
+    named = {end: metadata.token(end) for end in ("eos", *_ENDS)}
+    if None in named.values():
+        spelled = _special_tokens(metadata.header, {text for texts in _ENDS.values() for text in texts})
+        for end, texts in _ENDS.items():
+            if named[end] is None:
+                named[end] = next((spelled[text] for text in texts if text in spelled), None)
+    ends = list(dict.fromkeys(end for end in named.values() if end is not None))
     return ends if len(ends) > 1 else ends[0] if ends else None
+
+
+def _special_tokens(header: GgufHeader, texts: Collection[str]) -> dict[str, int]:
+    """Numbers of those tokens that stand for no text."""
+    types = header.metadata.get("tokenizer.ggml.token_type")
+    found = find_strings(header, "tokenizer.ggml.tokens", texts)
+    if not isinstance(types, tuple):
+        return {}
+    return {text: number for text, number in found.items() if number < len(types) and types[number] != _NORMAL}

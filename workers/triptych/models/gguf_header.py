@@ -5,7 +5,7 @@ only needs the shape of a model reads this. Layout: ggml's docs/gguf.md, version
 """
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -23,9 +23,10 @@ _MAX_DIMENSIONS = 4
 
 @dataclass(frozen=True, slots=True)
 class Strings:
-    """An array of strings, of which only the length is kept (vocabulary, merges)."""
+    """An array of strings (vocabulary, merges), of which only the length and the first byte's place are kept."""
 
     length: int
+    start: int
 
 
 Value = int | float | bool | str | tuple[int | float | bool, ...] | Strings
@@ -79,6 +80,15 @@ def read_header(path: Path) -> GgufHeader:
             return _header(Cursor(path, data))
 
 
+def find_strings(header: GgufHeader, key: str, wanted: Collection[str]) -> dict[str, int]:
+    """Numbers of those wanted strings that an array of the metadata holds; none where there is no such array."""
+    strings = header.metadata.get(key)
+    if not isinstance(strings, Strings):
+        return {}
+    with header.path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+        return Cursor(header.path, data).find_strings(strings.start, strings.length, wanted)
+
+
 def _header(cursor: Cursor) -> GgufHeader:
     _check_magic(cursor)
     tensor_count, entry_count = cursor.unpack("QQ")
@@ -116,8 +126,9 @@ def _value(cursor: Cursor, key: str) -> Value:
     if kind == _ARRAY:
         kind, length = cursor.unpack("IQ")
         if kind == _STRING:
+            start = cursor.place
             cursor.skip_strings(length)
-            return Strings(length)
+            return Strings(length, start)
         if kind in _SCALARS:
             return cursor.array(length, _SCALARS[kind])
     raise DataLoss(f"{cursor.path}: metadata {key} has type {kind}, which is not one that GGUF defines there")

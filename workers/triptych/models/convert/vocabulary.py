@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ def add_vocabulary(writer: GGUFWriter, folder: Path, config: Mapping[str, Any], 
         "bos": config.get("bos_token_id", tokenizer.bos_token_id),
         "unknown": tokenizer.unk_token_id,
         "padding": config.get("pad_token_id", tokenizer.pad_token_id),
-        **dict(zip(("eos", "eot", "eom"), ends, strict=False)),
+        # All three, as readers look for tokens that are called like ends where one of them is not named.
+        **dict(zip(("eos", "eot", "eom"), chain(ends, repeat(ends[-1])) if ends else (), strict=False)),
     }
     for name, token in special.items():
         if token is not None:
