@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from triptych.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from triptych.models.checkpoint import open_checkpoint
+from triptych.models.extent import Extent
 from triptych.models.files import ModelFiles
 from triptych.models.testing import RecordingProgress
-from triptych.models.weights import open_weights
+from triptych.models.weights import Weights, open_weights
 
 Folder = Callable[..., ModelFiles]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -41,6 +42,21 @@ def test_tensors_stored_in_the_dtype_are_used_where_they_lie(
         assert weights.shape(name) == tuple(tensor.shape)
         assert weights.tensor(name).dtype == dtype
         torch.testing.assert_close(weights.tensor(name), tensor, rtol=0, atol=0)
+
+
+def test_asking_for_one_name_does_not_go_over_all() -> None:
+    class Walked(dict[str, Extent]):
+        count = 0
+
+        def __iter__(self) -> Iterator[str]:
+            self.count += 1
+            return super().__iter__()
+
+    stored = Walked(a=Extent(Path("a"), 0, (1,), "F32"))
+    weights = Weights(stored, interleaved=False)
+    assert "a" in weights.names
+    assert "b" not in weights.names
+    assert stored.count == 0
 
 
 @pytest.mark.parametrize("stored", [*DTYPES, torch.float64])

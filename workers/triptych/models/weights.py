@@ -1,6 +1,6 @@
 """Weights of one model in one dtype, by name, mapped and shared between the processes of a host."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import assert_never
 
@@ -36,9 +36,9 @@ class Weights:
         self.interleaved = interleaved
 
     @property
-    def names(self) -> frozenset[str]:
-        """Of all tensors that were asked for."""
-        return frozenset(self._stored)
+    def names(self) -> Set[str]:
+        """Of all tensors that were asked for: a view, as a model of many experts asks once for each."""
+        return self._stored.keys()
 
     @property
     def files(self) -> frozenset[Path]:
