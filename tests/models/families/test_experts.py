@@ -27,20 +27,32 @@ from triptych.models.spec import read_spec
 SIZES: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 4,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.2,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "rms_norm_eps": 1e-2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 
+# The second of a family has the other value wherever a flag changes what is computed.
 CONFIGS: dict[str, PretrainedConfig] = {
     "mixtral": MixtralConfig(**SIZES, num_local_experts=6, sliding_window=21),
     "qwen2_moe": Qwen2MoeConfig(
         **SIZES, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=24, shared_expert_intermediate_size=40,
         mlp_only_layers=[1], use_sliding_window=True, sliding_window=21, max_window_layers=3,
     ),
+    "qwen2_moe_renormalised": Qwen2MoeConfig(
+        **SIZES, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=24, shared_expert_intermediate_size=40,
+        norm_topk_prob=True, decoder_sparse_step=2,
+    ),
+    "qwen3_moe_plain": Qwen3MoeConfig(
+        **SIZES, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24, norm_topk_prob=False,
+        mlp_only_layers=[2], head_dim=16,
+    ),
     "qwen3_moe": Qwen3MoeConfig(
         **SIZES, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24, norm_topk_prob=True,
         decoder_sparse_step=2, attention_bias=True,
     ),
     "olmoe": OlmoeConfig(**SIZES, num_experts=8, num_experts_per_tok=3),
+    "olmoe_renormalised": OlmoeConfig(
+        **SIZES, num_experts=8, num_experts_per_tok=3, norm_topk_prob=True, attention_bias=True, clip_qkv=None
+    ),
     "granitemoe": GraniteMoeConfig(
         **SIZES, num_local_experts=6, embedding_multiplier=3.0, logits_scaling=2.0, residual_multiplier=0.4,
         attention_multiplier=0.2,
@@ -55,7 +67,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "deepseek_v3": DeepseekV3Config(
         **{**SIZES, "num_key_value_heads": 4}, n_routed_experts=8, n_group=4, topk_group=2, num_experts_per_tok=3,
         moe_intermediate_size=24, n_shared_experts=2, first_k_dense_replace=1, kv_lora_rank=32, q_lora_rank=48,
-        qk_rope_head_dim=16, qk_nope_head_dim=24, v_head_dim=20,
+        qk_rope_head_dim=16, qk_nope_head_dim=24, v_head_dim=20, routed_scaling_factor=1.7,
         rope_parameters={
             "rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.7,
             "original_max_position_embeddings": 64, "beta_fast": 32, "beta_slow": 1,
@@ -64,7 +76,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "deepseek_v3_plain": DeepseekV3Config(
         **{**SIZES, "num_key_value_heads": 4}, n_routed_experts=4, n_group=1, topk_group=1, num_experts_per_tok=2,
         moe_intermediate_size=24, first_k_dense_replace=2, kv_lora_rank=32, q_lora_rank=None, rope_interleave=False,
-        qk_rope_head_dim=16, qk_nope_head_dim=16, v_head_dim=16, attention_bias=True,
+        qk_rope_head_dim=16, qk_nope_head_dim=16, v_head_dim=16, attention_bias=True, norm_topk_prob=False,
     ),
 }  # fmt: skip
 
