@@ -24,7 +24,6 @@ from triptych.engine.answer import Answer, Completion
 from triptych.engine.core import EngineCore, kv_blocks
 from triptych.engine.eyes import Eyes, place
 from triptych.engine.kernels import build_kernels
-from triptych.engine.loading import context_length as served_context
 from triptych.engine.loading import load_model
 from triptych.engine.loop import StepOutcome
 from triptych.engine.prompts import PromptLike, is_single, media_of, require_fit, tokenize
@@ -92,7 +91,16 @@ class Engine:
         self._files = resolve(model, progress=progress)
         self._device = device
         folders = {name: Path(folder) for name, folder in adapters.items()}
-        self._loaded = load_model(self._files, dtype, quantization, device, adapters=folders, progress=progress)
+        self._loaded = load_model(
+            self._files,
+            dtype,
+            quantization,
+            device,
+            context=context_length,
+            kv_memory=kv_cache_memory,
+            adapters=folders,
+            progress=progress,
+        )
         self.spec = self._loaded.spec
         self.text = TextProcessor.load(self._files, self.spec)
         self.defaults = read_sampling_defaults(self._files) if generation_config == "model" else NEUTRAL
@@ -103,7 +111,7 @@ class Engine:
             decoder,
             kv,
             self.spec.eos_token_ids,
-            served_context(self.spec, context_length),
+            self._loaded.context_length,
             SchedulerOptions(max_batch_tokens, max_running, prefix_caching),
         )
         self._requests = 0

@@ -54,6 +54,7 @@ class Decoder:
         dtype: torch.dtype,
         device: str = "cpu",
         *,
+        positions: int | None = None,
         quantization: Quantization = "none",
         adapters: Mapping[str, Path] = NO_FOLDERS,
         progress: Progress = SILENT,
@@ -65,6 +66,7 @@ class Decoder:
             spec: What it is.
             dtype: Of activations, adapters, and weights that are not quantised.
             device: Where all of them go.
+            positions: That steps may have, from 0: angles are tabulated for these; None means the model's context.
             quantization: The form of the matrices.
             adapters: Folders of adapters, by name (`triptych.models.adapters`).
             progress: Told about conversions.
@@ -78,7 +80,7 @@ class Decoder:
         parameters = open_parameters(files, spec, wanted, dtype, where, progress, quantization)
         opened = open_adapters(adapters, spec, dtype, where, progress, interleaved=parameters.interleaved)
         parameters = replace(parameters, adapters=opened)
-        tables = _rotary_tables(decoder, spec.context_length, parameters)
+        tables = _rotary_tables(decoder, spec.context_length if positions is None else positions, parameters)
         table = parameters.weight("embedding.weight")
         return cls(
             spec=decoder,

@@ -15,7 +15,7 @@ from triptych.engine.core import EngineCore, kv_blocks
 from triptych.engine.dtypes import choose_dtype
 from triptych.engine.embedder import batch_tokens, load_embedder
 from triptych.engine.eyes import Eyes
-from triptych.engine.loading import context_length, load_model
+from triptych.engine.loading import load_model
 from triptych.engine.scheduler import SchedulerOptions
 from triptych.engine.threads import use_threads
 from triptych.models.config import read_config
@@ -102,7 +102,14 @@ class _Pool:
     """The KV pool, its two transfer ends, and the engine over it."""
 
     def __init__(self, settings: StageSettings, store: EmbeddingStore | None, backend: TransferBackend) -> None:
-        loaded = load_model(settings.files, settings.dtype, settings.quantization, adapters=settings.adapters)
+        loaded = load_model(
+            settings.files,
+            settings.dtype,
+            settings.quantization,
+            context=settings.context_length,
+            kv_memory=settings.kv_cache_bytes,
+            adapters=settings.adapters,
+        )
         blocks = kv_blocks(loaded.decoder, settings.block_size, loaded.dtype, settings.kv_cache_bytes)
         shape = loaded.decoder.kv_shape(blocks, settings.block_size)
         geometry = PoolGeometry(shape[0], blocks, math.prod(shape[2:]) * loaded.dtype.itemsize)
@@ -114,7 +121,7 @@ class _Pool:
             loaded.decoder,
             kv,
             loaded.spec.eos_token_ids,
-            context_length(loaded.spec, settings.context_length),
+            loaded.context_length,
             SchedulerOptions(settings.max_batch_tokens, settings.max_running, settings.prefix_caching),
         )
         self.receiver = KvReceiver(
