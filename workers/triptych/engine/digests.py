@@ -2,7 +2,7 @@
 
 The KV of a token depends on every token before it, so a block is named by a hash over its own tokens and the name of
 the block before it. Where embeddings stand for tokens, the name of what was embedded goes in as well, and which of
-its rows they are; and where positions are not the indices of the tokens, the positions of the block. The hash is
+its rows they are; and in blocks where positions are not the indices of the tokens, the positions. The hash is
 SHA-256: requests of different users meet in one cache, and nobody may be able to make a second prompt that has the
 name of another's (a hash without that property would be 0.4 µs a block faster).
 """
@@ -10,6 +10,8 @@ name of another's (a hash without that property would be 0.4 µs a block faster)
 import struct
 from array import array
 from hashlib import sha256
+
+import numpy as np
 
 from triptych.engine.sequence import Media, Sequence
 
@@ -34,7 +36,9 @@ def full_block_digests(sequence: Sequence, block_size: int, root: bytes) -> list
             if start < media.start + media.length and media.start < start + block_size:
                 content.update(_media_bytes(media, start))
         if sequence.positions is not None:
-            content.update(sequence.positions.between(start, start + block_size).tobytes())
+            axes = sequence.positions.between(start, start + block_size)
+            if (axes != np.arange(start, start + block_size)).any():  # else the KV is that of a text without images
+                content.update(axes.tobytes())
         digests.append(content.digest())
     return digests
 
