@@ -42,6 +42,7 @@ def test_a_generation_config_without_an_end_changes_nothing(tmp_path: Path) -> N
         (b'{"eos_token_id": 1}', [1, 7]),
         (b'{"eos_token_id": [2, 7]}', [2, 7]),
         (b'{"text_config": {"eos_token_id": 3}}', [3, 7]),
+        (b'{"eos_token_id": null, "text_config": {"eos_token_id": [3, 8]}}', [3, 8, 7]),
         (b"{}", [7]),
     ],
 )

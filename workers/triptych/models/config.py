@@ -31,7 +31,9 @@ def read_config(files: ModelFiles) -> dict[str, Any]:
     if generation.is_file() and (ends := read_json(generation).get("eos_token_id")) is not None:
         config["eos_token_id"] = ends
     if (own := _end_of_tokenizer(files.path)) is not None:
-        known = config.get("eos_token_id", (config.get("text_config") or {}).get("eos_token_id"))
+        sections = (config, config.get("text_config") or {})
+        stated = (section.get("eos_token_id") for section in sections)
+        known = next((ends for ends in stated if ends is not None), None)
         named = known if isinstance(known, list) else [] if known is None else [known]
         if own not in named:
             config["eos_token_id"] = [*named, own]
