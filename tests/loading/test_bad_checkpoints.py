@@ -84,9 +84,8 @@ def test_a_wrong_shape(model: Path, cache: Path) -> None:
 
 def test_an_unknown_kind_of_rope(model: Path) -> None:
     configure(model, rope_parameters={"rope_type": "spiral", "rope_theta": 10000.0})
-    assert re.fullmatch(
-        r"config: rope_parameters\.rope_type 'spiral' is not supported; supported: default or .*", said(model)
-    )
+    told = said(model)
+    assert told.startswith(f"{model}/config.json: rope_parameters.rope_type 'spiral' is not supported; supported: ")
 
 
 @pytest.mark.parametrize(

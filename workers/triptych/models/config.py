@@ -1,10 +1,12 @@
 """The configuration of a model as one Hugging Face config dict, whatever the files are."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from triptych.core.errors import DataLoss
+from triptych.core.errors import DataLoss, InvalidArgument, Unimplemented
 from triptych.models.files import CONFIG, ModelFiles, reading
 from triptych.models.gguf_config import config_from_gguf
 from triptych.models.gguf_header import read_header
@@ -38,6 +40,16 @@ def read_config(files: ModelFiles) -> dict[str, Any]:
         if own not in named:
             config["eos_token_id"] = [*named, own]
     return config
+
+
+@contextmanager
+def blaming(files: ModelFiles) -> Iterator[None]:
+    """Says in which file the field lies that a recipe refuses."""
+    path = files.path if files.format == "gguf" else files.path / CONFIG
+    try:
+        yield
+    except (InvalidArgument, Unimplemented) as error:
+        raise type(error)(f"{path}: {error.message.removeprefix('config: ')}", field=error.field) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

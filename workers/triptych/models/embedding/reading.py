@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from triptych.core.errors import DataLoss, InvalidArgument, Unimplemented
-from triptych.models.config import read_config, read_json
+from triptych.models.config import blaming, read_config, read_json
 from triptych.models.files import ModelFiles, reading
 from triptych.models.recipes.fields import Fields
 from triptych.models.recipes.text_encoders import find_text_recipe, gives_embeddings
@@ -43,7 +43,8 @@ def read_embedder(files: ModelFiles) -> EmbedderSpec:
         Unimplemented: an architecture, a module or a setting that this version does not have; the message names it.
     """
     config = read_config(files)
-    encoder = find_text_recipe(config).read(config)
+    with blaming(files):
+        encoder = find_text_recipe(config).read(config)
     folder = files.path
     modules = _modules(folder)
     _refuse_prompts(folder)

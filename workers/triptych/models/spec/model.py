@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from triptych.core.errors import FailedPrecondition
-from triptych.models.config import read_config
+from triptych.models.config import blaming, read_config
 from triptych.models.files import ModelFiles
 from triptych.models.spec.decoder import DecoderSpec
 from triptych.models.spec.vision import VisionSpec
@@ -46,4 +46,5 @@ def read_spec(files: ModelFiles) -> ModelSpec:
     config = read_config(files)
     if gives_embeddings(config):
         raise FailedPrecondition(f"{files.name} gives embeddings of texts, and generates none", field="model")
-    return find_recipe(config).read(config)
+    with blaming(files):
+        return find_recipe(config).read(config)
