@@ -106,6 +106,14 @@ def test_check_of_a_checkpoint_that_cannot_be_served_says_why_in_a_line(run: Run
     assert "has no tensor model.layers.1.mlp.up_proj.weight; expected shape [48, 32]" in err
 
 
+def test_check_says_where_a_scaling_that_depends_on_the_prompt_ends(run: Run, tmp_path: Path) -> None:
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+    LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=rope)).save_pretrained(tmp_path)
+    status, out, _ = run("models", "check", tmp_path)
+    assert status == 0
+    assert "its rotary scaling dynamic depends on the length of the prompt beyond 128 tokens" in out
+
+
 def test_check_of_an_unknown_architecture_names_it(run: Run, llama: Path) -> None:
     config = json.loads((llama / "config.json").read_text()) | {"architectures": ["FooForCausalLM"]}
     (llama / "config.json").write_text(json.dumps(config))

@@ -83,7 +83,21 @@ def _notes(files: ModelFiles, spec: ModelSpec, form: Quantization) -> Iterator[s
         yield "its blocks are unpacked once into the cache; --quantization gguf multiplies by them as they are stored"
     if files.format == "safetensors" and find_schemes(read_config(files)):
         yield "its packed weights are unpacked once into the cache; --quantization int8 takes a byte for each"
+    if (kind := _stretch(files)) in ("dynamic", "longrope", "su"):
+        limit = f"{spec.context_length:,} tokens"
+        yield f"its rotary scaling {kind} depends on the length of the prompt beyond {limit}: it is served up to there"
     heads = {layer.attention.head_dim for layer in spec.decoder.layers if isinstance(layer.attention, AttentionSpec)}
     if any(width % 16 or width > 256 for width in heads):
         widths = ", ".join(map(str, sorted(heads)))
         yield f"heads of {widths} dimensions have no compiled attention: torch computes, and steps are not replayed"
+
+
+def _stretch(files: ModelFiles) -> str:
+    """The kind of rotary scaling, as the configuration has it."""
+    config = read_config(files)
+    for section in (config, config.get("text_config") or {}):
+        for name in ("rope_parameters", "rope_scaling"):
+            rope = section.get(name)
+            if isinstance(rope, dict) and ("rope_type" in rope or "type" in rope):
+                return str(rope.get("rope_type", rope.get("type")))
+    return "default"
