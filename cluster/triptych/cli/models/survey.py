@@ -85,7 +85,7 @@ def _notes(files: ModelFiles, spec: ModelSpec, form: Quantization) -> Iterator[s
         yield "its packed weights are unpacked once into the cache; --quantization int8 takes a byte for each"
     if (kind := _stretch(files)) in ("dynamic", "longrope", "su"):
         limit = f"{spec.context_length:,} tokens"
-        yield f"its rotary scaling {kind} depends on the length of the prompt beyond {limit}: it is served up to there"
+        yield f"its rotary scaling {kind} depends on the length of the prompt beyond {limit}: served up to there"
     heads = {layer.attention.head_dim for layer in spec.decoder.layers if isinstance(layer.attention, AttentionSpec)}
     if any(width % 16 or width > 256 for width in heads):
         widths = ", ".join(map(str, sorted(heads)))
