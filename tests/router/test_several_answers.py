@@ -9,9 +9,16 @@ import pytest
 import pytest_asyncio
 
 from triptych.core.errors import Cancelled, Internal, InvalidArgument, NotFound, ResourceExhausted, TriptychError
-from triptych.core.sampling import choice_seed, seed_of
+from triptych.core.generation import FinishReason, GeneratedToken
+from triptych.core.plan import Demand
+from triptych.core.prompt import Prompt
+from triptych.core.sampling import SamplingParams, choice_seed, seed_of
+from triptych.core.usage import Usage
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.inference.v1 import inference_pb2_grpc, sampling_pb2
+from triptych.models.detokenize import IncrementalDetokenizer
+from triptych.router.answers import Answers
+from triptych.router.call import Admitted, Call
 from triptych.stage.v1 import stage_pb2
 from triptych.wire.status import error_from_rpc
 
@@ -240,3 +247,52 @@ async def test_an_id_that_is_taken_ends_what_had_begun(raw: Any) -> None:
     assert not isinstance(error, Internal)
     stranger.cancel()
     await worker.wait_for("free", 2)
+
+
+class Letters:
+    """Every token is a letter."""
+
+    def open_stream(self, hidden: frozenset[int] | None = None) -> "Letters":
+        return self
+
+    def push(self, token_id: int) -> str:
+        return chr(token_id)
+
+    def flush(self) -> str:
+        return ""
+
+
+class Calls:
+    """Stands in for a dispatcher: calls, and what the test has them say."""
+
+    def __init__(self) -> None:
+        self.begun: list[Call] = []
+
+    def submit(self, request: Admitted, detokenizer: IncrementalDetokenizer, now: float) -> Call:
+        self.begun.append(Call(request.request_id, detokenizer))
+        return self.begun[-1]
+
+    def leave(self, call: Call, error: TriptychError | None) -> None:
+        pass
+
+
+async def test_what_a_slow_client_has_not_taken_comes_in_few_parts() -> None:
+    calls: Any = Calls()
+    plain = Admitted("r", Prompt((1,)), (), SamplingParams(seed=1, max_tokens=200), Demand(1), received=())
+    answers = Answers(calls, [(plain, IncrementalDetokenizer(Letters(), ())) for _ in range(2)], 0.0)
+    answers.begin()
+    parts = answers.parts()
+    waiting = asyncio.ensure_future(anext(parts))
+    for letter in "ab" * 50:
+        for call in calls.begun:
+            call.deliver([GeneratedToken(ord(letter))])
+        for _ in range(3):
+            await asyncio.sleep(0)
+    for call in calls.begun:
+        call.finish(FinishReason.LENGTH, Usage(1, 100), ())
+    seen = [await waiting] + [part async for part in parts]
+    for choice in range(2):
+        pieces = [part.output for part in seen if part.choice == choice]
+        assert "".join(piece.text for piece in pieces) == "ab" * 50
+        assert len(pieces) <= 6, "the first ones, those that came meanwhile, and the end"
+    answers.leave(None)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
@@ -80,7 +80,7 @@ class Answers:
             async for output in self._calls[0].outputs():
                 yield Part(0, output, output.usage if isinstance(output, Finished) else None)
             return
-        ready: asyncio.Queue[Part | TriptychError] = asyncio.Queue()
+        ready: asyncio.Queue[Part | TriptychError] = asyncio.Queue(1)  # what has no room there is merged by its call
         self._listen(ready)
         usages: dict[int, Usage] = {}
         while len(usages) < len(self.candidates):
@@ -113,15 +113,15 @@ class Answers:
     def _listen(self, ready: "asyncio.Queue[Part | TriptychError]") -> None:
         """Has the calls that nobody listens to yet put their outputs into one queue."""
         for index in range(len(self._pumps), len(self._calls)):
-            self._pumps.append(asyncio.create_task(_pump(index, self._calls[index], ready.put_nowait)))
+            self._pumps.append(asyncio.create_task(_pump(index, self._calls[index], ready)))
 
 
-async def _pump(index: int, call: Call, put: Callable[[Part | TriptychError], None]) -> None:
+async def _pump(index: int, call: Call, ready: "asyncio.Queue[Part | TriptychError]") -> None:
     try:
         async for output in call.outputs():
-            put(Part(index, output))
+            await ready.put(Part(index, output))
     except TriptychError as error:
-        put(error)
+        await ready.put(error)
 
 
 def _together(usages: Mapping[int, Usage]) -> Usage:
