@@ -147,6 +147,16 @@ def test_a_word_that_is_a_token_is_not_merged_where_llama_cpp_does_not(tmp_path:
     assert backend.encode(text, add_special_tokens=False).tokens == [left + right]
 
 
+def test_a_tokenizer_without_merges_is_refused_at_once(tmp_path: Path) -> None:
+    trained("llama-bpe", tmp_path)
+    file = tmp_path / "tokenizer.json"
+    parsed = json.loads(file.read_text())
+    parsed["model"]["merges"] = []
+    file.write_text(json.dumps(parsed))
+    with pytest.raises(Unimplemented, match="a BPE tokenizer without merges cannot be written to GGUF"):
+        written(tmp_path, "llama")
+
+
 def test_a_pre_tokenizer_that_is_not_known_is_named(tmp_path: Path) -> None:
     metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "runes"}
     with pytest.raises(Unimplemented, match=r"the pre-tokenizer 'runes' \(tokenizer\.ggml\.pre\) is not read"):

@@ -53,6 +53,8 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     if model.get("type") != "BPE":
         raise Unimplemented(f"{folder}: a {model.get('type')} tokenizer cannot be written to GGUF; BPE can")
     byte_level = any(piece["type"] == "ByteLevel" for piece in pieces)
+    if not model["merges"]:
+        raise Unimplemented(f"{folder}: a BPE tokenizer without merges cannot be written to GGUF")
     if not byte_level and not model.get("byte_fallback"):
         raise Unimplemented(f"{folder}: a BPE tokenizer without bytes cannot be written to GGUF")
     tokens, types = _tokens(parsed, size)
