@@ -94,6 +94,7 @@ def test_llava_runs_the_tower_as_far_as_its_features_need(
         ({"partial_rotary_factor": 0.1}, InvalidArgument, "partial_rotary_factor", "0.1"),
         ({"hidden_size": "many"}, InvalidArgument, "hidden_size", "a positive integer, got 'many'"),
         ({"num_hidden_layers": 0}, InvalidArgument, "num_hidden_layers", "a positive integer, got 0"),
+        ({"num_hidden_layers": 10**9}, InvalidArgument, "num_hidden_layers", "at most 4096, got 1000000000"),
         ({"num_key_value_heads": 4}, InvalidArgument, "num_attention_heads", "multiple of 4 .* got 6"),
         ({"head_dim": 9}, InvalidArgument, "head_dim", "even, got 9"),
         ({"rms_norm_eps": float("nan")}, InvalidArgument, "rms_norm_eps", "a positive number"),
@@ -132,6 +133,17 @@ def test_llava_settings_that_cannot_be_honoured_are_refused(
         read(LLAVA | change)
     assert caught.value.field == field
     assert field.rpartition(".")[2] in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("scoring_func", "softmax"), ("topk_method", "greedy"), ("moe_layer_freq", 2)]
+)
+def test_experts_that_are_chosen_in_another_way_than_deepseek_v3s_are_refused(name: str, value: object) -> None:
+    deepseek = {"architectures": ["DeepseekV3ForCausalLM"]}
+    meant = {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1}
+    assert read(deepseek | meant) == read(deepseek)
+    with pytest.raises(Unimplemented, match=f"{name} .* is not supported"):
+        read(deepseek | meant | {name: value})
 
 
 def test_reading_a_spec_does_not_import_torch(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def read_encoder(
         hidden_size=fields.count("hidden_size", 768),
         intermediate_size=fields.count("intermediate_size", 3072),
         num_heads=fields.count("num_attention_heads", 12),
-        num_layers=fields.count("num_hidden_layers", 12),
+        num_layers=fields.few("num_hidden_layers", 12),
         activation=read_activation(fields, "hidden_act"),
         norm_eps=fields.positive("layer_norm_eps", 1e-12),
     )

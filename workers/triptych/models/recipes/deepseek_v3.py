@@ -33,7 +33,7 @@ def read_deepseek_v3(config: Mapping[str, Any]) -> ModelSpec:
     fields = Fields(config, defaults=_DEFAULTS)
     attention, norm = _attention(fields), read_norm(fields)
     dense, mixture = read_mlp(fields), _mixture(fields)
-    count, first = fields.count("num_hidden_layers", 61), fields.integer("first_k_dense_replace", 3)
+    count, first = fields.few("num_hidden_layers", 61), fields.integer("first_k_dense_replace", 3)
     layers = tuple(pre_norm(attention, dense if index < first else mixture, norm) for index in range(count))
     decoder = stacked(fields, layers, tied_head=tied_head(fields))
     return language_model("DeepseekV3ForCausalLM", fields, decoder, context=context_length(fields, 4096))
@@ -65,8 +65,9 @@ def _temperature(fields: Fields) -> float:
 
 def _mixture(fields: Fields) -> MoeSpec:
     fields.choice("scoring_func", "sigmoid", ("sigmoid",))
+    fields.choice("topk_method", "noaux_tc", ("noaux_tc",))
     fields.refuse("moe_layer_freq", 1)
-    experts, chosen = fields.count("n_routed_experts", 256), fields.count("num_experts_per_tok", 8)
+    experts, chosen = fields.few("n_routed_experts", 256), fields.count("num_experts_per_tok", 8)
     groups, top_groups = fields.count("n_group", 8), fields.count("topk_group", 4)
     if experts % groups or chosen > top_groups * (experts // groups) or top_groups > groups:
         raise InvalidArgument(

@@ -16,7 +16,7 @@ def read_distilbert(config: Mapping[str, Any]) -> TextEncoderSpec:
         hidden_size=fields.count("dim", 768),
         intermediate_size=fields.count("hidden_dim", 3072),
         num_heads=fields.count("n_heads", 12),
-        num_layers=fields.count("n_layers", 6),
+        num_layers=fields.few("n_layers", 6),
         activation=read_activation(fields, "activation"),
         norm_eps=1e-12,
     )

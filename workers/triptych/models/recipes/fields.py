@@ -8,6 +8,7 @@ from typing import Any, TypeGuard, TypeVar
 from triptych.core.errors import InvalidArgument, Unimplemented
 
 _Text = TypeVar("_Text", bound=str)
+_FEW = 4096  # ten times the largest models there are
 
 
 class Fields:
@@ -51,6 +52,13 @@ class Fields:
         value = self._get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise self._invalid(name, "a positive integer", value)
+        return value
+
+    def few(self, name: str, default: int | None) -> int:
+        """A positive integer, of things that are built one by one: a config cannot ask for all memory."""
+        value = self.count(name, default)
+        if value > _FEW:
+            raise self._invalid(name, f"at most {_FEW}", value)
         return value
 
     def optional_count(self, name: str, default: int | None) -> int | None:

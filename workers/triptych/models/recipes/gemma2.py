@@ -39,7 +39,7 @@ def read_gemma2(config: Mapping[str, Any]) -> ModelSpec:
     fields = Fields(config, defaults=_DEFAULTS)
     fields.refuse("use_bidirectional_attention", False)
     attention = replace(gemma_attention(fields), softcap=fields.cap("attn_logit_softcapping", 50.0))
-    count = fields.count("num_hidden_layers", 26)
+    count = fields.few("num_hidden_layers", 26)
     kinds = layer_types(fields, tuple(FULL if index % 2 else SLIDING for index in range(count)))
     attentions = windowed(attention, kinds, fields.optional_count("sliding_window", 4096))
     decoder = replace(sandwiched(fields, attentions), logit_softcap=fields.cap("final_logit_softcapping", 30.0))

@@ -34,7 +34,7 @@ def read_gemma3(config: Mapping[str, Any]) -> ModelSpec:
 def read_decoder(fields: Fields) -> DecoderSpec:
     """The decoder: five layers slide, with a base of frequencies of their own, the sixth sees all."""
     fields.refuse("use_bidirectional_attention", False)
-    count, pattern = fields.count("num_hidden_layers", 26), fields.count("sliding_window_pattern", 6)
+    count, pattern = fields.few("num_hidden_layers", 26), fields.count("sliding_window_pattern", 6)
     kinds = layer_types(fields, tuple(SLIDING if (index + 1) % pattern else FULL for index in range(count)))
     norm = NormSpec(fields.positive("rms_norm_eps", 1e-6), offset=1.0)
     attention = replace(

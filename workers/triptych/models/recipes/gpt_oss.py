@@ -55,7 +55,7 @@ def read_gpt_oss(config: Mapping[str, Any]) -> ModelSpec:
 def _attentions(fields: Fields) -> tuple[AttentionSpec, ...]:
     bias = fields.flag("attention_bias", True)
     plain = read_attention(fields, bias=bias, output_bias=bias, kv_heads=8, head_dim=64, theta=150000.0)
-    default = tuple(FULL if index % 2 else SLIDING for index in range(fields.count("num_hidden_layers", 36)))
+    default = tuple(FULL if index % 2 else SLIDING for index in range(fields.few("num_hidden_layers", 36)))
     return windowed(
         replace(plain, sinks=True), layer_types(fields, default), fields.optional_count("sliding_window", 128)
     )

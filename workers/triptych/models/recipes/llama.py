@@ -82,7 +82,7 @@ def read_norm(fields: Fields) -> NormSpec:
 
 def num_layers(fields: Fields) -> int:
     """Layers of the decoder."""
-    return fields.count("num_hidden_layers", 32)
+    return fields.few("num_hidden_layers", 32)
 
 
 def pre_norm(attention: AttentionSpec | LatentAttentionSpec, mlp: MlpSpec | MoeSpec, norm: NormSpec) -> LayerSpec:

@@ -43,7 +43,7 @@ def read_experts(
 
 def num_experts(fields: Fields, default: int) -> int:
     """How many experts a layer has, under either of its names."""
-    return fields.count("num_experts" if fields.has("num_experts") else "num_local_experts", default)
+    return fields.few("num_experts" if fields.has("num_experts") else "num_local_experts", default)
 
 
 def sparse_layers(fields: Fields, layers: tuple[LayerSpec, ...], dense: MlpSpec) -> tuple[LayerSpec, ...]:

@@ -49,7 +49,7 @@ def _mixture(fields: Fields) -> MoeSpec:
 
 def _windows(fields: Fields) -> tuple[tuple[str, ...], int | None]:
     """Which layers have a window, every other one before `max_window_layers` as a rule, and how wide it is."""
-    count = fields.count("num_hidden_layers", 24)
+    count = fields.few("num_hidden_layers", 24)
     if not fields.flag("use_sliding_window", False):
         return (FULL,) * count, None
     last = fields.integer("max_window_layers", 28)

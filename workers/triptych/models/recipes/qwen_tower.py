@@ -21,7 +21,7 @@ def read_qwen_blocks(tower: Fields, *, hidden_size: int, intermediate_size: int,
         hidden_size=tower.count("hidden_size", hidden_size),
         intermediate_size=tower.count("intermediate_size", intermediate_size),
         num_heads=tower.count("num_heads", 16),
-        num_layers=tower.count("depth", num_layers),
+        num_layers=tower.few("depth", num_layers),
         activation="gelu_tanh",
         norm_eps=1e-6,
     )

@@ -26,7 +26,7 @@ def read_clip(tower: Fields, feature_layer: int, *, keep_class_token: bool) -> C
     tower.choice("model_type", "clip_vision_model", ("clip_vision_model",))
     image_size, patch_size = tower.count("image_size", 224), tower.count("patch_size", 32)
     _require_patch(image_size, patch_size)
-    num_layers = tower.count("num_hidden_layers", 12)
+    num_layers = tower.few("num_hidden_layers", 12)
     if not -num_layers - 1 <= feature_layer <= num_layers:
         raise InvalidArgument(
             f"config: vision_feature_layer must be in [{-num_layers - 1}, {num_layers}], got {feature_layer}",
@@ -59,7 +59,7 @@ def read_siglip(tower: Fields, kinds: tuple[str, ...], defaults: Mapping[str, in
         hidden_size=tower.count("hidden_size", defaults["hidden_size"]),
         intermediate_size=tower.count("intermediate_size", 3072),
         num_heads=tower.count("num_attention_heads", defaults["num_attention_heads"]),
-        num_layers=tower.count("num_hidden_layers", 12),
+        num_layers=tower.few("num_hidden_layers", 12),
         activation=read_activation(tower, "hidden_act", "gelu_pytorch_tanh"),
         norm_eps=tower.positive("layer_norm_eps", 1e-6),
     )
