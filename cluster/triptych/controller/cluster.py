@@ -91,22 +91,14 @@ async def run_cluster(
         TriptychError: something is missing or does not fit; nothing is left running.
     """
     require_free(spec.router.grpc)
-    files = await asyncio.to_thread(resolve, spec.model, progress=progress)
-    choose_quantization(spec.quantization, files)  # refuse before anything is started
-    model = read_either(files)
     cpu_count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    stages = resolve_stages(spec, kind_of(spec, model), cpu_count=cpu_count)
-    memory = psutil.virtual_memory()
-    blueprint = Blueprint(spec, files, model, stages, memory.total)
-    if spec.ray.address is None:  # the workers of a joined cluster are elsewhere
-        require_memory(blueprint.workers(), weight_bytes(spec, files, model), memory.available)
-        await asyncio.to_thread(_convert, spec, files, model, progress)
+    blueprint = await asyncio.to_thread(_prepare, spec, cpu_count, progress)
     async with contextlib.AsyncExitStack() as stack:
         # Ray forks, and a fork between gRPC's threads hangs: Ray starts before the first server or channel exists.
         runtime = await asyncio.to_thread(make_runtime, spec.ray.address, cpu_count)
         stack.push_async_callback(asyncio.to_thread, runtime.close)
         _rearm_signals()
-        make_router = functools.partial(router_of, spec, files, model)
+        make_router = functools.partial(router_of, spec, blueprint.files, blueprint.model)
         router = make_router(spec.router.grpc)
         controller = Controller(runtime, blueprint, router, _terms(spec), on_ready)
         stack.push_async_callback(controller.stop)
@@ -117,6 +109,20 @@ async def run_cluster(
         await controller.start()
         await router.wait_ready()
         yield cluster
+
+
+def _prepare(spec: ClusterSpec, cpu_count: int, progress: Progress) -> Blueprint:
+    """Finds the model, refuses what does not fit, and makes the files that its workers map."""
+    files = resolve(spec.model, progress=progress)
+    choose_quantization(spec.quantization, files)  # refuse before anything is started
+    model = read_either(files)
+    stages = resolve_stages(spec, kind_of(spec, model), cpu_count=cpu_count)
+    memory = psutil.virtual_memory()
+    blueprint = Blueprint(spec, files, model, stages, memory.total)
+    if spec.ray.address is None:  # the workers of a joined cluster are elsewhere
+        require_memory(blueprint.workers(), weight_bytes(spec, files, model), memory.available)
+        _convert(spec, files, model, progress)
+    return blueprint
 
 
 def _convert(spec: ClusterSpec, files: ModelFiles, model: ModelSpec | EmbedderSpec, progress: Progress) -> None:

@@ -88,11 +88,8 @@ def payload_of(request: pb.Prefill | pb.Reserve, router_id: str, core: EngineCor
         case pb.Reserve():
             prompt, ticket = request.prompt_token_ids, pb.Ticket()
     goal = Goal.FIRST_TOKEN if ticket.ticket_id else Goal.ANSWER
-    media, emitted = tuple(request.media), list(request.emitted_token_ids)
-    sequence = checked_sequence(
-        key_of(request.key), list(prompt), emitted, media, request.sampling, goal, request.adapter, core
-    )
-    return Payload(router_id, sequence, media, ticket)
+    sequence = checked_sequence(key_of(request.key), request, list(prompt), goal, core)
+    return Payload(router_id, sequence, tuple(request.media), ticket)
 
 
 def emitted_of(request: pb.Decode, sequence: Sequence, vocabulary: int) -> tuple[int, ...]:

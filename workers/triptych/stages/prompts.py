@@ -1,7 +1,5 @@
 """From a command to a sequence, with every number checked: one bad prompt must not fail its neighbours' step."""
 
-from collections.abc import Iterable
-
 from triptych.core.adapters import require_adapter
 from triptych.core.errors import InvalidArgument
 from triptych.core.generation import OperationKey
@@ -9,33 +7,22 @@ from triptych.core.positions import reach
 from triptych.engine.core import EngineCore
 from triptych.engine.prompts import require_fit
 from triptych.engine.sampling import Sampling
-from triptych.engine.sequence import Goal, Sequence
-from triptych.inference.v1 import sampling_pb2
+from triptych.engine.sequence import Goal, Media, Sequence
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.spans import check_spans, media_of
 from triptych.wire.sampling import sampling_from_proto
 
 
 def checked_sequence(
-    key: OperationKey,
-    prompt: list[int],
-    emitted: list[int],
-    media: Iterable[pb.MediaSpan],
-    sampling: sampling_pb2.SamplingParams,
-    goal: Goal,
-    adapter: str,
-    core: EngineCore,
+    key: OperationKey, request: pb.Prefill | pb.Reserve, prompt: list[int], goal: Goal, core: EngineCore
 ) -> Sequence:
     """A prompt as the engine takes it, its embeddings still elsewhere; perhaps with a complete answer.
 
     Args:
         key: Whose.
-        prompt: Token ids.
-        emitted: What the answer has so far: computed like the prompt, and counted as the answer's.
-        media: Where the embeddings are, and which positions of the prompt they stand for.
-        sampling: How the answer goes on.
+        request: Says the rest: what the answer has so far is computed like the prompt, and counted as the answer's.
+        prompt: Its token ids.
         goal: How far.
-        adapter: Name of the adapter; empty for the model as it is.
         core: The engine.
 
     Raises:
@@ -44,17 +31,10 @@ def checked_sequence(
         ResourceExhausted: the whole KV pool could not hold it, or no step one of its images.
         PromptTooLong: the context could not.
     """
-    require_adapter(adapter, core.decoder.adapters)
-    check_tokens(prompt, core.decoder.spec.vocab_size)
-    if emitted:
-        check_tokens(emitted, core.decoder.spec.vocab_size)
-    spans = tuple(media)
-    check_spans(spans, len(prompt), core.decoder.spec)
-    images = tuple(media_of(span) for span in spans)
-    core.scheduler.require_room(len(prompt) + 1, key.request_id)
-    core.scheduler.require_whole(images, key.request_id)
-    require_fit(len(prompt), reach(images, len(prompt)), core.capacity)
-    params = sampling_from_proto(sampling)
+    require_adapter(request.adapter, core.decoder.adapters)
+    emitted = list(request.emitted_token_ids)
+    media = _checked_media(key, prompt, emitted, tuple(request.media), core)
+    params = sampling_from_proto(request.sampling)
     return Sequence(
         key=key,
         token_ids=prompt + emitted,
@@ -63,9 +43,24 @@ def checked_sequence(
         seed=params.seed or 0,
         limit=core.limit(len(prompt), params.max_tokens),
         goal=goal,
-        media=images,
-        adapter=adapter,
+        media=media,
+        adapter=request.adapter,
     )
+
+
+def _checked_media(
+    key: OperationKey, prompt: list[int], emitted: list[int], spans: tuple[pb.MediaSpan, ...], core: EngineCore
+) -> tuple[Media, ...]:
+    """What stands for tokens, once all that is to be computed is known to be valid and to have room."""
+    check_tokens(prompt, core.decoder.spec.vocab_size)
+    if emitted:
+        check_tokens(emitted, core.decoder.spec.vocab_size)
+    check_spans(spans, len(prompt), core.decoder.spec)
+    media = tuple(media_of(span) for span in spans)
+    core.scheduler.require_room(len(prompt) + 1, key.request_id)
+    core.scheduler.require_whole(media, key.request_id)
+    require_fit(len(prompt), reach(media, len(prompt)), core.capacity)
+    return media
 
 
 def check_tokens(token_ids: list[int], vocabulary: int) -> None:
