@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from triptych.cli.models import embedding, survey
+from triptych.controller.desired import PROCESS_BYTES
 from triptych.models.recipes import RECIPES
 from triptych.models.recipes.catalogue import FAMILIES
 from triptych.models.recipes.text_encoders import TEXT_RECIPES
@@ -83,7 +84,21 @@ def test_check_counts_a_model_and_what_the_machine_allows(run: Run, llama: Path)
     assert (report["architecture"], report["context_length"]) == ("LlamaForCausalLM", 128)
     status, out, _ = run("models", "check", llama)
     assert status == 0
-    assert "free: fits" in out
+    assert "needed: fits" in out
+
+
+def test_check_counts_what_each_worker_takes_for_itself(run: Run, llama: Path) -> None:
+    _, out, _ = run("models", "check", llama, "--layout", "1P2D", "--json")
+    report = json.loads(out)
+    assert [(stage["stage"], stage["workers"]) for stage in report["stages"]] == [("prefill", 1), ("decode", 2)]
+    cache = report["fits_tokens"] * report["kv_token_bytes"]
+    assert all(0 <= stage["bytes"] - PROCESS_BYTES - cache < report["kv_token_bytes"] for stage in report["stages"])
+
+
+def test_check_of_more_workers_than_the_machine_holds_fails(run: Run, llama: Path) -> None:
+    status, out, _ = run("models", "check", llama, "--layout", "1000D")
+    assert status == 1
+    assert "DOES NOT FIT" in out
 
 
 def test_check_counts_only_the_experts_that_a_token_uses(run: Run, tmp_path: Path) -> None:

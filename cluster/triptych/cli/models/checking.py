@@ -11,6 +11,21 @@ from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True)
+class StageMemory:
+    """What the workers of a stage take beside the weights that they share.
+
+    Attributes:
+        stage: encode, prefill or decode.
+        workers: How many.
+        bytes: Of each: its process, its KV cache, its vision tower.
+    """
+
+    stage: str
+    workers: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What is said of a model.
 
@@ -26,6 +41,7 @@ class Report:
         weights_bytes: Of the language model in memory, shared by the workers of a host.
         vision_bytes: Of the vision tower.
         kv_token_bytes: What the cache keeps of one token.
+        stages: What the workers take besides.
         available_bytes: Free memory of this machine.
         fits_tokens: Tokens that the cache of a default worker holds.
         decode_tokens_per_second: At most, for one request alone: its bytes over the measured bandwidth.
@@ -44,6 +60,7 @@ class Report:
     weights_bytes: int
     vision_bytes: int
     kv_token_bytes: int
+    stages: tuple[StageMemory, ...]
     available_bytes: int
     fits_tokens: int
     decode_tokens_per_second: float
@@ -51,9 +68,14 @@ class Report:
     notes: tuple[str, ...]
 
     @property
+    def needed_bytes(self) -> int:
+        """Of all workers together."""
+        return self.weights_bytes + sum(stage.workers * stage.bytes for stage in self.stages)
+
+    @property
     def fits(self) -> bool:
-        """Whether its weights do."""
-        return self.weights_bytes + self.vision_bytes <= self.available_bytes
+        """Whether all workers do."""
+        return self.needed_bytes <= self.available_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +119,9 @@ def check(
     *,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     quantization: Annotated[str, typer.Option(help="none, int8 or gguf (blocks of a .gguf as stored).")] = "none",
+    layout: Annotated[
+        str, typer.Option(help="Workers of each stage, such as 1E1P1D; auto as `serve` takes it.")
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of a worker; by default one per core.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -104,7 +129,7 @@ def check(
     from triptych.cli.models.survey import survey
     from triptych.cli.progress import ProgressBars
 
-    report = survey(model, dtype, quantization, threads, ProgressBars())
+    report = survey(model, dtype, quantization, layout, threads, ProgressBars())
     if as_json:
         print(json.dumps(asdict(report), indent=2))
     else:
@@ -135,12 +160,15 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     )
     yield "form", f"{report.dtype}, quantization {report.quantization}"
     yield "memory", f"weights {_size(report.weights_bytes)}, mapped once for all prefill and decode workers of a host"
-    if report.vision_bytes:
-        yield "", f"vision tower {_size(report.vision_bytes)}, in encode workers"
+    for stage in report.stages:
+        yield "", f"{stage.workers} {stage.stage}: {_size(stage.bytes)} each besides"
     yield "", f"KV cache {_size(report.kv_token_bytes)} a token: a default worker holds {report.fits_tokens:,} tokens"
-    yield "this machine", _verdict(report)
-    yield "decode", f"at most {report.decode_tokens_per_second:,.0f} tokens/s for one request (memory bandwidth)"
-    yield "prefill", f"at most {report.prefill_tokens_per_second:,.0f} tokens/s (matrix products)"
+    yield "this machine", _verdict(report, report.needed_bytes)
+    yield (
+        "decode",
+        f"at most {report.decode_tokens_per_second:,.0f} tokens/s of one request (bandwidth measured now)",
+    )
+    yield "prefill", f"at most {report.prefill_tokens_per_second:,.0f} tokens/s (matrix products, measured now)"
     for note in report.notes:
         yield "note", note
 
@@ -153,12 +181,13 @@ def _lines_of_embedder(report: EmbeddingReport) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{report.parameters / 1e6:.1f} M"
     yield "form", report.dtype
     yield "memory", f"weights {_size(report.weights_bytes)}, mapped once for all encode workers of a host"
-    yield "this machine", _verdict(report)
+    yield "this machine", _verdict(report, report.weights_bytes)
     yield "speed", f"at most {report.tokens_per_second:,.0f} tokens/s (matrix products)"
 
 
-def _verdict(report: Report | EmbeddingReport) -> str:
-    return f"{_size(report.available_bytes)} free: {'fits' if report.fits else 'DOES NOT FIT'}"
+def _verdict(report: Report | EmbeddingReport, needed: int) -> str:
+    verdict = "fits" if report.fits else "DOES NOT FIT"
+    return f"{_size(report.available_bytes)} free, {_size(needed)} needed: {verdict}"
 
 
 def _size(size: int) -> str:

@@ -2,15 +2,20 @@
 
 import os
 from collections.abc import Iterator
+from itertools import groupby
 from math import prod
 
 import psutil
 
 from triptych.cli.bench.engine.machine import Machine
 from triptych.cli.bench.engine.measure import linear_precision
-from triptych.cli.models.checking import EmbeddingReport, Report
+from triptych.cli.models.checking import EmbeddingReport, Report, StageMemory
 from triptych.cli.models.embedding import survey_embedder
+from triptych.config.load import make_spec
+from triptych.config.resources import resolve_stages
 from triptych.config.sections import KvCacheSpec
+from triptych.config.spec import ClusterSpec
+from triptych.controller.desired import PROCESS_BYTES, Blueprint
 from triptych.engine.dtypes import choose_dtype, dtype_name
 from triptych.models.config import read_config
 from triptych.models.embedding.reading import read_either
@@ -27,7 +32,7 @@ from triptych.models.towers.layout import vision_tensors
 
 
 def survey(
-    model: str, dtype: str, quantization: str, threads: int | None, progress: Progress
+    model: str, dtype: str, quantization: str, layout: str, threads: int | None, progress: Progress
 ) -> Report | EmbeddingReport:
     """Reads headers and measures the machine for some seconds.
 
@@ -42,6 +47,9 @@ def survey(
     chosen = choose_dtype(dtype, read_config(files))
     element = _element_bytes(form, files, spec, chosen.itemsize)
     kv_bytes = kv_elements(spec.decoder) * chosen.itemsize
+    vision_bytes = _vision_parameters(spec) * chosen.itemsize
+    settings = make_spec({"model": model, "layout": layout, "dtype": dtype, "quantization": form})
+    stages = tuple(_stages(settings, files, spec, vision_bytes))
     machine_bytes = psutil.virtual_memory().total
     with Machine(threads or len(os.sched_getaffinity(0))) as machine, progress.task("Measuring this machine", None):
         read = machine.read_bandwidth()
@@ -56,14 +64,27 @@ def survey(
         parameters=parameters(spec.decoder),
         step_parameters=round(step_parameters(spec.decoder)),
         weights_bytes=round(parameters(spec.decoder) * element),
-        vision_bytes=_vision_parameters(spec) * chosen.itemsize,
+        vision_bytes=vision_bytes,
         kv_token_bytes=kv_bytes,
+        stages=stages,
         available_bytes=psutil.virtual_memory().available,
         fits_tokens=KvCacheSpec().memory_on(machine_bytes) // kv_bytes,
         decode_tokens_per_second=read / (step_parameters(spec.decoder) * element),
         prefill_tokens_per_second=products / (2 * linear_parameters(spec.decoder)),
         notes=tuple(_notes(files, spec, form)),
     )
+
+
+def _stages(settings: ClusterSpec, files: ModelFiles, spec: ModelSpec, vision_bytes: int) -> Iterator[StageMemory]:
+    """What each worker of a stage takes for itself."""
+    cpu_count = len(os.sched_getaffinity(0))
+    resources = resolve_stages(settings, "images" if spec.vision else "texts", cpu_count=cpu_count)
+    blueprint = Blueprint(settings, files, spec, resources, psutil.virtual_memory().total)
+    for stage, workers in groupby(blueprint.workers(), key=lambda worker: worker.settings.role):
+        alike = tuple(workers)
+        own = alike[0].settings
+        cache, tower = own.kv_cache_bytes if own.decodes else 0, vision_bytes if own.encodes else 0
+        yield StageMemory(stage.value, len(alike), PROCESS_BYTES + cache + tower)
 
 
 def _vision_parameters(spec: ModelSpec) -> int:
