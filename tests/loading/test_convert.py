@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from triptych.cli.main import main
 from triptych.core.errors import AlreadyExists, InvalidArgument, TriptychError, Unimplemented
 from triptych.kernels import AttentionBatch
 from triptych.models.convert import convert
@@ -106,3 +107,26 @@ def test_refusals(tiny_family: Tiny, tmp_path: Path) -> None:
     config.write_text(config.read_text().replace("LlamaForCausalLM", "OlmoeForCausalLM"))
     with pytest.raises(Unimplemented, match="a GGUF file of the architecture OlmoeForCausalLM is not written; these"):
         convert(files, tmp_path / "m.gguf", "F16")
+
+
+def test_the_command_writes_both_formats_and_refuses_what_it_cannot(
+    tiny_family: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            main(["models", "convert", *map(str, arguments)])
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    source, _ = tiny_family("LlamaForCausalLM")
+    file, folder = tmp_path / "there.gguf", tmp_path / "back"
+    assert run(source.path, file, "--as", "f32")[:2] == (0, f"{file}\n")
+    assert run(file, folder, "--as", "F32")[:2] == (0, f"{folder}\n")
+    assert torch.equal(logits(ModelFiles("back", folder, "safetensors")), logits(source))
+    status, out, error = run(source.path, file)
+    assert (status, out) == (1, "")
+    assert f"{file} exists" in error
+    status, out, error = run(source.path, tmp_path / "other.gguf", "--as", "q9_0")
+    assert (status, out) == (1, "")
+    assert "Q9_0" in error
+    assert not (tmp_path / "other.gguf").exists()

@@ -56,3 +56,12 @@ def test_yarn_serves_the_stretched_context_and_longrope_the_one_before() -> None
         "original_max_position_embeddings": 4096, "rope_scaling": factors,
     }  # fmt: skip
     assert find_recipe(config).read(config).context_length == 4096
+
+
+def test_gemma_3_before_transformers_5_names_its_pattern_and_its_local_base() -> None:
+    config: dict[str, Any] = {
+        "architectures": ["Gemma3ForCausalLM"], "num_hidden_layers": 4, "sliding_window_pattern": 2,
+        "rope_local_base_freq": 500.0, "rope_theta": 2e6, "sliding_window": 64,
+    }  # fmt: skip
+    attentions: list[Any] = [layer.attention for layer in find_recipe(config).read(config).decoder.layers]
+    assert [(a.window, a.rope.theta) for a in attentions] == [(64, 500.0), (0, 2e6), (64, 500.0), (0, 2e6)]

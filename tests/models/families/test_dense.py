@@ -45,7 +45,9 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "llama_yarn_tuned": LlamaConfig(**SIZES, rope_parameters=TUNED, tie_word_embeddings=True),
     "mistral": MistralConfig(**SIZES, sliding_window=21),
     "qwen2": Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=21, max_window_layers=2),
-    "qwen2_listed": Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=21, layer_types=LISTED),
+    "qwen2_listed": Qwen2Config(
+        **SIZES, use_sliding_window=True, sliding_window=21, layer_types=LISTED, tie_word_embeddings=True
+    ),
     "qwen3": Qwen3Config(**SIZES, head_dim=32),
     "qwen3_listed": Qwen3Config(**SIZES, head_dim=16, use_sliding_window=True, sliding_window=21, layer_types=LISTED),
     "qwen3_biased": Qwen3Config(**SIZES, head_dim=16, attention_bias=True, tie_word_embeddings=True),
@@ -67,7 +69,8 @@ CONFIGS: dict[str, PretrainedConfig] = {
         "sliding_attention", "full_attention", "sliding_attention", "full_attention",
     ]),
     "gemma3_stretched": Gemma3TextConfig(
-        **SIZES, head_dim=16, sliding_window=21, layer_types=LISTED, final_logit_softcapping=8.0,
+        **SIZES, head_dim=16, sliding_window=21, layer_types=LISTED, final_logit_softcapping=8.0, attention_bias=True,
+        tie_word_embeddings=False,
         rope_parameters={
             "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
             "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5000.0},

@@ -33,6 +33,7 @@ SIZES: dict[str, Any] = {
 # The second of a family has the other value wherever a flag changes what is computed.
 CONFIGS: dict[str, PretrainedConfig] = {
     "mixtral": MixtralConfig(**SIZES, num_local_experts=6, sliding_window=21),
+    "mixtral_tied": MixtralConfig(**SIZES, num_local_experts=4, head_dim=32, tie_word_embeddings=True),
     "qwen2_moe": Qwen2MoeConfig(
         **SIZES, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=24, shared_expert_intermediate_size=40,
         mlp_only_layers=[1], use_sliding_window=True, sliding_window=21, max_window_layers=3,
@@ -56,6 +57,14 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "granitemoe": GraniteMoeConfig(
         **SIZES, num_local_experts=6, embedding_multiplier=3.0, logits_scaling=2.0, residual_multiplier=0.4,
         attention_multiplier=0.2,
+    ),
+    "granitemoe_biased": GraniteMoeConfig(
+        **SIZES, num_local_experts=4, num_experts_per_tok=3, attention_bias=True, tie_word_embeddings=True
+    ),
+    "gpt_oss_unbiased": GptOssConfig(
+        **SIZES, num_local_experts=4, num_experts_per_tok=2, head_dim=32, attention_bias=False,
+        tie_word_embeddings=True, layer_types=["full_attention"] * 2 + ["sliding_attention"] * 2,
+        rope_parameters={"rope_type": "default", "rope_theta": 5000.0}, sliding_window=21,
     ),
     "gpt_oss": GptOssConfig(
         **SIZES, num_local_experts=6, num_experts_per_tok=3, head_dim=16, sliding_window=21, swiglu_limit=0.7,
