@@ -15,10 +15,11 @@ import psutil
 from fault_harness.cluster import FaultyCluster, eventually, wait_ready
 from fault_harness.recovery import Recovery
 from fault_harness.traps import Deed, Point
-from fault_harness.workload import Question, Told, ask_all
+from fault_harness.workload import Question, Told, ask, ask_all
 
 POLL_SECONDS = 0.005
 STUCK_SECONDS = 75.0
+SETTLED_TOKENS = 24
 
 
 @dataclass
@@ -26,6 +27,24 @@ class Moment:
     """When something was seen; None until then."""
 
     at: float | None = None
+
+
+def _settled(cluster: FaultyCluster, questions: list[Question]) -> list[Question]:
+    """Questions that end before the first token that is a matter of rounding.
+
+    The sums of a step depend on how many rows it has, in the last bit of a float32. Of some hundred random tokens one
+    may lie that near to another, or to the border of the share that is drawn from: nobody's mistake, and not asked.
+    """
+    together = ask_all(cluster.client, questions)
+    alone = [ask(cluster.client, question) for question in questions]
+    settled: list[Question] = []
+    for question, one, other in zip(questions, together, alone, strict=True):
+        same = [a == b for a, b in zip(one.tokens, other.tokens, strict=True)]
+        length = same.index(False) if False in same else len(same)
+        assert length >= SETTLED_TOKENS, f"{question} has another answer alone from token {length} on"
+        settled.append(question.with_options(max_tokens=length))
+    assert sum(a != b for a, b in zip(settled, questions, strict=True)) <= 2, "more than two answers are near ties"
+    return settled
 
 
 @dataclass(frozen=True)
@@ -43,7 +62,8 @@ class Trial:
 
     @classmethod
     def begin(cls, cluster: FaultyCluster, questions: list[Question], note: Callable[[Recovery], None]) -> "Trial":
-        """Asks once in peace."""
+        """Asks in peace: all at once, one by one, and what stands after that once more."""
+        questions = _settled(cluster, questions)
         undisturbed = ask_all(cluster.client, questions)
         for told in undisturbed:
             assert told.error is None, told

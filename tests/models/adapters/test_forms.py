@@ -76,6 +76,5 @@ def test_on_int8_weights_an_adapter_does_what_it_does_on_plain_ones(
         found = batch(decoder, [kind]).feed(token_ids)
         with torch.no_grad():
             expected = adapter.merged(model)(token_ids).logits
-        near, far = (cosine_similarity(logits, expected, dim=-1).mean() for logits in (found, without))
-        assert near > 0.99, kind
-        assert far < 0.97, kind
+        off, ignored = (1 - cosine_similarity(logits, expected, dim=-1).mean() for logits in (found, without))
+        assert off < ignored / 3, f"{kind}: {off:.4f}, and without the adapter {ignored:.4f}"
