@@ -10,7 +10,8 @@ from triptych.kernels.attention import paged_attention
 from triptych.kernels.batch import AttentionBatch
 from triptych.kernels.dispatch import Op
 from triptych.kernels.embedding import embedding
-from triptych.kernels.experts import ClampedSilu, ExpertProjection, Experts, Gating, moe
+from triptych.kernels.expert_slots import Arrivals, SlotProjection
+from triptych.kernels.experts import ClampedSilu, ExpertProjection, Experts, Gating, Projection, moe
 from triptych.kernels.kv_cache import store_kv
 from triptych.kernels.latent import absorb_query, expand_value, latent_attention, store_latent
 from triptych.kernels.linear import gated_linear, linear, linear_argmax, linears
@@ -19,12 +20,14 @@ from triptych.kernels.norm import add_rms_norm, add_rms_norm_rows, layer_norm, r
 from triptych.kernels.rope import rope
 from triptych.kernels.rope_store import rope_store
 from triptych.kernels.routing import Routing, route
+from triptych.kernels.rows import dequantize_rows, gather_rows, quantize_rows, sum_rows
 from triptych.kernels.sampling import draw_token
 from triptych.kernels.scaling import add_gated, add_to, scale, softcap
 from triptych.kernels.segment_attention import segment_attention
 from triptych.kernels.weights import DenseWeight, GgufWeight, Int8Weight, Weight, dequantize
 
 __all__ = [
+    "Arrivals",
     "AttentionBatch",
     "ClampedSilu",
     "DenseWeight",
@@ -36,7 +39,9 @@ __all__ = [
     "LowRank",
     "LowRankPair",
     "Op",
+    "Projection",
     "Routing",
+    "SlotProjection",
     "Weight",
     "absorb_query",
     "add_gated",
@@ -44,10 +49,12 @@ __all__ = [
     "add_rms_norm_rows",
     "add_to",
     "dequantize",
+    "dequantize_rows",
     "draw_token",
     "embedding",
     "expand_value",
     "gated_linear",
+    "gather_rows",
     "gelu",
     "gelu_mul",
     "gelu_tanh",
@@ -60,6 +67,7 @@ __all__ = [
     "low_rank",
     "moe",
     "paged_attention",
+    "quantize_rows",
     "quick_gelu",
     "rms_norm",
     "rope",
@@ -71,4 +79,5 @@ __all__ = [
     "softcap",
     "store_kv",
     "store_latent",
+    "sum_rows",
 ]

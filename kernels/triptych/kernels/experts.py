@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from triptych.kernels.activation import gelu_mul, gelu_tanh_mul, silu_mul
+from triptych.kernels.compact import CompactWeight, ExpertWeight, plain
 from triptych.kernels.dispatch import Op, require_shape
+from triptych.kernels.expert_slots import Arrivals, SlotProjection, arrays
 from triptych.kernels.linear import linear
 from triptych.kernels.weights import DenseWeight, GgufWeight, Int8Weight, Weight
 
@@ -37,7 +39,7 @@ class ExpertProjection:
         tensors: What they are addresses of.
     """
 
-    weights: tuple[Weight, ...]
+    weights: tuple[ExpertWeight, ...]
     biases: tuple[Tensor, ...] | None = None
     addresses: Tensor = field(init=False)
     tensors: tuple[Tensor, ...] = field(init=False)
@@ -46,7 +48,7 @@ class ExpertProjection:
         if len({_form(weight) for weight in self.weights}) != 1:
             raise ValueError("the weights of all experts must have one form and shape")
         biases = self.biases or (None,) * len(self.weights)
-        tensors = [(*_tensors(weight), bias) for weight, bias in zip(self.weights, biases, strict=True)]
+        tensors = [(*arrays(weight), bias) for weight, bias in zip(self.weights, biases, strict=True)]
         present = tuple(tensor for expert in tensors for tensor in expert if tensor is not None)
         if not all(tensor.is_contiguous() for tensor in present):
             raise ValueError("weights and biases of experts must be contiguous")
@@ -69,9 +71,27 @@ class ExpertProjection:
         """I."""
         return self.weights[0].inputs
 
+    @property
+    def template(self) -> ExpertWeight:
+        """One of them: form and shape of all."""
+        return self.weights[0]
+
+    @property
+    def template_bias(self) -> Tensor | None:
+        """Its bias."""
+        return self.bias(0)
+
+    def weight(self, expert: int) -> ExpertWeight:
+        """[O, I]."""
+        return self.weights[expert]
+
     def bias(self, expert: int) -> Tensor | None:
         """[O] or None."""
         return None if self.biases is None else self.biases[expert]
+
+
+Projection = ExpertProjection | SlotProjection
+"""Of experts that stay where they are, or that come and go."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,11 +102,13 @@ class Experts:
         gate: [F, H] each.
         up: [F, H] each.
         down: [H, F] each.
+        arrivals: Which of them are there; None when all are.
     """
 
-    gate: ExpertProjection
-    up: ExpertProjection
-    down: ExpertProjection
+    gate: Projection
+    up: Projection
+    down: Projection
+    arrivals: Arrivals | None = field(default=None, kw_only=True)
 
 
 @Op
@@ -107,43 +129,46 @@ def moe(x: Tensor, experts: Experts, ids: Tensor, weights: Tensor, gating: Gatin
     total = torch.zeros(out.shape, device=x.device)
     for expert in sorted({int(i) for i in ids.flatten().tolist()}):
         token, place = (ids == expert).nonzero(as_tuple=True)
-        total.index_add_(0, token, _expert(x[token], experts, expert, gating) * weights[token, place].unsqueeze(1))
+        rows = down_rows(gated_rows(x[token], experts, expert, gating), experts, expert)
+        total.index_add_(0, token, rows * weights[token, place].unsqueeze(1))
     out.copy_(total)
 
 
-def _expert(x: Tensor, experts: Experts, index: int, gating: Gating) -> Tensor:
-    gate, up = (_project(x, projection, index, x.dtype) for projection in (experts.gate, experts.up))
+def gated_rows(x: Tensor, experts: Experts, expert: int, gating: Gating) -> Tensor:
+    """The gated unit of one expert by the reference, [T, F], of rows [T, H]."""
+    gate, up = (_project(x, projection, expert, x.dtype) for projection in (experts.gate, experts.up))
     if isinstance(gating, ClampedSilu):
         gate.clamp_(max=gating.limit)
-        hidden = gate * torch.sigmoid(gate * gating.alpha) * (up.clamp_(-gating.limit, gating.limit) + 1)
-    else:
-        hidden = gate
-        _GATED[gating].implementation("reference")(gate, up, hidden)
-    return _project(hidden, experts.down, index, torch.float32)
+        return gate * torch.sigmoid(gate * gating.alpha) * (up.clamp_(-gating.limit, gating.limit) + 1)
+    _GATED[gating].implementation("reference")(gate, up, gate)
+    return gate
 
 
-def _project(x: Tensor, projection: ExpertProjection, expert: int, dtype: torch.dtype) -> Tensor:
+def down_rows(hidden: Tensor, experts: Experts, expert: int) -> Tensor:
+    """What one expert makes of its gated unit [T, F] by the reference: [T, H] float32."""
+    return _project(hidden, experts.down, expert, torch.float32)
+
+
+def _project(x: Tensor, projection: Projection, expert: int, dtype: torch.dtype) -> Tensor:
     out = torch.empty(len(x), projection.outputs, dtype=dtype, device=x.device)
-    linear.implementation("reference")(x, projection.weights[expert], projection.bias(expert), out)
+    linear.implementation("reference")(x, _aligned(projection.weight(expert)), projection.bias(expert), out)
     return out
 
 
-def _tensors(weight: Weight) -> tuple[Tensor, Tensor | None]:
-    match weight:
-        case DenseWeight(values):
-            return values, None
-        case Int8Weight(values, scales):
-            return values, scales
-        case GgufWeight(blocks):
-            return blocks, None
+def _aligned(weight: ExpertWeight) -> Weight:
+    """With values at a multiple of 64 bytes: torch's sums depend on it, and an expert is not always in one place."""
+    weight = plain(weight)
+    if isinstance(weight, DenseWeight) and weight.values.data_ptr() % 64:
+        return DenseWeight(weight.values.clone())
+    return weight
 
 
-def _form(weight: Weight) -> tuple[object, ...]:
+def _form(weight: ExpertWeight) -> tuple[object, ...]:
     shape = (type(weight), weight.outputs, weight.inputs)
     match weight:
         case DenseWeight(values):
             return (*shape, values.dtype)
-        case Int8Weight():
+        case Int8Weight() | CompactWeight():
             return shape
         case GgufWeight(kind=kind):
             return (*shape, kind)

@@ -22,8 +22,10 @@ def draw_token(
         top_p   the shortest head whose probability reaches it (nucleus sampling, arXiv:1904.09751)
         min_p   the tokens that have at least this share of the likeliest one's probability (arXiv:2407.01082)
 
-    Probabilities are cumulated in float64: in descending order, or in the order of the vocabulary for rows without
-    top_k and top_p, which need no order. What a row draws depends on nothing but its own logits and numbers.
+    The probabilities of the tokens that are left are cumulated in float64 and in the order of the vocabulary. In that
+    order logits that differ by rounding, as those of one prompt do between two batches or two devices, move the
+    borders between tokens by that little; in descending order they would swap neighbours, and with them the choice.
+    What a row draws depends on nothing but its own logits and numbers.
 
     Args:
         logits: [T, V] float32.
@@ -39,30 +41,28 @@ def draw_token(
         row = logits[index]
         if heat == 0.0:
             out[index] = row.argmax()
-        elif mass < 1.0 or 0 < count < len(row):
-            out[index] = _draw_likeliest(row, heat, count if count < len(row) else 0, mass, share, number)
-        else:
-            weights = _weights(row, row.max(), heat)
-            weights *= weights >= share
-            out[index] = _at(weights, number)
+            continue
+        weights = _weights(row, row.max(), heat)
+        kept = weights * (weights >= share)
+        if mass < 1.0 or 0 < count < len(row):
+            head = _head_of(row, weights, count if count < len(row) else 0, mass)
+            kept = torch.zeros_like(kept).index_copy_(0, head, kept[head])
+        out[index] = _at(kept, number)
 
 
-def _draw_likeliest(logits: Tensor, heat: float, count: int, mass: float, share: float, number: float) -> int:
-    peak = logits.max()
-    ids = _head(logits, count or min(NUCLEUS, len(logits)))
-    weights = _weights(logits[ids], peak, heat)
-    total = weights.sum() if count else _weights(logits, peak, heat).sum()
-    if not count and weights.sum() < mass * total:
+def _head_of(logits: Tensor, weights: Tensor, count: int, mass: float) -> Tensor:
+    """Ids of the tokens that top_k and top_p keep, in descending order."""
+    ids = _likeliest(logits, count or min(NUCLEUS, len(logits)))
+    if mass == 1.0:
+        return ids
+    total = weights[ids].sum() if count else weights.sum()
+    if weights[ids].sum() < mass * total:
         ids = logits.sort(descending=True, stable=True).indices
-        weights = _weights(logits[ids], peak, heat)
-    if mass < 1.0:
-        mass_before = weights.cumsum(dim=-1) - weights
-        weights = weights[: max(1, int((mass_before < mass * total).sum()))]
-    weights = weights[: max(1, int((weights >= share).sum()))]
-    return int(ids[_at(weights, number)])
+    mass_before = weights[ids].cumsum(dim=-1) - weights[ids]
+    return ids[: max(1, int((mass_before < mass * total).sum()))]
 
 
-def _head(logits: Tensor, count: int) -> Tensor:
+def _likeliest(logits: Tensor, count: int) -> Tensor:
     """Token ids of the largest logits in descending order, of equal ones the first."""
     candidates = (logits >= logits.topk(count).values[-1]).nonzero()[:, 0]
     return candidates[logits[candidates].sort(descending=True, stable=True).indices[:count]]
@@ -74,7 +74,8 @@ def _weights(logits: Tensor, peak: Tensor, heat: float) -> Tensor:
 
 
 def _at(weights: Tensor, number: float) -> int:
-    """Where the cumulated weights pass this share of their sum."""
+    """Where the cumulated weights pass this share of their sum: at a weight above 0, however it is rounded."""
     cumulative = weights.cumsum(dim=-1)
-    place = torch.searchsorted(cumulative, cumulative[-1:] * number, right=True)
-    return int(place.clamp(max=len(weights) - 1))
+    total = cumulative[-1:]
+    target = torch.minimum(total * number, total.nextafter(torch.zeros_like(total)))
+    return min(int(torch.searchsorted(cumulative, target, right=True)), len(weights) - 1)  # of NaN too

@@ -62,6 +62,7 @@ def register(isa: Isa) -> None:
         norm,
         rope_store,
         routing,
+        rows,
         sampling,
         scaling,
     )
@@ -83,6 +84,7 @@ def register(isa: Isa) -> None:
         norm,
         rope_store,
         routing,
+        rows,
         sampling,
         scaling,
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 from triptych.kernels.native.compile import compiled, sources, target_of
 from triptych.kernels.native.isa import ISAS, Isa
 
-TEAM = "team"
-"""The thread team moves no data: one compilation serves every instruction set."""
+PORTABLE = ("residency", "team")
+"""They compute next to nothing: one compilation serves every instruction set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,11 @@ class Unit:
 def units(isas: Iterable[Isa]) -> tuple[Unit, ...]:
     """Everything that a machine needs which runs the kernels for these instruction sets."""
     wanted = tuple(isas)
-    kernels = [source for source in sources() if source != TEAM]
-    return (Unit(TEAM, ISAS[-1]), *(Unit(source, isa) for isa in wanted for source in kernels))
+    kernels = [source for source in sources() if source not in PORTABLE]
+    return (
+        *(Unit(source, ISAS[-1]) for source in PORTABLE),
+        *(Unit(source, isa) for isa in wanted for source in kernels),
+    )
 
 
 def missing(all_units: Iterable[Unit]) -> tuple[Unit, ...]:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
+from triptych.kernels.compact import CompactWeight, ExpertWeight
 from triptych.kernels.native import gguf, int8
 from triptych.kernels.native.isa import Isa
 from triptych.kernels.native.library import Kernel, load_kernel
-from triptych.kernels.weights import DenseWeight, GgufWeight, Int8Weight, Weight
+from triptych.kernels.weights import DenseWeight, GgufWeight, Int8Weight
 
 
 class ExpertsArgs(ctypes.Structure):
@@ -33,6 +34,8 @@ class ExpertsArgs(ctypes.Structure):
         ("gate", ctypes.c_int64),
         ("alpha", ctypes.c_double),
         ("limit", ctypes.c_double),
+        ("flags", ctypes.c_void_p),
+        ("waited", ctypes.c_void_p),
     )
 
 
@@ -83,27 +86,30 @@ class ExpertForms:
 
     def __init__(self, isa: Isa) -> None:
         self._dense = ExpertForm.load("experts_dense", isa)
+        self._compact = ExpertForm.load("experts_compact", isa)
         self._int8 = ExpertForm.load("experts_int8", isa, int8.row_bytes)
         self._gguf = ExpertForm.load("experts_gguf", isa, gguf.row_bytes)
         self._gguf_f32 = ExpertForm.load("experts_gguf_f32", isa)
 
-    def find(self, weight: Weight, dtype: torch.dtype) -> ExpertForm | None:
+    def find(self, weight: ExpertWeight, dtype: torch.dtype) -> ExpertForm | None:
         """For a weight of this form and rows of this type, float32 or bfloat16."""
         match weight:
             case DenseWeight(values):
                 return self._dense if values.dtype is dtype else None
+            case CompactWeight():
+                return self._compact if dtype is torch.bfloat16 else None
             case Int8Weight():
                 return self._int8
             case GgufWeight():
                 return self._gguf if dtype is torch.bfloat16 else self._gguf_f32
 
 
-def kind_of(weight: Weight) -> int:
+def kind_of(weight: ExpertWeight) -> int:
     """Of GGUF block."""
     return gguf.KINDS[weight.kind] if isinstance(weight, GgufWeight) else 0
 
 
-def bytes_of(weight: Weight) -> int:
+def bytes_of(weight: ExpertWeight) -> int:
     """Of one output."""
     packed = weight.blocks if isinstance(weight, GgufWeight) else weight.values
     return packed.nbytes // weight.outputs

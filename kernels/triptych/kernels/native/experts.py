@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from triptych.kernels.experts import ClampedSilu, ExpertProjection, Experts, Gating, moe
+from triptych.kernels.experts import ClampedSilu, Experts, Gating, Projection, moe
 from triptych.kernels.native.activation import Gate
 from triptych.kernels.native.expert_forms import ExpertForm, ExpertForms, ExpertsArgs, RowsArgs, bytes_of, kind_of
 from triptych.kernels.native.isa import Isa
@@ -38,6 +38,7 @@ class PlanArgs(ctypes.Structure):
     _fields_ = (
         ("ids", ctypes.c_void_p),
         ("plan", ctypes.c_void_p),
+        ("flags", ctypes.c_void_p),
         ("tokens", ctypes.c_int64),
         ("top_k", ctypes.c_int64),
         ("experts", ctypes.c_int64),
@@ -65,14 +66,14 @@ class Moe:
             and weights.is_contiguous()
             and ids.shape == weights.shape == (len(x), ids.shape[1])
             and (gate.outputs, gate.inputs) == (up.outputs, up.inputs) == (down.inputs, down.outputs)
-            and kind_of(gate.weights[0]) == kind_of(up.weights[0])
-            and self._forms.find(gate.weights[0], x.dtype) is self._forms.find(up.weights[0], x.dtype)
+            and kind_of(gate.template) == kind_of(up.template)
+            and self._forms.find(gate.template, x.dtype) is self._forms.find(up.template, x.dtype)
             and all(self._takes(projection, x.dtype) for projection in (gate, up, down))
         )
 
-    def _takes(self, projection: ExpertProjection, dtype: torch.dtype) -> bool:
-        biased = projection.biases is None or projection.biases[0].dtype is dtype
-        return biased and self._forms.find(projection.weights[0], dtype) is not None
+    def _takes(self, projection: Projection, dtype: torch.dtype) -> bool:
+        bias = projection.template_bias
+        return (bias is None or bias.dtype is dtype) and self._forms.find(projection.template, dtype) is not None
 
     def __call__(
         self, x: Tensor, experts: Experts, ids: Tensor, weights: Tensor, gating: Gating, out: Tensor
@@ -81,22 +82,25 @@ class Moe:
         first, second = (self._form(p, x.dtype) for p in (experts.gate, experts.down))
         entries, features = ids.numel(), experts.down.inputs
         sizes = (
-            4 * (2 + 2 * experts.gate.experts + entries),
+            4 * (2 + 2 * experts.gate.experts + entries + min(experts.gate.experts, entries)),
             len(x) * first.row_bytes(experts.gate.inputs),
             entries * features * x.itemsize,
             entries * second.row_bytes(features),
         )
         plan, rows, hidden, hidden_rows = _carve(sizes)
         kept = (*_tensors(experts), ids, weights)
-        submit(self._plan, PlanArgs(ids.data_ptr(), plan.data_ptr(), *ids.shape, experts.gate.experts), ids, plan)
-        product = _Product(ids, plan, weights, gating, x.dtype is torch.bfloat16, kept)
+        arrivals = (None, None) if experts.arrivals is None else (experts.arrivals.flags, experts.arrivals.waited)
+        flags, waited = (None if tensor is None else tensor.data_ptr() for tensor in arrivals)
+        args = PlanArgs(ids.data_ptr(), plan.data_ptr(), flags, *ids.shape, experts.gate.experts)
+        submit(self._plan, args, ids, plan, *arrivals)
+        product = _Product(ids, plan, weights, gating, x.dtype is torch.bfloat16, (flags, waited), kept)
         ready = product.ready(first, x, len(x), experts.gate, rows)
         product.submit(first.gated, ready, experts.gate, experts.up, hidden)
         ready = product.ready(second, hidden, entries, experts.down, hidden_rows)
         product.submit(second.summed, ready, experts.down, experts.down, out)
 
-    def _form(self, projection: ExpertProjection, dtype: torch.dtype) -> ExpertForm:
-        form = self._forms.find(projection.weights[0], dtype)
+    def _form(self, projection: Projection, dtype: torch.dtype) -> ExpertForm:
+        form = self._forms.find(projection.template, dtype)
         assert form is not None, "asked for before `accepts`"
         return form
 
@@ -105,20 +109,28 @@ class _Product:
     """What both products of a call have in common."""
 
     def __init__(
-        self, ids: Tensor, plan: Tensor, weights: Tensor, gating: Gating, is_bf16: bool, kept: tuple[Tensor, ...]
+        self,
+        ids: Tensor,
+        plan: Tensor,
+        weights: Tensor,
+        gating: Gating,
+        is_bf16: bool,
+        arrivals: tuple[int | None, int | None],
+        kept: tuple[Tensor, ...],
     ) -> None:
         self._ids, self._plan, self._weights, self._is_bf16, self._kept = ids, plan, weights, is_bf16, kept
+        self._arrivals = arrivals
         match gating:
             case ClampedSilu(alpha, limit):
                 self._gate = (Gate.CLAMPED, alpha, limit)
             case name:
                 self._gate = (_GATES[name], 0.0, 0.0)
 
-    def ready(self, form: ExpertForm, x: Tensor, rows: int, projection: ExpertProjection, memory: Tensor) -> Tensor:
+    def ready(self, form: ExpertForm, x: Tensor, rows: int, projection: Projection, memory: Tensor) -> Tensor:
         """Rows as the form reads them."""
         if form.rows is None:
             return x
-        kind = kind_of(projection.weights[0])
+        kind = kind_of(projection.template)
         args = RowsArgs(x.data_ptr(), memory.data_ptr(), rows, projection.inputs, self._is_bf16, kind)
         submit(form.rows, args, x, memory)
         return memory
@@ -127,12 +139,12 @@ class _Product:
         self,
         kernel: Kernel[ExpertsArgs],
         x: Tensor,
-        projection: ExpertProjection,
-        other: ExpertProjection,
+        projection: Projection,
+        other: Projection,
         out: Tensor,
     ) -> None:
         """Runs or records one product."""
-        weight = projection.weights[0]
+        weight = projection.template
         tensors = (x, self._plan, projection.addresses, other.addresses, self._weights, out)
         args = ExpertsArgs(
             *(tensor.data_ptr() for tensor in tensors),
@@ -144,6 +156,7 @@ class _Product:
             kind_of(weight),
             bytes_of(weight),
             *self._gate,
+            *self._arrivals,
         )
         submit(kernel, args, *tensors, *self._kept)
 

@@ -26,8 +26,9 @@ struct Elements<float> {
 
 constexpr int64_t kDotRows = 8;  // at a time
 
-template <class T, int Rows, int Columns, int64_t Beyond>
-TRIPTYCH_INLINE void dot_tile(const T* x, const T* const* weight, int64_t inner, f32x16 (*partial)[kGroup]) {
+// `weight` gives a register of elements of each of its columns; those that do not fill one, if there are, with `part`.
+template <class T, int Rows, int Columns, class Tile>
+TRIPTYCH_INLINE void dot_tile(const T* x, const Tile weight, int64_t inner, f32x16 (*partial)[kGroup]) {
     using E = Elements<T>;
     using Vector = typename E::Vector;
     constexpr int64_t kStep = sizeof(Vector) / sizeof(T);
@@ -36,10 +37,7 @@ TRIPTYCH_INLINE void dot_tile(const T* x, const T* const* weight, int64_t inner,
     for (int64_t i = 0; i < whole; i += kStep) {
         Vector w[Columns];
 #pragma GCC unroll 16
-        for (int c = 0; c < Columns; ++c) {
-            prefetch_beyond<Beyond>(weight[c] + i);
-            w[c] = load<Vector>(weight[c] + i);
-        }
+        for (int c = 0; c < Columns; ++c) w[c] = weight.whole(c, i);
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
             const Vector v = load<Vector>(x + r * inner + i);
@@ -49,12 +47,16 @@ TRIPTYCH_INLINE void dot_tile(const T* x, const T* const* weight, int64_t inner,
     }
     if (whole < inner) {
         const int64_t bytes = (inner - whole) * sizeof(T);
+        Vector w[Columns];
+#pragma GCC unroll 16
+        for (int c = 0; c < Columns; ++c) {
+            if constexpr (requires { weight.part(c, whole, bytes); }) w[c] = weight.part(c, whole, bytes);
+        }
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
             const Vector v = load_first<Vector>(x + r * inner + whole, bytes);
 #pragma GCC unroll 16
-            for (int c = 0; c < Columns; ++c)
-                sums[r][c] = E::add_product(sums[r][c], v, load_first<Vector>(weight[c] + whole, bytes));
+            for (int c = 0; c < Columns; ++c) sums[r][c] = E::add_product(sums[r][c], v, w[c]);
         }
     }
 #pragma GCC unroll 16
@@ -63,28 +65,57 @@ TRIPTYCH_INLINE void dot_tile(const T* x, const T* const* weight, int64_t inner,
         for (int c = 0; c < Columns; ++c) partial[r][c] = sums[r][c];
 }
 
+// Sixteen rows of a weight as they lie in memory.
+template <class T, int64_t Beyond>
+struct PlainRows {
+    static constexpr int kOfOneRow = 1;  // columns at a time, where there is one row of x
+
+    struct Tile {
+        using Vector = typename Elements<T>::Vector;
+        const T* const* rows;
+
+        TRIPTYCH_INLINE Vector whole(int c, int64_t i) const {
+            prefetch_beyond<Beyond>(rows[c] + i);
+            return load<Vector>(rows[c] + i);
+        }
+        TRIPTYCH_INLINE Vector part(int c, int64_t i, int64_t bytes) const { return load_first<Vector>(rows[c] + i, bytes); }
+    };
+
+    template <class, int Rows, int Columns>
+    TRIPTYCH_INLINE void dot(const T* x, int first, int64_t inner, f32x16 (*partial)[kGroup]) const {
+        dot_tile<T, Rows, Columns>(x, Tile{rows + first}, inner, partial);
+    }
+
+    const T* const* rows;
+};
+
 // outputs[r] = the sixteen products of row r of x with the rows of a weight.
-template <class T, int Rows, int64_t Beyond>
-void dot_group(const T* x, const T* const* weight, int64_t inner, f32x16* outputs) {
-    constexpr int kColumns = Rows == 1 ? 1 : Rows <= 3 ? 8 : Rows <= 6 ? 4 : 2;
+template <class T, int Rows, class Weight>
+void dot_rows(const T* x, const Weight& weight, int64_t inner, f32x16* outputs) {
+    constexpr int kColumns = Rows == 1 ? Weight::kOfOneRow : Rows <= 3 ? 8 : Rows <= 6 ? 4 : 2;
     f32x16 partial[Rows][kGroup];
     for (int c = 0; c < kGroup; c += kColumns) {
         f32x16(*place)[kGroup] = reinterpret_cast<f32x16(*)[kGroup]>(&partial[0][c]);
-        dot_tile<T, Rows, kColumns, Beyond>(x, weight + c, inner, place);
+        weight.template dot<T, Rows, kColumns>(x, c, inner, place);
     }
     for (int r = 0; r < Rows; ++r) outputs[r] = sums(partial[r]);
 }
 
+template <class T, class Weight>
+void dot_weight(const T* x, int64_t rows, const Weight& weight, int64_t inner, f32x16* outputs) {
+    switch (rows) {
+        case 1: return dot_rows<T, 1>(x, weight, inner, outputs);
+        case 2: return dot_rows<T, 2>(x, weight, inner, outputs);
+        case 3: return dot_rows<T, 3>(x, weight, inner, outputs);
+        case 4: return dot_rows<T, 4>(x, weight, inner, outputs);
+        case 5: return dot_rows<T, 5>(x, weight, inner, outputs);
+        case 6: return dot_rows<T, 6>(x, weight, inner, outputs);
+        case 7: return dot_rows<T, 7>(x, weight, inner, outputs);
+        case 8: return dot_rows<T, 8>(x, weight, inner, outputs);
+    }
+}
+
 template <class T, int64_t Beyond = kBeyond>
 void dot_group(const T* x, int64_t rows, const T* const* weight, int64_t inner, f32x16* outputs) {
-    switch (rows) {
-        case 1: return dot_group<T, 1, Beyond>(x, weight, inner, outputs);
-        case 2: return dot_group<T, 2, Beyond>(x, weight, inner, outputs);
-        case 3: return dot_group<T, 3, Beyond>(x, weight, inner, outputs);
-        case 4: return dot_group<T, 4, Beyond>(x, weight, inner, outputs);
-        case 5: return dot_group<T, 5, Beyond>(x, weight, inner, outputs);
-        case 6: return dot_group<T, 6, Beyond>(x, weight, inner, outputs);
-        case 7: return dot_group<T, 7, Beyond>(x, weight, inner, outputs);
-        case 8: return dot_group<T, 8, Beyond>(x, weight, inner, outputs);
-    }
+    dot_weight(x, rows, PlainRows<T, Beyond>{weight}, inner, outputs);
 }

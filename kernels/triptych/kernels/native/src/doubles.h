@@ -4,6 +4,7 @@
 
 #include "simd.h"
 
+typedef int32_t i32x8 __attribute__((vector_size(32)));
 typedef float f32x8 __attribute__((vector_size(32)));
 typedef double f64x8 __attribute__((vector_size(64)));
 typedef int64_t i64x8 __attribute__((vector_size(64)));
@@ -18,6 +19,14 @@ TRIPTYCH_INLINE Doubles widen(f32x16 values) {
     f32x8 halves[2];
     std::memcpy(halves, &values, sizeof(values));
     return {__builtin_convertvector(halves[0], f64x8), __builtin_convertvector(halves[1], f64x8)};
+}
+
+// Zero in the lanes that a comparison refuses, whatever was there.
+TRIPTYCH_INLINE Doubles masked(i32x16 mask, Doubles values) {
+    i32x8 halves[2];
+    std::memcpy(halves, &mask, sizeof(mask));
+    return {(f64x8)((i64x8)values.low & __builtin_convertvector(halves[0], i64x8)),
+            (f64x8)((i64x8)values.high & __builtin_convertvector(halves[1], i64x8))};
 }
 
 TRIPTYCH_INLINE double sum(f64x8 v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
@@ -41,6 +50,11 @@ TRIPTYCH_INLINE f64x8 exp_negative(f64x8 x) {
 TRIPTYCH_INLINE uint32_t bits(i32x16 mask) {
 #if defined(__AVX512DQ__)
     return _mm512_movepi32_mask((__m512i)mask);
+#elif defined(__SSE2__)
+    __m128 quarters[4];
+    std::memcpy(quarters, &mask, sizeof(mask));
+    const auto at = [&](int i) { return static_cast<uint32_t>(_mm_movemask_ps(quarters[i])) << (4 * i); };
+    return at(0) | at(1) | at(2) | at(3);
 #else
     uint32_t result = 0;
     for (int i = 0; i < kLanes; ++i) result |= (mask[i] & 1u) << i;

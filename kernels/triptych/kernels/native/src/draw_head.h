@@ -1,8 +1,8 @@
-// The likeliest tokens of a row, as many as the filters keep.
+// The likeliest tokens of a row, as many as top_k and top_p keep.
 //
-// All three filters keep a head of the tokens in descending order, and only the place where a head ends has to be
-// known exactly. So nothing is sorted but the tokens near such a place: the others fall into buckets of like logits,
-// each with its number of tokens and their weight. Of equal logits the first comes first.
+// Both keep a head of the tokens in descending order, and only the place where it ends has to be known. So tokens fall
+// into buckets of like logits, of which the number of tokens or their weight is summed, and only in the bucket where
+// the head ends is that place searched for. Of equal logits the first comes first.
 
 #pragma once
 
@@ -10,62 +10,51 @@
 
 namespace {
 
-// The tokens from `floor` to `peak`, the largest first, of which filters take away the end.
+// The tokens from `floor` to `peak`, of which filters take away the least. Whoever asks for their mass, or goes by it,
+// has put their weights into the scratch.
 class Head {
   public:
-    Head(const Row& row, const Weigh& weigh, float floor, float peak, Scratch& scratch)
-        : row_(row), weigh_(weigh), floor_(floor), peak_(peak), scratch_(scratch) {
-        const float range = peak - floor;
-        per_bucket_ = range > 0 ? kBuckets / range : 0;
-        std::fill_n(scratch.mass, kBuckets, 0.0);
-        std::fill_n(scratch.count, kBuckets, 0);
-        for (int64_t i = 0; i < row.size; i += kLanes) fill(row.at(i));
+    Head(const Row& row, float floor, float peak, Scratch& scratch)
+        : row_(row),
+          peak_(peak),
+          per_bucket_(peak > floor ? kBuckets / (peak - floor) : 0),
+          scratch_(scratch),
+          cut_(floor) {
+        for (int64_t i = 0; i < row.size; i += kLanes)
+            if (bits(row.at(i) >= splat(floor))) scratch.firsts[vectors_++] = static_cast<uint32_t>(i);
     }
 
-    double mass() const {
-        double total = 0;
-        for (int64_t b = 0; b < used_; ++b) total += scratch_.mass[b];
-        return total;
-    }
+    const Cut& cut() const { return cut_; }
 
-    void keep_count(int64_t k) {
-        int64_t before = 0;
-        for (int64_t b = 0; b < used_; before += scratch_.count[b++])
-            if (before + scratch_.count[b] >= k)
-                return end_in(b, [&](int64_t inside, double, float) { return before + inside < k; });
+    // Those that have its tokens; their first tokens are in the scratch.
+    int64_t vectors() const { return vectors_; }
+
+    // Keeps tokens before which there are less than this.
+    void keep_count(int64_t count) {
+        keep(static_cast<double>(count), [](int64_t) { return 1.0; });
     }
 
     // Keeps tokens before which there is less mass than this.
-    void keep_mass(double limit) {
-        double before = 0;
-        for (int64_t b = 0; b < used_; before += scratch_.mass[b++])
-            if (before + scratch_.mass[b] >= limit)
-                return end_in(b, [&](int64_t, double inside, float) { return before + inside < limit; });
+    void keep_mass(double mass) {
+        keep(mass, [&](int64_t token) { return scratch_.weights[token]; });
     }
 
-    void keep_from(float cut) {
-        const int64_t b = cut > floor_ ? bucket_of(splat(cut))[0] : used_;
-        if (b < used_) end_in(b, [&](int64_t, double, float x) { return x >= cut; });
-    }
-
-    // The token before which this mass is; by rounding there may be none, then the last one.
-    int64_t at(double target) {
-        double before = 0, end = 0;
-        int64_t bucket = 0;
-        for (int64_t b = 0; b < used_ && end <= target; ++b) {
-            if (scratch_.mass[b] == 0) continue;
-            bucket = b;
-            before = end;
-            end += scratch_.mass[b];
+    // Puts the weights of its tokens into the scratch; returns their sum.
+    double weigh(const Weigh& weigh) {
+        f64x8 low{}, high{};
+        const int64_t before = std::exchange(vectors_, 0);
+        for (int64_t v = 0; v < before; ++v) {
+            const int64_t i = scratch_.firsts[v];
+            const f32x16 x = row_.at(i);
+            const i32x16 kept = cut_.keeps(x, i);
+            if (!bits(kept)) continue;
+            const Doubles weights = masked(kept, weigh(x));
+            store(scratch_.weights + i, weights);
+            low += weights.low;
+            high += weights.high;
+            scratch_.firsts[vectors_++] = static_cast<uint32_t>(i);
         }
-        open(bucket);
-        int64_t token = token_at(0);
-        for (int64_t i = 0; i < scratch_.count[bucket] && before <= target; ++i) {
-            const double weight = weigh_(row_.x[token_at(i)]);
-            if (weight > 0) token = token_at(i);
-            before += weight;
-        }
-        return token;
+        return sum(low + high);
     }
 
   private:
@@ -74,67 +63,70 @@ class Head {
         return __builtin_convertvector(place, i32x16);
     }
 
-    TRIPTYCH_INLINE void fill(f32x16 x) {
-        uint32_t chosen = bits(x >= splat(floor_));
-        if (!chosen) return;
-        int32_t buckets[kLanes];
-        double weights[kLanes];
-        store(buckets, bucket_of(x));
-        store(weights, weigh_(x));
-        for (; chosen; chosen &= chosen - 1) {
-            const int lane = __builtin_ctz(chosen);
-            scratch_.mass[buckets[lane]] += weights[lane];
-            ++scratch_.count[buckets[lane]];
-        }
+    template <class Amount>
+    void keep(double limit, Amount amount) {
+        fill(amount);
+        double before = 0;
+        for (int64_t b = 0; b < kBuckets; before += scratch_.buckets[b++])
+            if (before + scratch_.buckets[b] >= limit) return end_in(b, limit - before, amount);
     }
 
-    // Ends the head at the first token of bucket b that `stays` refuses: called with how many tokens of the bucket
-    // come before it, their mass, and its logit.
-    template <class Stays>
-    void end_in(int64_t b, Stays stays) {
-        open(b);
-        int64_t kept = 0;
-        double mass = 0;
-        for (; kept < scratch_.count[b]; ++kept) {
-            const float x = row_.x[token_at(kept)];
-            if (!stays(kept, mass, x)) break;
-            mass += weigh_(x);
-        }
-        scratch_.count[b] = kept;
-        scratch_.mass[b] = mass;
-        used_ = b + 1;
-    }
-
-    // Puts the tokens of bucket b in order.
-    void open(int64_t b) {
-        if (b == opened_) return;
-        opened_ = b;
-        uint64_t* end = scratch_.ranks;
-        for (int64_t i = 0; i < row_.size; i += kLanes) {
+    template <class Amount>
+    void fill(Amount amount) {
+        std::fill_n(scratch_.buckets, kBuckets, 0.0);
+        for (int64_t v = 0; v < vectors_; ++v) {
+            const int64_t i = scratch_.firsts[v];
             const f32x16 x = row_.at(i);
-            uint32_t chosen = bits((x >= splat(floor_)) & (bucket_of(x) == splat(static_cast<int32_t>(b))));
-            for (; chosen; chosen &= chosen - 1) *end++ = rank(i + __builtin_ctz(chosen));
+            int32_t buckets[kLanes];
+            store(buckets, bucket_of(x));
+            for (uint32_t chosen = bits(cut_.keeps(x, i)); chosen; chosen &= chosen - 1) {
+                const int lane = __builtin_ctz(chosen);
+                scratch_.buckets[buckets[lane]] += amount(i + lane);
+            }
         }
-        if (!std::is_sorted(scratch_.ranks, end)) std::sort(scratch_.ranks, end);
     }
 
-    // Rises as logits fall, and with the token among equal logits.
-    uint64_t rank(int64_t token) const {
-        const float x = row_.x[token] + 0.0f;  // −0 is 0
-        uint32_t pattern;
-        std::memcpy(&pattern, &x, 4);
-        const uint32_t falling = pattern >> 31 ? pattern : ~pattern & 0x7fffffff;
-        return static_cast<uint64_t>(falling) << 32 | static_cast<uint64_t>(token);
+    // Ends the head in bucket b, at the first token before which those of the bucket amount to the limit.
+    template <class Amount>
+    void end_in(int64_t b, double limit, Amount amount) {
+        const auto precedes = [&](uint32_t one, uint32_t other) {
+            const float x = row_.x[one], y = row_.x[other];
+            return x > y || (x == y && one < other);
+        };
+        uint32_t *first = scratch_.tokens, *last = open(b);
+        double before = 0;
+        while (last - first > kSorted) {
+            uint32_t* middle = first + (last - first) / 2;
+            std::nth_element(first, middle, last, precedes);
+            double half = before;
+            for (const uint32_t* token = first; token < middle; ++token) half += amount(*token);
+            (half >= limit ? last : first) = middle;
+            if (half < limit) before = half;
+        }
+        std::sort(first, last, precedes);
+        for (; first < last && before < limit; ++first) before += amount(*first);
+        if (first > scratch_.tokens) cut_ = Cut(row_.x[first[-1]], first[-1]);
     }
 
-    int64_t token_at(int64_t i) const { return static_cast<int64_t>(scratch_.ranks[i] & 0xffffffff); }
+    // Lists the tokens of bucket b; returns their end.
+    uint32_t* open(int64_t b) {
+        uint32_t* end = scratch_.tokens;
+        for (int64_t v = 0; v < vectors_; ++v) {
+            const int64_t i = scratch_.firsts[v];
+            const f32x16 x = row_.at(i);
+            uint32_t chosen = bits(cut_.keeps(x, i) & (bucket_of(x) == splat(static_cast<int32_t>(b))));
+            for (; chosen; chosen &= chosen - 1) *end++ = static_cast<uint32_t>(i + __builtin_ctz(chosen));
+        }
+        return end;
+    }
+
+    static constexpr int64_t kSorted = 32;
 
     const Row& row_;
-    const Weigh& weigh_;
-    const float floor_, peak_;
+    const float peak_, per_bucket_;
     Scratch& scratch_;
-    float per_bucket_;
-    int64_t used_ = kBuckets, opened_ = -1;
+    Cut cut_;
+    int64_t vectors_ = 0;
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <utility>
 
 #include "doubles.h"
 #include "kernel.h"
@@ -13,15 +14,16 @@ namespace {
 constexpr int64_t kMaxVocabulary = 1 << 18;  // as in sampling.py; what the scratch memory is enough for
 constexpr int64_t kBuckets = 1024;           // of `Head`
 constexpr int64_t kGroup = 64;               // tokens of which `Scan` keeps the largest
-constexpr int64_t kChunk = 1024;             // tokens whose weights are summed before they are cumulated
+constexpr int64_t kChunk = 64;               // vectors of tokens whose weights are summed before they are cumulated
 
 // Memory of one row's draw.
 struct Scratch {
-    uint64_t ranks[kMaxVocabulary];
+    double weights[kMaxVocabulary];             // by token
+    uint32_t tokens[kMaxVocabulary];            // of one bucket
+    uint32_t firsts[kMaxVocabulary / kLanes];   // of vectors of tokens
     float maxima[kMaxVocabulary / kGroup + kGroup * kLanes];
-    double chunks[kMaxVocabulary / kChunk + 1];
-    double mass[kBuckets];
-    int64_t count[kBuckets];
+    double chunks[kMaxVocabulary / kLanes / kChunk];
+    double buckets[kBuckets];
 };
 static_assert(sizeof(Scratch) <= kScratchBytes);
 
@@ -87,16 +89,27 @@ struct Weigh {
     }
 };
 
-// Weights of the tokens [first, last), of logits from `cut` on.
-inline double mass_of(const Row& row, const Weigh& weigh, float cut, int64_t first, int64_t last) {
-    f64x8 low{}, high{};
-    for (int64_t i = first; i < last; i += kLanes) {
-        const f32x16 x = row.at(i);
-        const Doubles weights = weigh(x >= splat(cut) ? x : splat(-INFINITY));
-        low += weights.low;
-        high += weights.high;
+// The tokens that filters keep: those of a larger logit than `logit`, and of an equal one those up to `last`.
+class Cut {
+  public:
+    explicit Cut(float logit, int64_t last = kMaxVocabulary)
+        : logit_(logit), above_(std::nextafter(logit, INFINITY)), last_(last) {}
+
+    float logit() const { return logit_; }
+
+    bool keeps(float x, int64_t token) const { return x >= (token <= last_ ? logit_ : above_); }
+
+    TRIPTYCH_INLINE i32x16 keeps(f32x16 x, int64_t first) const {
+        if (first + kLanes <= last_ + 1) return x >= splat(logit_);
+        if (first > last_) return x >= splat(above_);
+        float least[kLanes];
+        for (int64_t i = 0; i < kLanes; ++i) least[i] = first + i <= last_ ? logit_ : above_;
+        return x >= load<f32x16>(least);
     }
-    return sum(low + high);
-}
+
+  private:
+    float logit_, above_;  // `above_` is the next larger number
+    int64_t last_;
+};
 
 }  // namespace

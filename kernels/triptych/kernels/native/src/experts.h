@@ -14,6 +14,7 @@
 
 #include <algorithm>
 
+#include "arrivals.h"
 #include "experts_plan.h"
 #include "gates.h"
 #include "results.h"
@@ -40,6 +41,8 @@ struct ExpertsArgs {
     int64_t row_bytes;         // of one output's weights
     int64_t gate;              // Gate
     double alpha, limit;       // of it
+    int32_t* flags;            // [experts] arrivals.h; null when all experts are there
+    int64_t* waited;
 
     int64_t groups() const { return groups_of(outputs); }
     int64_t entries() const { return tokens * top_k; }
@@ -88,14 +91,16 @@ template <class Form, class T>
 class GatedUnit {
   public:
     GatedUnit(const ExpertsArgs& args, char* scratch)
-        : args_(args), plan_(args.plan, args.experts), form_(args, scratch), gathered_(scratch + kFormBytes),
+        : args_(args), plan_(args.plan, args.experts), arrivals_(args.flags, args.waited), form_(args, scratch),
+          gathered_(scratch + kFormBytes),
           gating_{args.gate, static_cast<float>(args.alpha), static_cast<float>(args.limit)} {}
 
     void run(int64_t piece) {
         const int64_t groups = args_.groups(), pieces = gated_pieces(args_), total = cost();
         const int64_t low = total * piece / pieces, high = total * (piece + 1) / pieces;
         int64_t before = 0;
-        for (int64_t i = 0; i < plan_.active() && before < high; ++i) {
+        for (int64_t n = 0; n < plan_.active() && before < high; ++n) {
+            const int64_t i = plan_.order()[n];
             const int64_t one = cost_of_group(i);
             const Range mine = groups_between(low - before, high - before, one, groups);
             if (mine.first < mine.last) expert(i, mine);
@@ -112,6 +117,7 @@ class GatedUnit {
     }
 
     void expert(int64_t i, Range groups) {
+        arrivals_.wait_for(plan_.expert(i), kGateUpThere);
         in_blocks(form_, plan_.rows(i), [&](Range block) {
             form_.take(gather(block), block.last - block.first);
             multiply(plan_.expert(i), block, groups);
@@ -149,6 +155,7 @@ class GatedUnit {
 
     const ExpertsArgs& args_;
     const Plan plan_;
+    const Arrivals arrivals_;
     Form form_;
     char* const gathered_;
     const Gating gating_;
@@ -167,7 +174,7 @@ template <class Form, class T>
 class Sum {
   public:
     Sum(const ExpertsArgs& args, char* scratch)
-        : args_(args), plan_(args.plan, args.experts), form_(args, scratch),
+        : args_(args), plan_(args.plan, args.experts), arrivals_(args.flags, args.waited), form_(args, scratch),
           sums_(reinterpret_cast<f32x16*>(scratch + kFormBytes)) {}
 
     // Several groups of outputs at a time, as far as there is room, so that more of an expert is read in one go.
@@ -196,6 +203,7 @@ class Sum {
 
     void add(int64_t i, Range groups) {
         const int64_t expert = plan_.expert(i);
+        arrivals_.wait_for(expert, kDownThere);
         in_blocks(form_, plan_.rows(i), [&](Range block) {
             form_.take(static_cast<const char*>(args_.x) + block.first * form_.row_bytes(), block.last - block.first);
             for (int64_t g = groups.first; g < groups.last; ++g)
@@ -226,6 +234,7 @@ class Sum {
 
     const ExpertsArgs& args_;
     const Plan plan_;
+    const Arrivals arrivals_;
     Form form_;
     f32x16* const sums_;
 };

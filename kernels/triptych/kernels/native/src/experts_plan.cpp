@@ -1,14 +1,18 @@
-// Sorts the choices of all tokens by expert.
+// Sorts the choices of all tokens by expert, and puts experts first that are there.
 
 #include "experts_plan.h"
 
 #include <algorithm>
+#include <numeric>
+
+#include "arrivals.h"
 
 namespace {
 
 struct PlanArgs {
     const int32_t* ids;  // [tokens, top_k]
     void* plan;
+    const int32_t* flags;  // [experts] arrivals.h, or null
     int64_t tokens, top_k, experts;
 };
 
@@ -34,6 +38,11 @@ void run(const PlanArgs& args, int64_t, char* scratch) {
     plan.starts()[active] = first;
     plan.active() = active;
     for (int64_t i = 0; i < choices; ++i) plan.entries()[next[expert(i)]++] = static_cast<int32_t>(i);
+    std::iota(plan.order(), plan.order() + active, 0);
+    if (args.flags)
+        std::stable_partition(plan.order(), plan.order() + active, [&](int32_t i) {
+            return flags_of(args.flags + plan.numbers()[i]) & kGateUpThere;
+        });
 }
 
 }  // namespace
