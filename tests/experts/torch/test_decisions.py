@@ -1,0 +1,91 @@
+import itertools
+import random
+
+import pytest
+
+from triptych.experts.torch.cold import Copied, Soonest
+from triptych.experts.torch.finish import Costs, Miss, computed
+from triptych.experts.torch.host_slots import HostSlots
+
+
+def test_with_a_slow_bus_the_cpu_computes_and_with_a_fast_one_it_does_not() -> None:
+    misses = [Miss(expert, 1, 1000) for expert in range(4)]
+    assert computed(misses, 0, Costs(copy=1.0, compute=0.01)) == {0, 1, 2, 3}
+    assert computed(misses, 0, Costs(copy=0.01, compute=1.0)) == frozenset()
+
+
+def test_both_work_at_the_same_time() -> None:
+    misses = [Miss(expert, 1, 1000) for expert in range(4)]
+    assert len(computed(misses, 0, Costs(copy=1.0, compute=1.0))) == 2
+
+
+def test_the_cpu_takes_more_when_the_bus_is_busy() -> None:
+    misses = [Miss(expert, 1, 1000) for expert in range(4)]
+    costs = Costs(copy=1.0, compute=1.0)
+    assert len(computed(misses, 2000, costs)) == 3
+
+
+def test_experts_of_many_rows_are_copied() -> None:
+    misses = [Miss(0, 64, 1000), Miss(1, 1, 1000), Miss(2, 64, 1000), Miss(3, 1, 1000)]
+    assert computed(misses, 0, Costs(copy=1.0, compute=1.0)) == {1, 3}
+
+
+@pytest.mark.parametrize("_", range(20))
+def test_no_other_division_by_rows_is_done_sooner(_: int) -> None:
+    costs = Costs(random.random(), random.random())
+    misses = [Miss(expert, random.randint(1, 9), 100) for expert in range(6)]
+    queued = random.randint(0, 300)
+
+    def done(chosen: frozenset[int]) -> float:
+        on_cpu = sum(miss.rows * miss.nbytes for miss in misses if miss.expert in chosen) * costs.compute
+        copied = [miss.nbytes for miss in misses if miss.expert not in chosen]
+        return max(on_cpu, (queued + sum(copied)) * costs.copy if copied else 0.0)
+
+    subsets = (
+        frozenset(chosen) for count in range(7) for chosen in itertools.combinations(range(len(misses)), count)
+    )
+    assert done(computed(misses, queued, costs)) == pytest.approx(min(map(done, subsets)))
+
+
+def test_nothing_is_computed_elsewhere_unless_that_is_chosen() -> None:
+    assert Copied().choose([Miss(0, 1, 1)], 10**12) == frozenset()
+
+
+def test_what_the_cpu_costs_follows_what_is_measured() -> None:
+    cold = Soonest(Costs(copy=1.0, compute=100.0))
+    misses = [Miss(0, 1, 10)]
+    assert not cold.choose(misses, 0)
+    for _ in range(40):
+        cold.computed(work=10, seconds=1.0)
+    assert cold.choose(misses, 0) == {0}
+
+
+def test_the_slot_of_the_host_that_was_used_least_recently_goes_first() -> None:
+    slots = HostSlots(3)
+    taken = {key: slots.take(key) for key in ((0, 0), (0, 1), (0, 2))}
+    assert sorted(taken.values()) == [0, 1, 2]  # type: ignore[type-var]
+    slots.find((0, 0))
+    assert slots.take((1, 0)) == taken[0, 1]
+    assert slots.find((0, 1)) is None
+
+
+def test_a_slot_that_somebody_holds_stays_until_all_have_let_go() -> None:
+    slots = HostSlots(2)
+    first, second = slots.take((0, 0)), slots.take((0, 1))
+    assert first is not None
+    assert second is not None
+    for slot in (first, first, second):
+        slots.pin(slot)
+    assert slots.take((0, 2)) is None
+    slots.unpin(first)
+    assert slots.take((0, 2)) is None
+    slots.unpin(first)
+    assert slots.take((0, 2)) == first
+
+
+def test_a_slot_whose_read_failed_is_free_at_once() -> None:
+    slots = HostSlots(1)
+    slot = slots.take((0, 0))
+    slots.forget((0, 0))
+    assert slots.find((0, 0)) is None
+    assert slots.take((0, 1)) == slot

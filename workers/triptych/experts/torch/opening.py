@@ -1,0 +1,132 @@
+"""Puts a `TorchResidency` together."""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import assert_never
+
+from triptych.core.errors import InvalidArgument
+from triptych.core.sizes import show_bytes
+from triptych.experts.cache import Scores
+from triptych.experts.fit import free_memory
+from triptych.experts.pool import Pool
+from triptych.experts.settings import OffloadSettings
+from triptych.experts.store import Mend, PackedStore
+from triptych.experts.torch.cold import Cold, Copied, Soonest
+from triptych.experts.torch.copier import Copier
+from triptych.experts.torch.device_lane import DeviceLane
+from triptych.experts.torch.file_lane import FileLane
+from triptych.experts.torch.finish import Costs
+from triptych.experts.torch.host_tier import HostTier
+from triptych.experts.torch.pack_file import PackFile
+from triptych.experts.torch.residency import TorchResidency
+
+_CPU_BANDWIDTH = 10e9
+"""Bytes per second that a CPU computes with, until that has been measured."""
+
+
+def open_cpu(
+    store: PackedStore,
+    mend: Mend,
+    settings: OffloadSettings,
+    pool: Pool,
+    scores: Sequence[Scores],
+    experts: Sequence[tuple[int, ...]],
+) -> TorchResidency:
+    """Slots in the memory that the CPU computes with.
+
+    Raises:
+        Unavailable: the packed file cannot be opened.
+    """
+    file = PackFile(store, mend)
+    with ExitStack() as undo:
+        lane = FileLane(file, pool, settings.readers)
+        undo.callback(lane.close)
+        residency = TorchResidency(store, file, lane, pool, scores, experts)
+        undo.pop_all()
+    return residency
+
+
+def open_device(
+    store: PackedStore,
+    mend: Mend,
+    settings: OffloadSettings,
+    pool: Pool,
+    scores: Sequence[Scores],
+    experts: Sequence[tuple[int, ...]],
+    copier: Copier,
+    sharing: int = 1,
+) -> TorchResidency:
+    """Slots in the memory of an accelerator, and host memory behind them.
+
+    What may not be had is asked for first, and threads begin last; nothing is left of it where something fails.
+
+    Args:
+        store: The packed file.
+        mend: Puts right what it does not hold any more.
+        settings: How experts are kept.
+        pool: The accelerator's slots.
+        scores: Of each layer's experts.
+        experts: By layer: their numbers in the packed file.
+        copier: To the accelerator.
+        sharing: Processes that divide among them what is free of the host's memory, where no setting says how much.
+
+    Raises:
+        InvalidArgument: the host's memory holds less than what the accelerator may wait for.
+        Unavailable: the packed file cannot be opened.
+    """
+    file = PackFile(store, mend)
+    slots = host_slots(settings, pool, experts, sharing)
+    with ExitStack() as undo:
+        undo.callback(copier.close)
+        memory = copier.device_memory(pool.nbytes).view(pool.slots, pool.slot_bytes)
+        host = copier.host_memory(slots * pool.slot_bytes).view(slots, pool.slot_bytes)
+        cold = _cold(settings, copier, pool)
+        tier = HostTier(file, host, settings.readers)
+        undo.callback(tier.close)
+        lane = DeviceLane([layer.layout for layer in store.layers], memory, tier, copier, cold)
+        residency = TorchResidency(store, file, lane, pool, scores, experts)
+        undo.pop_all()
+    return residency
+
+
+def host_slots(settings: OffloadSettings, pool: Pool, experts: Sequence[tuple[int, ...]], sharing: int = 1) -> int:
+    """Experts in pinned memory: all of them if they fit; at least what can be under way at a time.
+
+    That is one for each slot, and a layer's experts if the CPU may compute with them meanwhile.
+
+    Raises:
+        InvalidArgument: fewer fit.
+    """
+    everything = sum(map(len, experts))
+    budget = free_memory() // 2 // sharing if settings.host_budget is None else settings.host_budget
+    here = max(map(len, experts)) if settings.cold == "soonest" else 0
+    least = min(everything, pool.slots + here + settings.readers)
+    slots = min(everything, budget // pool.slot_bytes)
+    if slots < least:
+        raise InvalidArgument(
+            f"experts.host_budget must hold what an accelerator may wait for: {least} experts of "
+            f"{show_bytes(pool.slot_bytes)} are {show_bytes(least * pool.slot_bytes)}, got {show_bytes(budget)}",
+            field="experts.host_budget",
+        )
+    return slots
+
+
+def _cold(settings: OffloadSettings, copier: Copier, pool: Pool) -> Cold:
+    match settings.cold:
+        case "copied":
+            return Copied()
+        case "soonest":
+            return Soonest(Costs(seconds_per_byte(copier, pool.slot_bytes), 1 / _CPU_BANDWIDTH))
+        case _:
+            assert_never(settings.cold)
+
+
+def seconds_per_byte(copier: Copier, nbytes: int) -> float:
+    """Of copies of so many bytes, measured."""
+    source, target = copier.host_memory(nbytes), copier.device_memory(nbytes)
+    copier.copy(source, target, copier.fence()).synchronize()
+    started = time.perf_counter()
+    events = [copier.copy(source, target, copier.fence()) for _ in range(4)]
+    events[-1].synchronize()
+    return (time.perf_counter() - started) / (len(events) * nbytes)

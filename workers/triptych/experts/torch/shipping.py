@@ -1,0 +1,89 @@
+"""Copies of experts from host memory into slots of a device, and what they hold until they are over."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from triptych.experts.blob import BlobLayout
+from triptych.experts.torch.copier import Copier, Event
+from triptych.experts.torch.host_tier import HostTier
+from triptych.experts.torch.plan import Halves
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parcel:
+    """An expert in a slot of host memory, for a slot of the device."""
+
+    host: int
+    slot: int
+    layout: BlobLayout
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    halves: Halves
+    host: int
+    nbytes: int
+
+
+class Shipping:
+    """Gives copies to the device, and host memory back when they are over.
+
+    Args:
+        copier: To the device.
+        tier: Host memory.
+        memory: [N, B] uint8, the slots of the device.
+    """
+
+    def __init__(self, copier: Copier, tier: HostTier, memory: Tensor) -> None:
+        self._copier = copier
+        self._tier = tier
+        self._memory = memory
+        self._held: list[_Held] = []
+
+    def send(self, parcels: Sequence[Parcel]) -> list[Halves]:
+        """Copies gate and up of all of them, then down of all of them.
+
+        What the device was given to compute so far may still read what is in the slots.
+        """
+        fence = self._copier.fence()
+        firsts = [self._copy(parcel, 0, parcel.layout.first, fence) for parcel in parcels]
+        seconds = [self._copy(parcel, parcel.layout.first, parcel.layout.nbytes, fence) for parcel in parcels]
+        halves = list(zip(firsts, seconds, strict=True))
+        self._held += [
+            _Held(events, parcel.host, parcel.layout.nbytes) for events, parcel in zip(halves, parcels, strict=True)
+        ]
+        return halves
+
+    @property
+    def copies(self) -> int:
+        """Experts under way."""
+        self.collect()
+        return len(self._held)
+
+    @property
+    def queued(self) -> int:
+        """Bytes of them."""
+        self.collect()
+        return sum(held.nbytes for held in self._held)
+
+    def collect(self) -> None:
+        """Releases the host memory of copies that are over."""
+        held, self._held = self._held, []
+        for each in held:
+            if all(event.done() for event in each.halves):
+                self._tier.release(each.host)
+            else:
+                self._held.append(each)
+
+    def finish(self) -> None:
+        """Returns when all copies are over."""
+        for held in self._held:
+            for event in held.halves:
+                event.synchronize()
+        self.collect()
+
+    def _copy(self, parcel: Parcel, start: int, end: int, fence: Event) -> Event:
+        source, target = self._tier.blob(parcel.host), self._memory[parcel.slot]
+        return self._copier.copy(source[start:end], target[start:end], fence)
