@@ -3,7 +3,6 @@
 import copy
 import math
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +19,6 @@ from triptych.models.testing import save_adapter
 
 BLOCK_SIZE = 16
 BLOCKS = 16
-
-
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    """Fresh random inputs every run; the seed is printed with a failure."""
-    value = secrets.randbits(32)
-    print(f"seed {value}")
-    torch.manual_seed(value)
 
 
 @pytest.fixture(autouse=True)

@@ -3,9 +3,8 @@
 The prompt runs through a paged cache in chunks whose borders fall inside windows and pages.
 """
 
-import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,59 +18,20 @@ from triptych.engine.core import EngineCore
 from triptych.engine.sampling import Sampling
 from triptych.engine.scheduler import SchedulerOptions
 from triptych.engine.sequence import Sequence
-from triptych.kernels import AttentionBatch, native
+from triptych.kernels import native
 from triptych.models.decoder import Decoder
 from triptych.models.files import ModelFiles
+from triptych.models.sharding.testing import Run, divided_answer
 from triptych.models.spec import read_spec
-from triptych.models.step import EmbeddingRows, StepInput
+from triptych.models.testing import BLOCK_SIZE, BLOCKS, PagedSequence
+from triptych.parallel import Parallelism
 
 COMPILED = native.install().isa is not None
-BLOCK_SIZE = 16
 CHUNK = 24
 PROMPT = 70
 ANSWER = 32
-BLOCKS = 12
 CLEAR = 1e-3
 """By how much of the largest score the likeliest token leads: less may be turned around by rounding."""
-
-
-@pytest.fixture(autouse=True)
-def seed() -> int:
-    """Fresh random inputs every run; the seed is printed with a failure."""
-    value = secrets.randbits(32)
-    print(f"seed {value}")
-    torch.manual_seed(value)
-    return value
-
-
-@dataclass(slots=True)
-class PagedSequence:
-    """One sequence in a pool that is NaN wherever nothing was stored."""
-
-    decoder: Decoder
-    length: int = 0
-    kv: Tensor = field(init=False)
-    blocks: Tensor = field(default_factory=lambda: torch.randperm(BLOCKS))
-
-    def __post_init__(self) -> None:
-        self.kv = torch.full(self.decoder.kv_shape(BLOCKS, BLOCK_SIZE), torch.nan, dtype=self.decoder.dtype)
-
-    def feed(self, token_ids: Tensor, embeddings: tuple[EmbeddingRows, ...] = ()) -> Tensor:
-        """Runs one chunk and returns the logits of all its rows."""
-        positions = torch.arange(self.length, self.length + len(token_ids))
-        self.length += len(token_ids)
-        batch = AttentionBatch(
-            query_start=torch.tensor([0, len(token_ids)], dtype=torch.int32),
-            kv_lengths=torch.tensor([self.length], dtype=torch.int32),
-            block_tables=self.blocks.int().unsqueeze(0),
-        )
-        slots = self.blocks[positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
-        rows = torch.arange(len(token_ids))
-        return self.decoder.forward(StepInput(token_ids, positions, slots, batch, rows, embeddings), self.kv)
-
-    def prompt(self, token_ids: Tensor) -> Tensor:
-        """The logits of a prompt that runs in chunks."""
-        return torch.cat([self.feed(chunk) for chunk in token_ids.split(CHUNK)])
 
 
 def randomise(model: PreTrainedModel) -> None:
@@ -111,8 +71,8 @@ def clear_answer(model: Any, prompt: Tensor) -> Tensor | None:
     return torch.cat(answer)
 
 
-def require_parity(model: Any, decoder: Decoder) -> None:
-    """The logits of a prompt and the tokens of an answer are transformers'."""
+def require_parity(model: Any, decoder: Decoder) -> tuple[Tensor, Tensor, list[int]]:
+    """The logits of a prompt and the tokens of an answer are transformers'; returns prompt, our logits, answer."""
     vocabulary = decoder.spec.vocab_size
     for _ in range(20):
         prompt = torch.randint(1, vocabulary, (PROMPT,))  # token 0 pads: its embedding is zero
@@ -123,13 +83,34 @@ def require_parity(model: Any, decoder: Decoder) -> None:
     with torch.no_grad():
         expected = model(prompt.unsqueeze(0)).logits[0]
     sequence = PagedSequence(decoder)
-    logits = sequence.prompt(prompt)
+    logits = sequence.feed_chunks(prompt, CHUNK)
     close(logits, expected)
     found = [logits[-1].argmax()]
     while len(found) < ANSWER:
         found.append(sequence.feed(found[-1].view(1))[0].argmax())
     assert torch.stack(found).tolist() == answer.tolist()
     assert engine_answer(decoder, prompt) == answer.tolist()
+    return prompt, logits, answer.tolist()
+
+
+def require_ranks(
+    load: Callable[..., Decoder], run: Run, last: int, logits: Tensor, answer: list[int], ranks: Iterable[int]
+) -> None:
+    """The logits and the answer of a model divided among ranks are those of one rank.
+
+    Args:
+        load: Opens one rank's part.
+        run: The prompt.
+        last: Its last token.
+        logits: Of the rows before that, of one rank.
+        answer: Of one rank.
+        ranks: Divide every matrix; each number of them is tried.
+    """
+    for count in ranks:
+        found, answers = divided_answer(Parallelism(tensor=count), lambda mesh: load(mesh=mesh), run, last, ANSWER)
+        close(found, logits)
+        assert torch.linalg.norm(found - logits) <= 1e-5 * torch.linalg.norm(logits)
+        assert answers == [answer] * count
 
 
 def engine_answer(decoder: Decoder, prompt: Tensor) -> list[int]:
@@ -150,6 +131,12 @@ def engine_answer(decoder: Decoder, prompt: Tensor) -> list[int]:
 
 
 @pytest.fixture
+def divided() -> Callable[..., None]:
+    """See `require_ranks`."""
+    return require_ranks
+
+
+@pytest.fixture
 def compared(request: pytest.FixtureRequest) -> Iterator[set[str]]:
     """Takes the architectures that a test compares: those that its `family` marks name, no others and no fewer."""
     found: set[str] = set()
@@ -159,15 +146,23 @@ def compared(request: pytest.FixtureRequest) -> Iterator[set[str]]:
 
 @pytest.fixture
 def parity(tmp_path: Path, compared: set[str]) -> Callable[[PretrainedConfig], Decoder]:
-    """Builds a model by its config, and compares; returns our decoder of it."""
+    """Builds a model by its config, and compares, as one and divided among ranks; returns our decoder of it."""
 
-    def check(config: PretrainedConfig) -> Decoder:
+    def check(config: PretrainedConfig, ranks: Iterable[int] = (2,)) -> Decoder:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
         randomise(model)
         files = save(model, tmp_path)
         spec = read_spec(files)
         decoder = Decoder.load(files, spec, torch.float32)
-        require_parity(model, decoder)
+        prompt, logits, answer = require_parity(model, decoder)
+
+        def run(part: Decoder) -> tuple[Tensor, PagedSequence]:
+            sequence = PagedSequence(part)
+            return sequence.feed_chunks(prompt[:-1], CHUNK), sequence
+
+        require_ranks(
+            partial(Decoder.load, files, spec, torch.float32), run, int(prompt[-1]), logits[:-1], answer, ranks
+        )
         compared.add(spec.architecture)
         return decoder
 

@@ -9,6 +9,8 @@ from triptych.models.adapting import adapt
 from triptych.models.norms import RmsNorm, load_norm
 from triptych.models.parameters import Linear, Parameters
 from triptych.models.rotary import RotaryTable
+from triptych.models.sharding import Rows
+from triptych.models.sharding.norms import DividedQkNorms
 from triptych.models.spec import AttentionSpec
 from triptych.models.step import StepInput
 from triptych.models.workspace import Activations
@@ -39,7 +41,7 @@ class AttentionBlock:
     key: Linear
     value: Linear
     output: Linear
-    norms: QkNorms | None
+    norms: QkNorms | DividedQkNorms | None
     sinks: Tensor | None
     rotary: RotaryTable
     scale: float
@@ -86,9 +88,19 @@ def load_attention(prefix: str, spec: AttentionSpec, parameters: Parameters, rot
     )
 
 
-def _load_norms(prefix: str, spec: AttentionSpec, parameters: Parameters) -> QkNorms | None:
+def _load_norms(prefix: str, spec: AttentionSpec, parameters: Parameters) -> QkNorms | DividedQkNorms | None:
     if spec.qk_norm == "none":
         return None
     query = load_norm(f"{prefix}.query_norm", spec.norm, parameters)
     key = load_norm(f"{prefix}.key_norm", spec.norm, parameters)
-    return QkNorms(query, key, by_head=spec.qk_norm == "head")
+    if spec.qk_norm == "head" or parameters.mesh.attention.size == 1:
+        return QkNorms(query, key, by_head=spec.qk_norm == "head")
+    cut = parameters.cuts[f"{prefix}.key_norm.weight"]
+    return DividedQkNorms(
+        query,
+        key,
+        query_width=parameters.weights.shape(f"{prefix}.query_norm.weight")[0],
+        key_width=parameters.weights.shape(f"{prefix}.key_norm.weight")[0],
+        counts_keys=isinstance(cut, Rows) and cut.first,
+        group=parameters.mesh.attention,
+    )

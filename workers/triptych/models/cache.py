@@ -68,6 +68,20 @@ def build_folder(target: Path, build: Callable[[Path], None]) -> Path:
     return _build_once(target, fill, _folder_intact)
 
 
+@contextmanager
+def holding(target: Path) -> Iterator[None]:
+    """Keeps others from building a file, or waits until they have.
+
+    Raises:
+        ResourceExhausted: the disk is full.
+        FailedPrecondition: the cache directory cannot be written.
+    """
+    with _disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(target.name + ".lock")):
+            yield
+
+
 def require_space(folder: Path, needed: int, purpose: str, *, variable: str = "TRIPTYCH_CACHE") -> None:
     """Refuses work that the disk has no room for; `variable` is how its user moves the folder.
 
@@ -86,21 +100,19 @@ def require_space(folder: Path, needed: int, purpose: str, *, variable: str = "T
 def _build_once(target: Path, build: Callable[[Path], None], intact: Callable[[Path], bool]) -> Path:
     if intact(target):
         return target
-    with _disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(target.name + ".lock")):
-            if intact(target):
-                return target
-            partial = target.with_name(target.name + ".partial")
+    with holding(target):
+        if intact(target):
+            return target
+        partial = target.with_name(target.name + ".partial")
+        _remove(partial)
+        try:
+            build(partial)
+            _sync(partial)
+            _remove(target)
+            partial.rename(target)
+        except BaseException:
             _remove(partial)
-            try:
-                build(partial)
-                _sync(partial)
-                _remove(target)
-                partial.rename(target)
-            except BaseException:
-                _remove(partial)
-                raise
+            raise
     return target
 
 

@@ -20,7 +20,7 @@ from triptych.models.safetensors_header import plan_file, read_header
 from triptych.models.sources import FloatArray, Rows, Source
 
 _VERSION = 2  # of the meaning of converted values
-_MADE = (".safetensors", ".finite")
+_MADE = (".safetensors", ".finite", ".experts", ".plain", ".warm")
 _CHUNK = 4 << 20  # elements held at a time
 _PIECE = 1 << 16  # elements rounded at a time
 

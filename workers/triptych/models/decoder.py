@@ -1,41 +1,63 @@
 """The decoder: one implementation for every architecture that a `DecoderSpec` can describe."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import assert_never
+from typing import Final, assert_never
 
 import torch
 from torch import Tensor
 
+from triptych.experts.residency import Residency
+from triptych.experts.settings import OffloadSettings
+from triptych.experts.taken import TakenExperts
 from triptych.kernels import Weight, embedding, linear, linear_argmax, scale, softcap
 from triptych.models.adapters import NO_FOLDERS, open_adapters
+from triptych.models.expert_parallel import ExpertParallelMixture
+from triptych.models.expert_share import ExpertShare
 from triptych.models.files import ModelFiles
 from triptych.models.head import Head, Likeliest, Logits
 from triptych.models.layer import DecoderLayer, load_layer
 from triptych.models.layout import decoder_tensors
 from triptych.models.norms import RmsNorm, load_norm
-from triptych.models.parameters import Parameters, open_parameters
+from triptych.models.offload import Offload
+from triptych.models.offloaded import OffloadedLayer
+from triptych.models.parameters import open_parameters
 from triptych.models.progress import SILENT, Progress
 from triptych.models.quantization import Quantization
-from triptych.models.rotary import RotaryTable, rotary_table
-from triptych.models.spec import AttentionSpec, DecoderSpec, LatentAttentionSpec, ModelSpec, RopeSpec
+from triptych.models.rotary_tables import RotaryTables
+from triptych.models.sharding import Interval, local_spec, vocabulary
+from triptych.models.sharding.dividing import divide
+from triptych.models.sharding.reduced import DividedArgmax, DividedEmbedding
+from triptych.models.spec import AttentionSpec, DecoderSpec, LatentAttentionSpec, ModelSpec
 from triptych.models.step import StepInput
 from triptych.models.workspace import Activations, Workspace
+from triptych.parallel import Mesh
+
+_ALONE: Final = Mesh()
 
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
     """A language model over a paged KV pool. Runs one step at a time: its workspace is not shared between threads.
 
+    With others in its mesh it has a part of the model, and every one of them runs the same steps in the same order.
+
     Attributes:
-        spec: What it is.
+        spec: What the whole model is.
+        local: What this rank has of it.
+        mesh: The ranks.
+        vocabulary: Tokens whose scores this rank computes.
         dtype: Of activations, pool, and weights that are not quantised.
         device: Where all of them are.
         adapters: Their names, by the numbers that steps have.
     """
 
     spec: DecoderSpec
+    local: DecoderSpec
+    mesh: Mesh
+    vocabulary: Interval
     dtype: torch.dtype
     device: torch.device
     adapters: tuple[str, ...]
@@ -45,6 +67,9 @@ class Decoder:
     _norm: RmsNorm
     _head: Weight
     _workspace: Workspace
+    _offload: Offload | None
+    _look_up: Callable[[Tensor, Weight, Tensor], None]
+    _find_largest: Callable[[Tensor, Weight, Tensor, Tensor], None]
 
     @classmethod
     def load(
@@ -57,6 +82,8 @@ class Decoder:
         positions: int | None = None,
         quantization: Quantization = "none",
         adapters: Mapping[str, Path] = NO_FOLDERS,
+        mesh: Mesh = _ALONE,
+        offload: OffloadSettings | None = None,
         progress: Progress = SILENT,
     ) -> "Decoder":
         """Opens a checkpoint; of a vision-language model only the language tensors are read.
@@ -69,42 +96,84 @@ class Decoder:
             positions: That steps may have, from 0: angles are tabulated for these; None means the model's context.
             quantization: The form of the matrices.
             adapters: Folders of adapters, by name (`triptych.models.adapters`).
+            mesh: Who divides the model; only this rank's part of the tensors is read.
+            offload: How experts are kept that do not all fit; None keeps them all. Then `close` is due at the end.
             progress: Told about conversions.
 
         Raises:
+            InvalidArgument: more ranks than the model can be divided among, or too little memory for experts.
             DataLoss: a file is damaged, or a tensor is missing or has another shape than the configuration says.
             Unimplemented: an adapter of a kind that is not served.
         """
         decoder, where = spec.decoder, torch.device(device)
+        local_spec(decoder, mesh.parallelism, mesh.rank)  # refuses before anything is converted
         wanted = decoder_tensors(decoder)
         parameters = open_parameters(files, spec, wanted, dtype, where, progress, quantization)
         opened = open_adapters(adapters, spec, dtype, where, progress, interleaved=parameters.interleaved)
-        parameters = replace(parameters, adapters=opened)
-        tables = _rotary_tables(decoder, spec.context_length if positions is None else positions, parameters)
+        local, parameters = divide(replace(parameters, adapters=opened), decoder, mesh)
+        rows, divided = vocabulary(decoder, mesh.attention.size)[mesh.attention.rank], mesh.attention.size > 1
+        tables = RotaryTables.of(decoder, spec.context_length if positions is None else positions, parameters)
         table = parameters.weight("embedding.weight")
-        return cls(
-            spec=decoder,
-            dtype=dtype,
-            device=where,
-            adapters=opened.names,
-            _embedding=table,
-            # As the code that the checkpoints were trained with has it: a number of the activations' type.
-            _embedding_scale=torch.tensor(decoder.embedding_scale, dtype=dtype).item(),
-            _layers=tuple(
-                load_layer(f"layers.{index}", layer, parameters, tables[_turned(layer.attention)])
-                for index, layer in enumerate(decoder.layers)
-            ),
-            _norm=load_norm("norm", decoder.norm, parameters),
-            _head=table if decoder.tied_head else parameters.weight("head.weight"),
-            _workspace=Workspace(decoder, dtype, where),
-        )
+        with ExitStack() as undone:
+            pool = None if offload is None else Offload.open(files, local, parameters, offload, progress)
+            offloaded: Mapping[int, OffloadedLayer] = {}
+            if pool is not None:
+                undone.callback(pool.residency.close)
+                offloaded = pool.layers
+            made = cls(
+                spec=decoder,
+                local=local,
+                mesh=mesh,
+                vocabulary=rows,
+                dtype=dtype,
+                device=where,
+                adapters=opened.names,
+                _embedding=table,
+                # As the code that the checkpoints were trained with has it: a number of the activations' type.
+                _embedding_scale=torch.tensor(decoder.embedding_scale, dtype=dtype).item(),
+                _layers=tuple(
+                    load_layer(
+                        f"layers.{index}", layer, parameters, tables.for_layer(layer.attention), offloaded.get(index)
+                    )
+                    for index, layer in enumerate(local.layers)
+                ),
+                _norm=load_norm("norm", decoder.norm, parameters),
+                _head=table if decoder.tied_head else parameters.weight("head.weight"),
+                _workspace=Workspace(local, dtype, where),
+                _offload=pool,
+                _look_up=DividedEmbedding(rows, mesh.attention) if divided else embedding,
+                _find_largest=DividedArgmax(rows, mesh.attention) if divided else linear_argmax,
+            )
+            undone.pop_all()
+        return made
+
+    @property
+    def residency(self) -> Residency | None:
+        """Keeps some of the experts in memory; None where all are."""
+        return None if self._offload is None else self._offload.residency
+
+    @property
+    def taken(self) -> TakenExperts | None:
+        """The experts that the rows of each step took; None where no step is made by them."""
+        return None if self._offload is None else self._offload.taken
+
+    def close(self) -> None:
+        """Lets go of what keeps experts, if there is any; no step may follow. Idempotent."""
+        if self._offload is not None:
+            self._offload.residency.close()
+
+    @property
+    def shares(self) -> tuple[ExpertShare, ...]:
+        """This rank's part of every layer whose experts are divided among ranks."""
+        mixers = (layer.mlp.mixer for layer in self._layers)
+        return tuple(mixer.share for mixer in mixers if isinstance(mixer, ExpertParallelMixture))
 
     def kv_shape(self, num_blocks: int, block_size: int) -> tuple[int, int, int, int, int, int]:
         """Shape of the pool that `forward` needs: [layer, block, k|v, kv_head, token in block, head_dim].
 
         Latent attention has one vector per token, for keys and values and all heads.
         """
-        layers, attention = len(self.spec.layers), self.spec.layers[0].attention
+        layers, attention = len(self.local.layers), self.local.layers[0].attention
         match attention:
             case AttentionSpec():
                 return layers, num_blocks, 2, attention.num_kv_heads, block_size, attention.head_dim
@@ -121,9 +190,10 @@ class Decoder:
         """Computes one step and stores its keys and values; see `compute`.
 
         Returns:
-            [R, V] float32 logits of the rows `step.logit_rows`; the caller's to keep and to change.
+            [R, V] float32 logits of the rows `step.logit_rows`, of the tokens in `vocabulary`; the caller's to keep
+            and to change.
         """
-        logits = torch.empty(len(step.logit_rows), self.spec.vocab_size, device=self.device)
+        logits = torch.empty(len(step.logit_rows), self.vocabulary.size, device=self.device)
         with torch.inference_mode():
             self.compute(step, kv, Logits(logits) if len(logits) else None)
         return logits
@@ -138,12 +208,14 @@ class Decoder:
         """
         acts = self._workspace.rows(len(step.token_ids))
         self._embed(step, acts)
+        if self._offload is not None:
+            self._offload.predictor.begin(step, acts)
         self._run_layers(step, acts, kv)
         if head is not None:
             self._score(step.logit_rows, acts, head)
 
     def _embed(self, step: StepInput, acts: Activations) -> None:
-        embedding(step.token_ids, self._embedding, acts.residual)
+        self._look_up(step.token_ids, self._embedding, acts.residual)
         if self._embedding_scale != 1:
             scale(acts.residual, self._embedding_scale, acts.residual)
         for rows in step.embeddings:
@@ -168,7 +240,7 @@ class Decoder:
                 self._moderate(values)
             case Likeliest(token_ids, values):
                 # Scaling and capping keep the order of scores.
-                linear_argmax(normed, self._head, token_ids, values)
+                self._find_largest(normed, self._head, token_ids, values)
             case _:
                 assert_never(head)
 
@@ -177,27 +249,3 @@ class Decoder:
             scale(logits, self.spec.logit_scale, logits)
         if self.spec.logit_softcap:
             softcap(logits, self.spec.logit_softcap, logits)
-
-
-_Turned = tuple[RopeSpec | None, int]
-
-
-def _turned(attention: AttentionSpec | LatentAttentionSpec) -> _Turned:
-    """What a table of angles depends on."""
-    match attention:
-        case AttentionSpec(rope=rope, head_dim=head_dim):
-            return rope, head_dim
-        case LatentAttentionSpec(rope=rope):
-            return rope, rope.dimensions
-        case _:
-            assert_never(attention)
-
-
-def _rotary_tables(spec: DecoderSpec, positions: int, parameters: Parameters) -> dict[_Turned, RotaryTable]:
-    wanted = {_turned(layer.attention) for layer in spec.layers}
-    return {
-        (rope, head_dim): rotary_table(
-            rope, head_dim, positions, parameters.device, interleaved=parameters.interleaved
-        )
-        for rope, head_dim in wanted
-    }

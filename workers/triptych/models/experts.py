@@ -5,27 +5,17 @@ from typing import assert_never
 
 from torch import Tensor
 
-from triptych.kernels import ClampedSilu, ExpertProjection, Experts, Gating, Routing, add_gated, moe, route
-from triptych.models.feed_forward import FeedForward, load_feed_forward
+from triptych.kernels import ClampedSilu, Experts, Gating, Routing, moe, route
+from triptych.models.expert_exchange import Exchange
+from triptych.models.expert_parallel import ExpertParallelMixture
+from triptych.models.expert_share import ExpertShare
+from triptych.models.offloaded import OffloadedLayer, OffloadedMixture
 from triptych.models.parameters import Linear, Parameters
+from triptych.models.shared_expert import SharedExpert, load_shared
 from triptych.models.spec import ClampedGate, MoeSpec, SigmoidRouter, SoftmaxRouter
 from triptych.models.step import StepInput
 from triptych.models.workspace import Activations
-
-
-@dataclass(frozen=True, slots=True)
-class SharedExpert:
-    """A block for every token; `gate` [1, H] says how much of it, None all."""
-
-    block: FeedForward
-    gate: Linear | None
-
-    def add(self, step: StepInput, acts: Activations, share: Tensor) -> None:
-        """Adds its output to `acts.delta`; `share` [T, 1] float32 is written."""
-        self.block.into(step, acts, acts.shared)
-        if self.gate is not None:
-            self.gate(acts.normed, share)
-        add_gated(acts.shared, None if self.gate is None else share, acts.delta)
+from triptych.parallel.balance import Placement
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +40,31 @@ class MixtureOfExperts:
             self.shared.add(step, acts, choice.share)
 
 
-def load_experts(prefix: str, spec: MoeSpec, parameters: Parameters) -> MixtureOfExperts:
-    """Reads the block whose tensors begin with `prefix`."""
-    correction = f"{prefix}.correction.weight"
-    return MixtureOfExperts(
-        router=parameters.linear(f"{prefix}.router"),
-        correction=parameters.tensor(correction).float() if parameters.has(correction) else None,
-        routing=_routing(spec.router),
-        experts=Experts(*(_projection(prefix, name, spec, parameters) for name in ("gate", "up", "down"))),
-        gating=_gating(spec),
-        top_k=spec.top_k,
-        shared=_load_shared(prefix, spec, parameters),
-    )
+def load_experts(
+    prefix: str, spec: MoeSpec, parameters: Parameters, offloaded: OffloadedLayer | None = None
+) -> MixtureOfExperts | OffloadedMixture | ExpertParallelMixture:
+    """Reads the block whose tensors begin with `prefix`: a rank's part, and no experts but its own.
+
+    Where `offloaded` keeps them, none at all.
+    """
+    mesh, correction = parameters.mesh, f"{prefix}.correction.weight"
+    router = parameters.linear(f"{prefix}.router")
+    added = parameters.tensor(correction).float() if parameters.has(correction) else None
+    routing, gating = _routing(spec.router), _gating(spec)
+    shared = load_shared(prefix, spec, parameters)
+    if offloaded is not None and mesh.expert.size == 1:
+        return OffloadedMixture(router, added, routing, spec.num_experts, offloaded, gating, spec.top_k, shared)
+    placement = Placement.even(spec.num_experts, mesh.expert.size, mesh.parallelism.redundant)
+    share = ExpertShare.load(_layer(prefix), prefix, parameters, placement, routing.groups, mesh, offloaded)
+    if mesh.expert.size == 1:
+        return MixtureOfExperts(router, added, routing, share.experts, gating, spec.top_k, shared)
+    exchange = Exchange(mesh.expert, mesh.parallelism.payload, gating)
+    return ExpertParallelMixture(router, added, routing, spec.num_experts, spec.top_k, share, exchange, shared, mesh)
 
 
-def _projection(prefix: str, name: str, spec: MoeSpec, parameters: Parameters) -> ExpertProjection:
-    linears = [parameters.linear(f"{prefix}.experts.{expert}.{name}") for expert in range(spec.num_experts)]
-    biases = tuple(linear.bias for linear in linears if linear.bias is not None)
-    return ExpertProjection(tuple(linear.weight for linear in linears), biases or None)
+def _layer(prefix: str) -> int:
+    """The number in a prefix such as "layers.3.mlp"."""
+    return int(prefix.split(".")[1])
 
 
 def _routing(router: SoftmaxRouter | SigmoidRouter) -> Routing:
@@ -86,10 +83,3 @@ def _gating(spec: MoeSpec) -> Gating:
             return ClampedSilu(alpha, limit)
         case gate:
             return gate
-
-
-def _load_shared(prefix: str, spec: MoeSpec, parameters: Parameters) -> SharedExpert | None:
-    if spec.shared is None:
-        return None
-    block = load_feed_forward(f"{prefix}.shared", spec.shared, parameters)
-    return SharedExpert(block, parameters.linear(f"{prefix}.shared_gate") if spec.shared_gate else None)

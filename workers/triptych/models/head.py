@@ -11,7 +11,7 @@ class Logits:
     """The score of every token.
 
     Attributes:
-        values: [R, V] float32, written.
+        values: [R, V] float32, written; of the decoder's `vocabulary`.
     """
 
     values: Tensor

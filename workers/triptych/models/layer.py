@@ -1,7 +1,6 @@
 """One decoder layer: two blocks, each with the norms around it."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
@@ -10,19 +9,15 @@ from triptych.models.attention import load_attention
 from triptych.models.experts import load_experts
 from triptych.models.feed_forward import load_feed_forward
 from triptych.models.latent import load_latent_attention
+from triptych.models.mixer import Mixer
 from triptych.models.norms import RmsNorm, load_norm
+from triptych.models.offloaded import OffloadedLayer
 from triptych.models.parameters import Parameters
 from triptych.models.rotary import RotaryTable
+from triptych.models.sharding.reduced import reduced
 from triptych.models.spec import AttentionSpec, LatentAttentionSpec, LayerSpec, MlpSpec, MoeSpec, Norms
 from triptych.models.step import StepInput
 from triptych.models.workspace import Activations
-
-
-class Mixer(Protocol):
-    """What a block computes: attention or feed-forward."""
-
-    def __call__(self, step: StepInput, acts: Activations, kv: Tensor) -> None:
-        """From `acts.normed` to `acts.delta`; `kv` is the layer's part of the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +68,19 @@ class DecoderLayer:
     mlp: Block
 
 
-def load_layer(prefix: str, spec: LayerSpec, parameters: Parameters, rotary: RotaryTable) -> DecoderLayer:
-    """Reads the layer whose tensors begin with `prefix`."""
+def load_layer(
+    prefix: str,
+    spec: LayerSpec,
+    parameters: Parameters,
+    rotary: RotaryTable,
+    offloaded: OffloadedLayer | None = None,
+) -> DecoderLayer:
+    """Reads this rank's part of the layer whose tensors begin with `prefix`; `spec` is that part's.
+
+    Where `offloaded` keeps its experts, none of them is read.
+    """
     attention = _load_attention(f"{prefix}.attention", spec.attention, parameters, rotary)
-    mlp = _load_feed_forward(f"{prefix}.mlp", spec.mlp, parameters)
+    mlp = _load_feed_forward(f"{prefix}.mlp", spec.mlp, parameters, offloaded)
     return DecoderLayer(
         _around(f"{prefix}.attention", attention, spec.attention_norms, spec.residual_scale, parameters),
         _around(f"{prefix}.mlp", mlp, spec.mlp_norms, spec.residual_scale, parameters),
@@ -95,16 +99,22 @@ def _around(prefix: str, mixer: Mixer, norms: Norms, residual_scale: float, para
 def _load_attention(
     prefix: str, spec: AttentionSpec | LatentAttentionSpec, parameters: Parameters, rotary: RotaryTable
 ) -> Mixer:
+    group = parameters.mesh.attention
     match spec:
         case AttentionSpec():
-            return load_attention(prefix, spec, parameters, rotary)
+            return reduced(load_attention(prefix, spec, parameters, rotary), group)
         case LatentAttentionSpec():
-            return load_latent_attention(prefix, spec, parameters, rotary)
+            return reduced(load_latent_attention(prefix, spec, parameters, rotary), group)
 
 
-def _load_feed_forward(prefix: str, spec: MlpSpec | MoeSpec, parameters: Parameters) -> Mixer:
+def _load_feed_forward(
+    prefix: str, spec: MlpSpec | MoeSpec, parameters: Parameters, offloaded: OffloadedLayer | None
+) -> Mixer:
+    mesh = parameters.mesh
     match spec:
         case MlpSpec():
-            return load_feed_forward(prefix, spec, parameters)
+            return reduced(load_feed_forward(prefix, spec, parameters), mesh.attention)
         case MoeSpec():
-            return load_experts(prefix, spec, parameters)
+            mixture = load_experts(prefix, spec, parameters, offloaded)
+            # Where experts are divided, the way back to the rows' owners ends in whole sums.
+            return reduced(mixture, mesh.attention) if mesh.expert.size == 1 else mixture

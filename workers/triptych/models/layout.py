@@ -3,9 +3,9 @@
 What a checkpoint calls them, and how it packs them, is the recipe's business (`triptych.models.recipes`).
 """
 
-from collections.abc import Mapping
 from typing import assert_never
 
+from triptych.models.shapes import Shapes, linear
 from triptych.models.spec import (
     AttentionSpec,
     DecoderSpec,
@@ -17,13 +17,11 @@ from triptych.models.spec import (
     SoftmaxRouter,
 )
 
-Shapes = Mapping[str, tuple[int, ...]]
 
-
-def decoder_tensors(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
+def decoder_tensors(spec: DecoderSpec) -> Shapes:
     """The shape of every tensor, by name."""
     table = (spec.vocab_size, spec.hidden_size)
-    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": table, "norm.weight": (spec.hidden_size,)}
+    shapes: Shapes = {"embedding.weight": table, "norm.weight": (spec.hidden_size,)}
     if not spec.tied_head:
         shapes["head.weight"] = table
     for index, layer in enumerate(spec.layers):
@@ -31,20 +29,20 @@ def decoder_tensors(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _layer(spec: LayerSpec, hidden: int) -> dict[str, tuple[int, ...]]:
+def _layer(spec: LayerSpec, hidden: int) -> Shapes:
     norms = {
         "attention_norm": spec.attention_norms.before,
         "attention_output_norm": spec.attention_norms.after,
         "mlp_norm": spec.mlp_norms.before,
         "mlp_output_norm": spec.mlp_norms.after,
     }
-    shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (hidden,) for name, norm in norms.items() if norm}
+    shapes: Shapes = {f"{name}.weight": (hidden,) for name, norm in norms.items() if norm}
     shapes |= {f"attention.{name}": shape for name, shape in _attention(spec.attention, hidden).items()}
     shapes |= {f"mlp.{name}": shape for name, shape in _feed_forward(spec.mlp, hidden).items()}
     return shapes
 
 
-def _attention(spec: AttentionSpec | LatentAttentionSpec, hidden: int) -> dict[str, tuple[int, ...]]:
+def _attention(spec: AttentionSpec | LatentAttentionSpec, hidden: int) -> Shapes:
     match spec:
         case AttentionSpec():
             return _grouped(spec, hidden)
@@ -54,13 +52,13 @@ def _attention(spec: AttentionSpec | LatentAttentionSpec, hidden: int) -> dict[s
             assert_never(spec)
 
 
-def _grouped(spec: AttentionSpec, hidden: int) -> dict[str, tuple[int, ...]]:
+def _grouped(spec: AttentionSpec, hidden: int) -> Shapes:
     queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     shapes = (
-        _linear("query", queries, hidden, bias=spec.bias)
-        | _linear("key", keys, hidden, bias=spec.bias)
-        | _linear("value", keys, hidden, bias=spec.bias)
-        | _linear("output", hidden, queries, bias=spec.output_bias)
+        linear("query", queries, hidden, bias=spec.bias)
+        | linear("key", keys, hidden, bias=spec.bias)
+        | linear("value", keys, hidden, bias=spec.bias)
+        | linear("output", hidden, queries, bias=spec.output_bias)
     )
     match spec.qk_norm:
         case "head":
@@ -74,25 +72,25 @@ def _grouped(spec: AttentionSpec, hidden: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _latent(spec: LatentAttentionSpec, hidden: int) -> dict[str, tuple[int, ...]]:
+def _latent(spec: LatentAttentionSpec, hidden: int) -> Shapes:
     queries = spec.num_heads * (spec.plain_dim + spec.rope.dimensions)
     if spec.query_rank is None:
-        shapes = _linear("query", queries, hidden, bias=False)
+        shapes = linear("query", queries, hidden, bias=False)
     else:
-        shapes = _linear("query_down", spec.query_rank, hidden, bias=spec.bias)
+        shapes = linear("query_down", spec.query_rank, hidden, bias=spec.bias)
         shapes |= {"query_down_norm.weight": (spec.query_rank,)}
-        shapes |= _linear("query_up", queries, spec.query_rank, bias=False)
+        shapes |= linear("query_up", queries, spec.query_rank, bias=False)
     latent = spec.latent_dim
     return (
         shapes
-        | _linear("kv_down", latent + spec.rope.dimensions, hidden, bias=spec.bias)
+        | linear("kv_down", latent + spec.rope.dimensions, hidden, bias=spec.bias)
         | {"kv_down_norm.weight": (latent,)}
-        | _linear("kv_up", spec.num_heads * (spec.plain_dim + spec.value_dim), latent, bias=False)
-        | _linear("output", hidden, spec.num_heads * spec.value_dim, bias=spec.bias)
+        | linear("kv_up", spec.num_heads * (spec.plain_dim + spec.value_dim), latent, bias=False)
+        | linear("output", hidden, spec.num_heads * spec.value_dim, bias=spec.bias)
     )
 
 
-def _feed_forward(spec: MlpSpec | MoeSpec, hidden: int) -> dict[str, tuple[int, ...]]:
+def _feed_forward(spec: MlpSpec | MoeSpec, hidden: int) -> Shapes:
     match spec:
         case MlpSpec():
             return _gated("", spec.intermediate_size, hidden, bias=spec.bias)
@@ -102,12 +100,12 @@ def _feed_forward(spec: MlpSpec | MoeSpec, hidden: int) -> dict[str, tuple[int, 
             assert_never(spec)
 
 
-def _mixture(spec: MoeSpec, hidden: int) -> dict[str, tuple[int, ...]]:
+def _mixture(spec: MoeSpec, hidden: int) -> Shapes:
     match spec.router:
         case SoftmaxRouter(bias=bias):
-            shapes = _linear("router", spec.num_experts, hidden, bias=bias)
+            shapes = linear("router", spec.num_experts, hidden, bias=bias)
         case SigmoidRouter():
-            shapes = _linear("router", spec.num_experts, hidden, bias=False)
+            shapes = linear("router", spec.num_experts, hidden, bias=False)
             shapes["correction.weight"] = (spec.num_experts,)
         case _:
             assert_never(spec.router)
@@ -120,14 +118,9 @@ def _mixture(spec: MoeSpec, hidden: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _gated(prefix: str, inner: int, hidden: int, *, bias: bool) -> dict[str, tuple[int, ...]]:
+def _gated(prefix: str, inner: int, hidden: int, *, bias: bool) -> Shapes:
     return (
-        _linear(f"{prefix}gate", inner, hidden, bias=bias)
-        | _linear(f"{prefix}up", inner, hidden, bias=bias)
-        | _linear(f"{prefix}down", hidden, inner, bias=bias)
+        linear(f"{prefix}gate", inner, hidden, bias=bias)
+        | linear(f"{prefix}up", inner, hidden, bias=bias)
+        | linear(f"{prefix}down", hidden, inner, bias=bias)
     )
-
-
-def _linear(name: str, outputs: int, inputs: int, *, bias: bool) -> dict[str, tuple[int, ...]]:
-    weight: dict[str, tuple[int, ...]] = {f"{name}.weight": (outputs, inputs)}
-    return weight | {f"{name}.bias": (outputs,)} if bias else weight

@@ -1,7 +1,7 @@
 """A model's parameters, taken from its checkpoint by our names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
 import torch
@@ -18,9 +18,12 @@ from triptych.models.progress import Progress
 from triptych.models.quantization import Quantization
 from triptych.models.recipe_source import RecipeSource
 from triptych.models.recipes import recipe_for
+from triptych.models.sharding import Absent, Cuts
+from triptych.models.sharding.slices import Slice, cut_low_rank
 from triptych.models.spec import ModelSpec
 from triptych.models.towers.layout import vision_tensors
 from triptych.models.weights import Weights, open_weights
+from triptych.parallel import Mesh
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,15 @@ class Parameters:
         weights: The open checkpoint.
         device: Where tensors go; on "cpu" they stay views of the mapped file where its type allows.
         adapters: Of the model.
+        mesh: The ranks that the model is divided among.
+        cuts: What this rank has of its tensors; nothing else of them is read.
     """
 
     weights: Weights
     device: torch.device
     adapters: Adapters = NO_ADAPTERS
+    mesh: Mesh = field(default_factory=Mesh)
+    cuts: Cuts = field(default_factory=dict)
 
     @property
     def interleaved(self) -> bool:
@@ -64,21 +71,27 @@ class Parameters:
         return name in self.weights.names
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor."""
-        return self.weights.tensor(name).to(self.device)
+        """One tensor, or the part of it that this rank has."""
+        return self.weights.tensor(name, self._cut(name)).to(self.device)
 
     def weight(self, name: str) -> Weight:
-        """A matrix that rows are projected by, or looked up in."""
-        return _on(self.device, self.weights.matrix(name))
+        """A matrix that rows are projected by, or looked up in; or the part of it that this rank has."""
+        return _on(self.device, self.weights.matrix(name, self._cut(name)))
 
     def linear(self, name: str) -> Linear:
-        """`name`.weight and, if the spec calls for one, `name`.bias."""
+        """`name`.weight and, if the spec calls for one and this rank adds it, `name`.bias."""
         bias = f"{name}.bias"
-        return Linear(
-            self.weight(f"{name}.weight"),
-            self.tensor(bias) if self.has(bias) else None,
-            self.adapters.of_linear.get(name),
-        )
+        here = self.has(bias) and not isinstance(self.cuts.get(bias), Absent)
+        return Linear(self.weight(f"{name}.weight"), self.tensor(bias) if here else None, self._low_rank(name))
+
+    def _cut(self, name: str) -> Slice | None:
+        cut = self.cuts.get(name)
+        assert not isinstance(cut, Absent), f"another rank has {name}"
+        return cut
+
+    def _low_rank(self, name: str) -> LowRank | None:
+        adapters, cut = self.adapters.of_linear.get(name), self.cuts.get(f"{name}.weight")
+        return adapters if adapters is None or cut is None or isinstance(cut, Absent) else cut_low_rank(adapters, cut)
 
 
 def open_parameters(

@@ -1,20 +1,25 @@
 """Weights of one model in one dtype, by name, mapped and shared between the processes of a host."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import assert_never
 
+import psutil
 import torch
 
-from triptych.core.errors import InvalidArgument
+from triptych.core.errors import DataLoss, InvalidArgument
+from triptych.kernels.gguf_blocks import GGUF_BLOCKS
 from triptych.kernels.weights import DenseWeight, GgufWeight, Int8Weight, Weight
 from triptych.models.conversion import convert
 from triptych.models.extent import Extent
 from triptych.models.finite import require_finite
 from triptych.models.int8 import quantize
-from triptych.models.mapping import map_file, view
+from triptych.models.mapping import MappedFile, map_file
+from triptych.models.page_cache import forget_runs
 from triptych.models.progress import SILENT, Progress
 from triptych.models.quantization import Quantization, stays_plain
+from triptych.models.sharding.reads import inner, reads
+from triptych.models.sharding.slices import Slice, cut_tensor, cut_weight
 from triptych.models.sources import Source
 from triptych.models.stored import Stored, StoredBlocks, StoredInt8
 
@@ -25,15 +30,31 @@ _EXACT = (".mlp.correction.weight",)
 class Weights:
     """Read-only tensors by name; see `open_weights`.
 
+    The disk reads what has been asked for, of a part no more than that, while the rest is asked for, and while the
+    first layers compute: models ask in the order in which they compute.
+
     Args:
         stored: Where they lie.
+        dtype: Of floating-point tensors that are not quantised.
         interleaved: Whether rows of q and k are in the order that llama.cpp's rotary embedding wants.
     """
 
-    def __init__(self, stored: Mapping[str, Stored], *, interleaved: bool) -> None:
+    def __init__(self, stored: Mapping[str, Stored], dtype: torch.dtype, *, interleaved: bool) -> None:
         self._stored = stored
-        self._mapped: dict[Path, torch.Tensor] = {}
+        self.dtype = dtype
+        self._mapped: dict[Path, MappedFile] = {}
+        self._ahead = psutil.virtual_memory().available // 2  # more would drive out what is read first
         self.interleaved = interleaved
+
+    def passing(self, ahead: int) -> "Weights":
+        """The same tensors, for whoever reads many and keeps none: see `let_go`.
+
+        Args:
+            ahead: Bytes that the disk may be asked for before they are touched, all in all.
+        """
+        weights = Weights(self._stored, self.dtype, interleaved=self.interleaved)
+        weights._mapped, weights._ahead = self._mapped, ahead
+        return weights
 
     @property
     def names(self) -> Set[str]:
@@ -49,19 +70,65 @@ class Weights:
         """The full shape of a tensor."""
         return self._stored[name].shape
 
-    def tensor(self, name: str, rows: slice | None = None) -> torch.Tensor:
-        """A tensor, or rows of its first dimension: a view of the mapped file that must not be written to.
+    def origin(self, name: str) -> str:
+        """What its bytes are: the file's name, and form and place in it."""
+        stored = self._stored[name]
+        return repr(stored).replace(repr(stored.path), repr(stored.path.name))
+
+    def require_there(self, name: str) -> None:
+        """Sees to it that a tensor can be touched: of a file that has been cut short, pages end the process.
+
+        Raises:
+            DataLoss: its file is gone, or shorter than it was.
+        """
+        path = self._stored[name].path
+        try:
+            there = self._file(path).whole
+        except OSError as error:
+            raise DataLoss(f"{path} cannot be read any more: {error.strerror}") from error
+        if not there:
+            raise DataLoss(f"{path} has been cut short since it was opened")
+
+    def let_go(self, name: str) -> None:
+        """Takes the pages of a tensor out of this process, and out of the page cache where no other maps them.
+
+        Views of it stay valid: what they touch is read again.
+        """
+        stored = self._stored[name]
+        runs = reads(stored, None)
+        for run in runs:
+            self._file(stored.path).let_go(run)
+        forget_runs(stored.path, runs)
+
+    def fence(self, names: Iterable[str]) -> None:
+        """Keeps pages of tensors out of this process until they are touched themselves, not what lies beside them."""
+        runs: dict[Path, list[range]] = {}
+        for name in names:
+            stored = self._stored[name]
+            runs.setdefault(stored.path, []).extend(reads(stored, None))
+        for path, each in runs.items():
+            for run in inner(each):
+                self._file(path).fence(run)
+
+    def tensor(self, name: str, cut: Slice | None = None) -> torch.Tensor:
+        """A tensor, or a part of it: a view of the mapped file that must not be written to; columns are a copy.
 
         Pages are mapped when they are touched.
         """
         extent = self._stored[name]
         assert isinstance(extent, Extent), f"{name} is a quantised matrix: ask for it by `matrix`"
+        self._read_ahead(extent, cut)
         whole = self._view(extent)
-        return whole if rows is None else whole[rows]
+        return whole if cut is None else cut_tensor(whole, cut)
 
-    def matrix(self, name: str) -> Weight:
-        """A matrix in the form that it is multiplied in; its arrays are views of mapped files."""
+    def matrix(self, name: str, cut: Slice | None = None) -> Weight:
+        """A matrix, or a part of it, in the form that it is multiplied in; its arrays are as those of `tensor`."""
         stored = self._stored[name]
+        self._read_ahead(stored, cut)
+        whole = self._whole(stored)
+        return whole if cut is None else cut_weight(whole, cut, self.dtype)
+
+    def _whole(self, stored: Stored) -> Weight:
         match stored:
             case Extent():
                 return DenseWeight(self._view(stored))
@@ -72,14 +139,30 @@ class Weights:
             case _:
                 assert_never(stored)
 
+    def block(self, name: str) -> int:
+        """Elements of a row that are packed together; 1 where every element stands for itself."""
+        stored = self._stored[name]
+        return GGUF_BLOCKS[stored.kind][0] if isinstance(stored, StoredBlocks) else 1
+
     def close(self) -> None:
         """Lets the mappings go; tensors that were handed out keep theirs."""
         self._mapped.clear()
 
     def _view(self, extent: Extent) -> torch.Tensor:
-        if extent.path not in self._mapped:
-            self._mapped[extent.path] = map_file(extent.path)
-        return view(self._mapped[extent.path], extent)
+        return self._file(extent.path).view(extent)
+
+    def _read_ahead(self, stored: Stored, cut: Slice | None) -> None:
+        runs = reads(stored, cut)
+        size = sum(map(len, runs))
+        if size <= self._ahead:
+            self._ahead -= size
+            for run in runs:
+                self._file(stored.path).read_ahead(run)
+
+    def _file(self, path: Path) -> MappedFile:
+        if path not in self._mapped:
+            self._mapped[path] = map_file(path)
+        return self._mapped[path]
 
 
 def open_weights(
@@ -111,7 +194,7 @@ def open_weights(
     exact = [name for name in plain if name.endswith(_EXACT)]
     stored |= _plain(source, [name for name in plain if name not in exact], _SERVED[dtype], progress)
     stored |= _plain(source, exact, "F32", progress)
-    return Weights(stored, interleaved=source.interleaved)
+    return Weights(stored, dtype, interleaved=source.interleaved)
 
 
 def _quantised(

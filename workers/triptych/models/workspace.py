@@ -39,9 +39,9 @@ class Choices:
         logits, weights, share = (torch.empty(rows, width, device=device) for width in (experts, top_k, 1))
         return cls(logits, torch.empty(rows, top_k, dtype=torch.int32, device=device), weights, share)
 
-    def first(self, rows: int) -> "Choices":
-        """Of the first rows."""
-        return Choices(self.logits[:rows], self.ids[:rows], self.weights[:rows], self.share[:rows])
+    def part(self, rows: slice) -> "Choices":
+        """Of some rows."""
+        return Choices(self.logits[rows], self.ids[rows], self.weights[rows], self.share[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ class LatentRows:
     @property
     def q_heads(self) -> Tensor:
         """[T, Hq, P + R], a view of `q`."""
-        return self.q.view(len(self.q), self.absorbed.shape[1], -1)
+        heads = self.absorbed.shape[1]
+        return self.q.view(len(self.q), heads, self.q.shape[1] // heads)
 
     @classmethod
     def of(cls, rows: int, spec: LatentAttentionSpec, dtype: torch.dtype, device: torch.device) -> "LatentRows":
@@ -134,7 +135,7 @@ class Workspace:
     def __init__(self, spec: DecoderSpec, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype = dtype
         self._device = device
-        self._capacity = 0
+        self._capacity = -1  # a step without rows has its views too
         self._head_dim = max((a.head_dim for a in _attentions(spec)), default=1)
         self._widths = _row_widths(spec)
         self._inner = {width for layer in spec.layers for width in _inner_widths(layer)}
@@ -153,9 +154,9 @@ class Workspace:
         if tokens > self._capacity:
             self._grow(tokens)
         rows = {name: self._view(name, tokens, width) for name, width in self._widths.items()}
-        heads = {f"{name}_heads": rows[name].view(tokens, -1, self._head_dim) for name in ("q", "k", "v", "attended")}
+        heads = {f"{name}_heads": self._by_head(rows[name]) for name in ("q", "k", "v", "attended")}
         inner = {w: Inner(self._view("gate", tokens, w), self._view("up", tokens, w)) for w in self._inner}
-        choices = {key: room.first(tokens) for key, room in self._choices.items()}
+        choices = {key: room.part(slice(tokens)) for key, room in self._choices.items()}
         latent = None if self._latent is None else self._latent.first(tokens)
         views = Activations(**rows, **heads, inner=inner, choices=choices, latent=latent)
         self._last = (tokens, views)
@@ -164,8 +165,11 @@ class Workspace:
     def _view(self, name: str, tokens: int, width: int) -> Tensor:
         return self._buffers[name][: tokens * width].view(tokens, width)
 
+    def _by_head(self, rows: Tensor) -> Tensor:
+        return rows.view(len(rows), rows.shape[1] // self._head_dim, self._head_dim)
+
     def _grow(self, tokens: int) -> None:
-        self._capacity = 1 << (tokens - 1).bit_length()
+        self._capacity = 1 << max(tokens - 1, 0).bit_length()
         widest = max(self._inner, default=0)
         self._buffers = {
             # Memory that no step touches costs nothing.

@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from triptych.models.parameters import require_whole
 from triptych.models.pictures import MediaLayout, PreparedImage, Rows, Token, open_preprocessor
 from triptych.models.spec import AttentionSpec, read_spec
 from triptych.models.step import EmbeddingRows, StepInput, TokenAxes
+from triptych.models.testing import likeliest
 from triptych.models.towers.encoder import VisionEncoder
 
 VOCABULARY, WORDS = 100, 90  # ids from 90 on are those of pictures
@@ -99,10 +101,10 @@ class PagedSequence:
         self.kv = torch.full(self.decoder.kv_shape(BLOCKS, BLOCK_SIZE), torch.nan, dtype=self.decoder.dtype)
         self.positions = positions_of(len(self.prompt.ids), self.prompt.spans)
 
-    def run(self) -> Tensor:
-        """The logits of the whole prompt."""
-        borders = [0, *(self._border(place) for place in range(CHUNK, len(self.prompt.ids), CHUNK))]
-        parts = pairwise([*borders, len(self.prompt.ids)])
+    def run(self, stop: int) -> Tensor:
+        """The logits of the prompt up to a token."""
+        borders = [0, *(self._border(place) for place in range(CHUNK, stop, CHUNK))]
+        parts = pairwise([*borders, stop])
         return torch.cat([self.feed(self.prompt.ids[start:stop]) for start, stop in parts if stop > start])
 
     def _border(self, place: int) -> int:
@@ -117,12 +119,19 @@ class PagedSequence:
 
     def feed(self, token_ids: list[int]) -> Tensor:
         """Runs one chunk and returns the logits of all its rows."""
+        return self.decoder.forward(self._step(token_ids), self.kv)
+
+    def follow(self, token_id: int) -> int:
+        """Runs one token and returns the likeliest next one."""
+        return likeliest(self.decoder, self._step([token_id]), self.kv)[0]
+
+    def _step(self, token_ids: list[int]) -> StepInput:
         start, stop = self.length, self.length + len(token_ids)
         self.length = stop
         places = torch.arange(start, stop)
         axes = None if self.positions is None else torch.from_numpy(self.positions.between(start, stop).copy())
         images = tuple((0, span.start, span.start + span.length) for span in self.prompt.spans)
-        step = StepInput(
+        return StepInput(
             token_ids=torch.tensor(token_ids),
             positions=places if axes is None else axes[0],
             slots=self.blocks[places // BLOCK_SIZE] * BLOCK_SIZE + places % BLOCK_SIZE,
@@ -136,7 +145,6 @@ class PagedSequence:
             embeddings=tuple(self._rows(start, stop)),
             axes=None if axes is None else TokenAxes(axes),
         )
-        return self.decoder.forward(step, self.kv)
 
     def _rows(self, start: int, stop: int) -> list[EmbeddingRows]:
         found = []
@@ -202,7 +210,9 @@ def clear_answer(case: Case, ids: Tensor, images: Sequence[Any]) -> Tensor | Non
     return answer
 
 
-def require_parity(case: Case, files: ModelFiles, images: Sequence[PreparedImage]) -> None:
+def require_parity(
+    case: Case, files: ModelFiles, images: Sequence[PreparedImage], divided: Callable[..., None], ranks: Sequence[int]
+) -> None:
     spec = read_spec(files)
     embeddings = VisionEncoder.load(files, spec, torch.float32).encode(images)
     decoder = Decoder.load(files, spec, torch.float32)
@@ -223,12 +233,18 @@ def require_parity(case: Case, files: ModelFiles, images: Sequence[PreparedImage
     assert alone.dtype is torch.bfloat16
     assert torch.cosine_similarity(alone.float().flatten(), embeddings[0].flatten(), dim=0) > 0.99
     sequence = PagedSequence(decoder, prompt, embeddings)
-    logits = sequence.run()
+    logits = sequence.run(len(prompt.ids))
     close(logits, case.model(input_ids=ids, **inputs).logits[0])
     tokens = [int(logits[-1].argmax())]
     while len(tokens) < ANSWER:
         tokens.append(int(sequence.feed(tokens[-1:])[0].argmax()))
     assert tokens == answer.tolist()
+
+    def run(part: Decoder) -> tuple[Tensor, PagedSequence]:
+        own = PagedSequence(part, prompt, embeddings)
+        return own.run(len(prompt.ids) - 1), own
+
+    divided(partial(Decoder.load, files, spec, torch.float32), run, prompt.ids[-1], logits[:-1], tokens, ranks)
 
 
 def require_other_names(model: PreTrainedModel, files: ModelFiles) -> None:
@@ -243,10 +259,18 @@ def require_other_names(model: PreTrainedModel, files: ModelFiles) -> None:
 
 
 @pytest.fixture
-def seeing(tmp_path: Path, compared: set[str]) -> Callable[..., None]:
-    """Compares a model with transformers on pictures of some sizes, or on a video of so many frames."""
+def seeing(tmp_path: Path, compared: set[str], divided: Callable[..., None]) -> Callable[..., None]:
+    """Compares a model with transformers on pictures of some sizes, or on a video of so many frames.
 
-    def check(case: Case, sizes: Sizes = (), video: tuple[int, tuple[int, int], float] | None = None) -> None:
+    Then one rank with several of them that divide the language model.
+    """
+
+    def check(
+        case: Case,
+        sizes: Sizes = (),
+        video: tuple[int, tuple[int, int], float] | None = None,
+        ranks: Sequence[int] = (2,),
+    ) -> None:
         random.seed(int(torch.randint(2**31, ())))
         model = case.model.train(False)
         model.generation_config.eos_token_id = None  # the answer has its full length
@@ -260,7 +284,7 @@ def seeing(tmp_path: Path, compared: set[str]) -> Callable[..., None]:
             frames, size, fps = video
             images.append(preprocessor.video([picture(size) for _ in range(frames)], fps))
         with torch.no_grad():
-            require_parity(case, files, images)
+            require_parity(case, files, images, divided, ranks)
         require_other_names(model, files)
         compared.add(read_spec(files).architecture)
 

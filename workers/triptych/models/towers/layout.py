@@ -2,6 +2,7 @@
 
 from typing import assert_never
 
+from triptych.models.shapes import Shapes, block, linear, norm
 from triptych.models.spec import (
     BlocksSpec,
     ClipTower,
@@ -16,8 +17,6 @@ from triptych.models.spec import (
     VisionSpec,
 )
 
-Shapes = dict[str, tuple[int, ...]]
-
 
 def vision_tensors(spec: VisionSpec) -> Shapes:
     """The shape of every tensor, by name."""
@@ -29,10 +28,10 @@ def vision_tensors(spec: VisionSpec) -> Shapes:
             return _tiles(spec.tower) | _mlp(spec.projector, spec.tower.blocks.hidden_size) | newline
         case Idefics3Vision():
             width = spec.tower.blocks.hidden_size * spec.shuffle**2
-            return _tiles(spec.tower) | _linear("projector.linear", spec.output_size, width, bias=False)
+            return _tiles(spec.tower) | linear("projector.linear", spec.output_size, width, bias=False)
         case Gemma3Vision():
             width = spec.tower.blocks.hidden_size
-            projector = _linear("projector.linear", spec.output_size, width, bias=False)
+            projector = linear("projector.linear", spec.output_size, width, bias=False)
             return _tiles(spec.tower) | projector | {"projector.norm.weight": (width,)}
         case Qwen25Vision():
             return _qwen25(spec)
@@ -48,10 +47,10 @@ def _tiles(spec: ClipTower | SiglipTower) -> Shapes:
     match spec:
         case ClipTower():
             shapes |= {"vision.class_token.weight": (hidden,), "vision.positions.weight": (spec.side**2 + 1, hidden)}
-            return shapes | _norm("vision.norm", hidden, bias=True)
+            return shapes | norm("vision.norm", hidden, bias=True)
         case SiglipTower():
             shapes |= {"vision.patches.bias": (hidden,), "vision.positions.weight": (spec.side**2, hidden)}
-            return shapes | _norm("vision.output_norm", hidden, bias=True)
+            return shapes | norm("vision.output_norm", hidden, bias=True)
         case _:
             assert_never(spec)
 
@@ -62,8 +61,8 @@ def _qwen25(spec: Qwen25Vision) -> Shapes:
         "vision.patches.weight": (hidden, grid.num_channels, grid.frames, grid.patch_size, grid.patch_size)
     }
     for index in range(spec.blocks.num_layers):
-        shapes |= _linear(f"vision.layers.{index}.mlp.gate", spec.blocks.intermediate_size, hidden, bias=True)
-    shapes |= _layers(spec.blocks, bias=False) | _norm("projector.norm", hidden, bias=False)
+        shapes |= linear(f"vision.layers.{index}.mlp.gate", spec.blocks.intermediate_size, hidden, bias=True)
+    shapes |= _layers(spec.blocks, bias=False) | norm("projector.norm", hidden, bias=False)
     return shapes | _merger("projector", hidden * grid.merge**2, spec.output_size)
 
 
@@ -77,40 +76,23 @@ def _qwen3(spec: Qwen3Vision) -> Shapes:
     }
     for level in range(len(spec.level_layers)):
         prefix = f"projector.levels.{level}"
-        shapes |= _merger(prefix, merged, spec.output_size) | _norm(f"{prefix}.norm", merged, bias=True)
-    shapes |= _layers(spec.blocks, bias=True) | _norm("projector.norm", hidden, bias=True)
+        shapes |= _merger(prefix, merged, spec.output_size) | norm(f"{prefix}.norm", merged, bias=True)
+    shapes |= _layers(spec.blocks, bias=True) | norm("projector.norm", hidden, bias=True)
     return shapes | _merger("projector", merged, spec.output_size)
 
 
 def _layers(spec: BlocksSpec, *, bias: bool) -> Shapes:
     """`bias` is on the norms."""
-    hidden, inner = spec.hidden_size, spec.intermediate_size
     shapes: Shapes = {}
     for index in range(spec.num_layers):
-        prefix = f"vision.layers.{index}"
-        for name in ("query", "key", "value", "output"):
-            shapes |= _linear(f"{prefix}.attention.{name}", hidden, hidden, bias=True)
-        for name in ("attention_norm", "mlp_norm"):
-            shapes |= _norm(f"{prefix}.{name}", hidden, bias=bias)
-        shapes |= _linear(f"{prefix}.mlp.up", inner, hidden, bias=True)
-        shapes |= _linear(f"{prefix}.mlp.down", hidden, inner, bias=True)
+        shapes |= block(f"vision.layers.{index}", spec, norm_bias=bias)
     return shapes
 
 
 def _mlp(spec: ProjectorSpec, inputs: int) -> Shapes:
-    up = _linear("projector.up", spec.output_size, inputs, bias=spec.bias)
-    return up | _linear("projector.down", spec.output_size, spec.output_size, bias=spec.bias)
+    up = linear("projector.up", spec.output_size, inputs, bias=spec.bias)
+    return up | linear("projector.down", spec.output_size, spec.output_size, bias=spec.bias)
 
 
 def _merger(prefix: str, merged: int, outputs: int) -> Shapes:
-    return _linear(f"{prefix}.up", merged, merged, bias=True) | _linear(f"{prefix}.down", outputs, merged, bias=True)
-
-
-def _norm(name: str, width: int, *, bias: bool) -> Shapes:
-    weight: Shapes = {f"{name}.weight": (width,)}
-    return weight | {f"{name}.bias": (width,)} if bias else weight
-
-
-def _linear(name: str, outputs: int, inputs: int, *, bias: bool) -> Shapes:
-    weight: Shapes = {f"{name}.weight": (outputs, inputs)}
-    return weight | {f"{name}.bias": (outputs,)} if bias else weight
+    return linear(f"{prefix}.up", merged, merged, bias=True) | linear(f"{prefix}.down", outputs, merged, bias=True)

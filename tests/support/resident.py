@@ -1,0 +1,63 @@
+"""Experts of a packed file in a pool of slots, and the same ones in memory."""
+
+from collections.abc import Sequence
+
+import torch
+from random_experts import Made
+from torch import Tensor
+
+from triptych.experts.cache import DecayedUses, Fixed, LastUse, Scores
+from triptych.experts.native import NativeResidency
+from triptych.experts.pool import Pool
+from triptych.experts.settings import Bytes, OffloadSettings, PolicyName
+from triptych.experts.store import Mend
+from triptych.kernels import ExpertProjection, Experts
+
+
+def open_native(
+    made: Made,
+    slots: int,
+    quotas: Sequence[int],
+    *,
+    most: int = 0,
+    policy: PolicyName = "lfu-decay",
+    readers: int = 2,
+    mend: Mend | None = None,
+) -> NativeResidency:
+    """Without `mend` the file stays what it is."""
+    counts = [layer.experts for layer in made.store.layers]
+    pool = Pool(slots, made.store.blob_bytes, tuple(quotas), most)
+    settings = OffloadSettings(budget=Bytes(pool.nbytes), policy=policy, readers=readers)
+    numbers = [tuple(range(count)) for count in counts]
+    return NativeResidency(
+        made.store, mend or (lambda layer, expert: made.store), settings, pool, fresh(policy, counts), numbers
+    )
+
+
+def fresh(policy: PolicyName, counts: Sequence[int]) -> list[Scores]:
+    """Of layers with so many experts."""
+    match policy:
+        case "lru":
+            return [LastUse([0.0] * count) for count in counts]
+        case "static-hot":
+            return [Fixed([float(7 * e % count) for e in range(count)]) for count in counts]
+        case _:
+            return [DecayedUses([0.0] * count) for count in counts]
+
+
+def in_memory(made: Made, layer: int, numbers: Sequence[int] | None = None) -> Experts:
+    """The experts of a layer with these numbers, or all of them: sums are made in this order."""
+    experts = [made.experts[layer, expert] for expert in numbers or range(made.store.layers[layer].experts)]
+
+    def projection(place: int) -> ExpertProjection:
+        matrices = [expert[place] for expert in experts]
+        biases = tuple(matrix.bias for matrix in matrices if matrix.bias is not None)
+        return ExpertProjection(tuple(matrix.weight for matrix in matrices), biases or None)
+
+    return Experts(projection(0), projection(1), projection(2))
+
+
+def choices(tokens: int, top_k: int, count: int) -> tuple[Tensor, Tensor]:
+    """Random ids and weights [T, K]."""
+    ids = torch.rand(tokens, count).argsort(dim=1)[:, :top_k].int().contiguous()
+    return ids, torch.rand(tokens, top_k)
