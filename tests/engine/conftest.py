@@ -1,21 +1,29 @@
 """A scheduler whose model is a table: what was written in each slot of the KV pool, and by whom."""
 
 import secrets
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from triptych.core.generation import OperationKey
 from triptych.core.sampling import SamplingParams
 from triptych.engine.kv_cache import KvCache
+from triptych.engine.lanes import Lanes
 from triptych.engine.plan import StepPlan, StepResult
 from triptych.engine.sampling import Sampling
 from triptych.engine.scheduler import Emitted, Scheduler, SchedulerOptions
 from triptych.engine.sequence import Goal, Media, Sequence
+from triptych.engine.turns import Turns
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 EOS = 0
 Content: TypeAlias = tuple[tuple[int, ...], tuple[str, ...]]
@@ -23,7 +31,7 @@ Content: TypeAlias = tuple[tuple[int, ...], tuple[str, ...]]
 
 @dataclass
 class Bench:
-    """A scheduler of `blocks` blocks, and a model that checks what it reads before it writes.
+    """A scheduler of `blocks` blocks in each lane, and a model that checks what it reads before it writes.
 
     The token after position p of request n is `token_after(n, p)`: it does not depend on the schedule, so a sequence
     that was preempted must go on as if nothing had happened.
@@ -35,13 +43,21 @@ class Bench:
     max_running: int = 8
     prefix_caching: bool = True
     whole_images: bool = False
+    lanes: int = 1
+    turns: Turns | None = None
+    routes: Callable[[Sequence], npt.NDArray[np.int32]] | None = None
     written: dict[tuple[int, int], Content] = field(default_factory=dict)
     made: int = 0
 
     def __post_init__(self) -> None:
         options = SchedulerOptions(self.max_batch_tokens, self.max_running)
-        cache = KvCache(self.blocks, self.block_size, prefix_caching=self.prefix_caching)
-        self.scheduler = Scheduler(cache, options, whole_images=self.whole_images)
+
+        def lane(place: int) -> Scheduler:
+            first = place * self.blocks
+            cache = KvCache(self.blocks, self.block_size, prefix_caching=self.prefix_caching, first=first)
+            return Scheduler(cache, options, whole_images=self.whole_images, turns=self.turns)
+
+        self.scheduler: Any = lane(0) if self.lanes == 1 else Lanes(tuple(map(lane, range(self.lanes))))
 
     @property
     def capacity(self) -> int:
@@ -94,7 +110,8 @@ class Bench:
                 slot = self._slot(sequence, position)
                 assert held[slot[0]] == 1
                 self.written[slot] = content(sequence, position)
-        return StepResult([token_after(int(s.key.request_id), len(s.token_ids) - 1) for s in plan.sampling])
+        tokens = [token_after(int(s.key.request_id), len(s.token_ids) - 1) for s in plan.sampling]
+        return StepResult(tokens, routes=self._routes(chunks) if chunks and self.routes else None)
 
     def receive(self, sequence: Sequence) -> None:
         """Writes a whole prompt from outside, as a transfer does, and starts the sequence with its first token."""
@@ -126,6 +143,11 @@ class Bench:
             if not plan and not self.scheduler.waiting:
                 return emitted
         raise AssertionError(f"{self.scheduler.waiting} sequences still wait after {limit} steps")
+
+    def _routes(self, chunks: list[tuple[Sequence, int, int]]) -> npt.NDArray[np.int32]:
+        """Of each row of a step."""
+        assert self.routes is not None
+        return np.concatenate([self.routes(s).repeat(length, axis=1) for s, _, length in chunks], axis=1)
 
     def _slot(self, sequence: Sequence, position: int) -> tuple[int, int]:
         return sequence.blocks[position // self.block_size], position % self.block_size

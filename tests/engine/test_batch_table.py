@@ -2,96 +2,20 @@
 
 import random
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from crowds import BLOCKS, ROWS, SEQUENCES, Crowd
 
 from triptych.core.generation import OperationKey
-from triptych.core.positions import Grid
 from triptych.engine.batch_table import BatchTable
 from triptych.engine.plan import Chunk, StepPlan
 from triptych.engine.sampling import Sampling
-from triptych.engine.sequence import Media, Sequence
+from triptych.engine.sequence import Sequence
 from triptych.models.step import StepInput
 
-ROWS, SEQUENCES, BLOCKS = 64, 12, 20
 TENSORS = ("token_ids", "positions", "slots", "logit_rows")
-
-
-class Crowd:
-    """Sequences that come, grow, change places and leave, and the plans over them."""
-
-    def __init__(self, rng: random.Random, block_size: int) -> None:
-        self.rng = rng
-        self.block_size = block_size
-        self.sequences: list[Sequence] = []
-        self.made = 0
-
-    def arrive(self) -> None:
-        length = self.rng.randint(1, 12)
-        self.made += 1
-        key, limit = OperationKey(str(self.made)), BLOCKS * self.block_size
-        media = self.pictures(length) if self.rng.random() < 0.4 else ()
-        sequence = Sequence(key, self.tokens(length), length, Sampling(), 0, limit, media=media)
-        sequence.blocks = self.blocks(length)
-        sequence.computed = self.rng.randrange(length)
-        self.sequences.append(sequence)
-
-    def pictures(self, length: int) -> tuple[Media, ...]:
-        """One or two, up to the end of the prompt; all of a sequence in grids or none."""
-        start = self.rng.randrange(length)
-        ends = sorted({self.rng.randint(start + 1, length), length})
-        grids, levels = self.rng.random() < 0.5, self.rng.randint(0, 2)
-        found = []
-        for first, stop in pairwise([start, *ends]):
-            rows = stop - first
-            height = self.rng.choice([n for n in range(1, rows + 1) if rows % n == 0])
-            grid = Grid(1, height, rows // height) if grids else None
-            deepstack = torch.randn(levels, rows, 3) if levels else None
-            found.append(Media(first, rows, torch.randn(rows, 3), "picture", 0, grid, deepstack))
-        return tuple(found)
-
-    def tokens(self, count: int) -> list[int]:
-        return [self.rng.randrange(50_000) for _ in range(count)]
-
-    def blocks(self, tokens: int) -> list[int]:
-        return [self.rng.randrange(10_000) for _ in range(-(-tokens // self.block_size))]
-
-    def plan(self) -> StepPlan:
-        decodes = tuple(s for s in self.sequences if s.pending == 1)
-        room, prompts = ROWS - len(decodes), []
-        for sequence in (s for s in self.sequences if s.pending > 1):
-            if room:
-                prompts.append(Chunk(sequence, sequence.computed, self.rng.randint(1, min(room, sequence.pending))))
-                room -= prompts[-1].length
-        return StepPlan(decodes, tuple(prompts))
-
-    def commit(self, plan: StepPlan) -> None:
-        sampling = plan.sampling
-        for sequence in plan.decodes:
-            sequence.computed += 1
-        for chunk in plan.prompts:
-            chunk.sequence.computed += chunk.length
-        for sequence in sampling:
-            sequence.token_ids += self.tokens(1)
-            if len(sequence.blocks) * self.block_size < len(sequence.token_ids):
-                sequence.blocks += self.blocks(1)
-        self.sequences = [s for s in self.sequences if len(s.token_ids) < BLOCKS * self.block_size]
-
-    def change(self) -> None:
-        """Some leave, some give their blocks back and start again, some come, and their order may change."""
-        for sequence in self.rng.sample(self.sequences, min(len(self.sequences), self.rng.randint(0, 2))):
-            self.sequences.remove(sequence)
-        if self.sequences and self.rng.random() < 0.3:
-            again = self.rng.choice(self.sequences)
-            again.blocks = self.blocks(len(again.token_ids))
-            again.computed = self.rng.randrange(len(again.token_ids))
-        while len(self.sequences) < SEQUENCES and self.rng.random() < 0.6:
-            self.arrive()
-        if self.rng.random() < 0.2:
-            self.rng.shuffle(self.sequences)
 
 
 @pytest.fixture
@@ -105,7 +29,7 @@ def table() -> Callable[[Crowd], BatchTable]:
     return lambda crowd: BatchTable(ROWS, SEQUENCES, BLOCKS, crowd.block_size, torch.device("cpu"))
 
 
-def require_right(step: StepInput, plan: StepPlan, block_size: int) -> None:
+def require_right(step: StepInput, plan: StepPlan, block_size: int, first_block: int = 0) -> None:
     """Every number of a step, from the plan alone."""
     spans = [(s, s.computed, 1) for s in plan.decodes] + [(c.sequence, c.start, c.length) for c in plan.prompts]
     rows = [(s, p) for s, start, length in spans for p in range(start, start + length)]
@@ -114,13 +38,14 @@ def require_right(step: StepInput, plan: StepPlan, block_size: int) -> None:
     assert step.positions.tolist() == [time for time, _, _ in axes]
     assert (step.axes is not None) is any(len(set(place)) > 1 for place in axes)
     assert step.axes is None or step.axes.values.T.tolist() == [list(place) for place in axes]
-    assert step.slots.tolist() == [s.blocks[p // block_size] * block_size + p % block_size for s, p in rows]
+    blocks = {s: [block - first_block for block in s.blocks] for s, *_ in spans}
+    assert step.slots.tolist() == [blocks[s][p // block_size] * block_size + p % block_size for s, p in rows]
     ends = [sum(length for *_, length in spans[:i]) for i in range(len(spans) + 1)]
     assert step.attention.query_start.tolist() == ends
     assert step.attention.kv_lengths.tolist() == [start + length for _, start, length in spans]
     for row, (sequence, start, length) in enumerate(spans):
         used = -(-(start + length) // block_size)
-        assert step.attention.block_tables[row, :used].tolist() == sequence.blocks[:used]
+        assert step.attention.block_tables[row, :used].tolist() == blocks[sequence][:used]
     ending = [s.pending == n for s, _, n in spans]
     assert step.logit_rows.tolist() == [end - 1 for end, wanted in zip(ends[1:], ending, strict=True) if wanted]
     given = {r.row + i: r.values[i] for r in step.embeddings for i in range(len(r.values))}
@@ -145,18 +70,19 @@ def require_right(step: StepInput, plan: StepPlan, block_size: int) -> None:
     assert all(torch.equal(deep[row], wanted[row]) for row in deep)
 
 
+@pytest.mark.parametrize("first_block", [0, -3])  # below 0: the crowd's blocks begin at 0
 @pytest.mark.parametrize("foresees", [False, True])
 def test_steps_are_those_of_their_plans_whatever_changes_between_them(
-    crowd: Crowd, table: Callable[[Crowd], BatchTable], foresees: bool
+    crowd: Crowd, table: Callable[[Crowd], BatchTable], foresees: bool, first_block: int
 ) -> None:
-    batches = table(crowd)
+    batches = table(crowd).of_lane(first_block)
     for _ in range(150):
         if crowd.rng.random() < 0.4 or not crowd.sequences:
             crowd.change()
         plan = crowd.plan()
         if not plan:
             continue
-        require_right(batches.fill(plan), plan, crowd.block_size)
+        require_right(batches.fill(plan), plan, crowd.block_size, first_block)
         if foresees:
             capacity = {s: len(s.blocks) * crowd.block_size for s in plan.sampling}
             batches.foresee(tuple(s for s in plan.sampling if len(s.token_ids) < capacity[s]))

@@ -24,6 +24,7 @@ class Runner:
     foreseen: tuple[Sequence, ...] = ()
     hits: int = 0
     broken: bool = False
+    balancer: None = None
 
     def launch(self, plan: StepPlan) -> "Runner":
         self.calls.append("launch")
@@ -36,6 +37,9 @@ class Runner:
         self.calls.append("foresee")
         assert all(len(s.blocks) * self.bench.block_size > len(s.token_ids) for s in sequences)
         self.foreseen = sequences if self.prepares else ()
+
+    def idle(self) -> None:
+        self.calls.append("idle")
 
     def wait(self) -> StepResult:
         self.calls.append("wait")
@@ -70,7 +74,7 @@ def test_the_next_step_is_prepared_while_one_computes(loop: Any) -> None:
 def test_where_there_is_nothing_to_compute_the_rest_is_done_at_once(loop: Any) -> None:
     _, runner, steps = loop()
     assert steps.step(lambda: runner.calls.append("meanwhile")) is None
-    assert runner.calls == ["meanwhile"]
+    assert runner.calls == ["idle", "meanwhile"]
     assert steps.steps == 0
 
 

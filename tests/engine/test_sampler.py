@@ -19,7 +19,7 @@ from transformers import (
 
 from triptych.core.sampling import MAX_LOGPROBS, SamplingParams
 from triptych.engine.drawing import Draw, draw
-from triptych.engine.penalties import penalise
+from triptych.engine.penalties import Seen, penalise
 from triptych.engine.sampler import SamplingRow, sample, uniform
 from triptych.engine.sampling import Sampling
 
@@ -28,7 +28,9 @@ MAX_SEED = 2**64 - 1
 
 
 def row(seed: int = 0, token_ids: tuple[int, ...] = (1,), prompt_length: int = 1, **params: Any) -> SamplingRow:
-    return SamplingRow(Sampling(**params), seed, list(token_ids), prompt_length)
+    sampling = Sampling(**params)
+    seen = Seen.of(token_ids, prompt_length) if sampling.penalised else None
+    return SamplingRow(sampling, seed, len(token_ids) - prompt_length, seen)
 
 
 def chosen(logits: Tensor, *rows: SamplingRow) -> list[int]:
@@ -39,7 +41,7 @@ def chosen(logits: Tensor, *rows: SamplingRow) -> list[int]:
 def test_the_repetition_penalty_is_that_of_transformers(seed: int, penalty: float) -> None:
     logits, seen = 5 * torch.randn(200), torch.randint(0, 200, (50,))
     expected = RepetitionPenaltyLogitsProcessor(penalty)(seen[None], logits[None].clone())[0]
-    penalise(logits, Sampling(repetition_penalty=penalty), seen.tolist(), 20)
+    penalise(logits, Sampling(repetition_penalty=penalty), Seen.of(seen.tolist(), 20))
     torch.testing.assert_close(logits, expected, rtol=0, atol=0)
 
 
@@ -49,7 +51,7 @@ def test_presence_and_frequency_count_the_answer_alone(seed: int, prompt_length:
     expected = logits.double().numpy().copy()
     for token, times in Counter(seen[prompt_length:]).items():
         expected[token] -= 0.7 + -0.3 * times
-    penalise(logits, Sampling(presence_penalty=0.7, frequency_penalty=-0.3), seen, prompt_length)
+    penalise(logits, Sampling(presence_penalty=0.7, frequency_penalty=-0.3), Seen.of(seen, prompt_length))
     np.testing.assert_allclose(logits.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -437,3 +437,23 @@ def test_tokens_have_their_place_in_the_answer_and_what_was_answered_before_coun
     sequence = b.add(5, max_tokens=3)
     sequence.prompt_length = 4
     assert [[e.position for e in b.step()[1]] for _ in range(3)] == [[1], [2], [3]]
+
+
+def test_what_has_lost_its_kv_is_computed_again_in_its_order(bench: Bench) -> None:
+    b = bench(blocks=16)
+    first, second, waits = b.add(9, max_tokens=6), b.add(5, max_tokens=6), b.add(7, max_tokens=2)
+    ended = b.add(2, max_tokens=1)
+    while not ended.finish_reason:
+        b.step()
+    b.scheduler.forget()
+    b.written.clear()
+    assert b.scheduler.pool.held_count == 0
+    assert b.scheduler.running == 0
+    b.scheduler.check_integrity()
+    plan, _ = b.step()
+    assert [s for s in plan.sequences if s in (first, second)] == [first, second]
+    assert all(chunk.start == 0 for chunk in plan.prompts)
+    b.scheduler.release(ended.key)
+    b.drain()
+    assert all(b.answer_is_right(s) and s.finish_reason for s in (first, second, waits))
+    assert b.scheduler.preemptions == 0

@@ -22,7 +22,7 @@ def test_damage_in_the_cache_ends_its_own_sequence_alone(
     engine = Engine("builtin:smollm2", dtype=dtype, quantization=quantization, kv_cache_memory=16 << 20)
     expected = engine.generate(PROMPTS, params)
     core = engine.core
-    sequences = [sequence for prompt in PROMPTS for sequence in engine._sequences(prompt, params)]
+    sequences = [sequence for prompt in PROMPTS for sequence in engine._sequences(engine._prompt(prompt), (), params)]
     for sequence in sequences:
         core.scheduler.add(sequence)
     found: dict[str, list[int]] = {sequence.key.request_id: [] for sequence in sequences}

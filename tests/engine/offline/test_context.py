@@ -6,7 +6,7 @@ import pytest
 
 from triptych.engine import Engine
 from triptych.engine.loading import convert_weights
-from triptych.models import decoder
+from triptych.models import rotary_tables
 from triptych.models.adapters import NO_FOLDERS
 from triptych.models.files import ModelFiles
 from triptych.models.progress import SILENT
@@ -24,7 +24,7 @@ def tabulated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         made.append(len(table.cos))
         return table
 
-    monkeypatch.setattr(decoder, "rotary_table", count)
+    monkeypatch.setattr(rotary_tables, "rotary_table", count)
     return made
 
 

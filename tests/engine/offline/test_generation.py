@@ -45,7 +45,7 @@ def test_the_models_own_parameters_count_where_a_request_leaves_them_open(
     assert left_open == said
     [longer] = engine.generate(PROMPT, SamplingParams(max_tokens=20, ignore_eos=True))
     assert len(longer.token_ids) == 20
-    assert longer.token_ids[:3] == said.token_ids[:3]
+    assert longer.token_ids[: len(said.token_ids)][:3] == said.token_ids[:3]  # which may end at once
 
 
 def test_without_them_what_is_left_open_is_neutral(

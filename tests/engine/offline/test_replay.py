@@ -9,11 +9,18 @@ import torch
 from triptych.core.sampling import SamplingParams
 from triptych.engine import Engine
 from triptych.engine.plan import StepPlan, StepResult
+from triptych.engine.replay import StepRecorder
 from triptych.engine.runner import LaunchedStep, ModelRunner
 from triptych.engine.sequence import Sequence
-from triptych.kernels import native
+from triptych.kernels import AttentionBatch, native
 from triptych.kernels.native import team
+from triptych.models.decoder import Decoder
 from triptych.models.head import Likeliest, Logits
+from triptych.models.resolve import resolve
+from triptych.models.spec import read_spec
+from triptych.models.step import StepInput
+from triptych.parallel import Parallelism
+from triptych.parallel.thread_group import thread_meshes
 
 pytestmark = pytest.mark.skipif(native.install().isa is None, reason="kernels cannot be compiled here")
 
@@ -34,6 +41,7 @@ class Checked:
     inner: ModelRunner
     replays: int = 0
     kinds: set[str] = field(default_factory=set)
+    balancer: None = None
 
     def launch(self, plan: StepPlan) -> "CheckedStep":
         kv = self.inner._kv.clone()
@@ -42,6 +50,9 @@ class Checked:
 
     def foresee(self, sequences: tuple[Sequence, ...]) -> None:
         self.inner.foresee(sequences)
+
+    def idle(self) -> None:
+        self.inner.idle()
 
 
 @dataclass
@@ -81,8 +92,8 @@ def test_replaying_equals_computing_call_by_call_bit_for_bit(dtype: str, quantiz
         max_batch_tokens=16,
         threads=threads,
     )
-    checked = Checked(engine.core._loop._runner)  # type: ignore[arg-type]
-    engine.core._loop._runner = checked
+    checked = Checked(engine.core._loop.runner)  # type: ignore[arg-type]
+    engine.core._loop.runner = checked
     greedy = SamplingParams(temperature=0, max_tokens=6)
     drawn = SamplingParams(temperature=0.8, top_p=0.9, seed=5, max_tokens=9)
     try:
@@ -96,7 +107,7 @@ def test_replaying_equals_computing_call_by_call_bit_for_bit(dtype: str, quantiz
 
 def test_a_decode_step_is_recorded_once_per_number_of_sequences() -> None:
     engine = Engine("builtin:smollm2", dtype="bfloat16", kv_cache_memory=16 << 20, prefix_caching=False)
-    recorder = engine.core._loop._runner._recorder  # type: ignore[attr-defined]
+    recorder = engine.core._loop.runner._recorder  # type: ignore[attr-defined]
     params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
     engine.generate(PROMPTS[:1], params)
     assert recorder.recorded == 2  # one prompt, eleven decode steps alike
@@ -112,7 +123,7 @@ def test_who_leaves_while_a_step_computes_takes_nothing_from_the_others() -> Non
     params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
     expected = [answer.token_ids for answer in engine.generate(PROMPTS, params)]
     core = engine.core
-    sequences = [sequence for prompt in PROMPTS for sequence in engine._sequences(prompt, params)]
+    sequences = [sequence for prompt in PROMPTS for sequence in engine._sequences(engine._prompt(prompt), (), params)]
     for sequence in sequences:
         core.scheduler.add(sequence)
     leaving = {6: sequences[1], 9: sequences[3]}
@@ -123,7 +134,7 @@ def test_who_leaves_while_a_step_computes_takes_nothing_from_the_others() -> Non
         def leave(number: int = number) -> None:
             nonlocal under_way
             if sequence := leaving.get(number):
-                under_way += any(step.program._launched for step in core.runner._recorder._kept.values())
+                under_way += any(step.program._launched for step in core.runner._recorder._kept.values())  # type: ignore[attr-defined]
                 assert core.scheduler.release(sequence.key)
 
         outcome = core.step(leave)
@@ -149,4 +160,17 @@ def test_blocks_that_the_compiled_attention_does_not_take_are_one_warning(caplog
     [message] = caplog.messages
     assert "paged_attention has no compiled kernel" in message
     assert "blocks of 8" in message
-    assert engine.core.runner._recorder.recorded == 0
+    assert engine.core.runner._recorder.recorded == 0  # type: ignore[attr-defined]
+
+
+def test_steps_of_several_ranks_run_call_by_call_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    files = resolve("builtin:smollm2")
+    mesh = thread_meshes(Parallelism(tensor=2), 1.0)[0]
+    decoder = Decoder.load(files, read_spec(files), torch.float32, positions=16, mesh=mesh)
+    one = torch.tensor([1], dtype=torch.int32)
+    batch = AttentionBatch(torch.tensor([0, 1], dtype=torch.int32), one, torch.zeros(1, 1, dtype=torch.int32))
+    step = StepInput(torch.tensor([5]), torch.tensor([0]), torch.tensor([0]), batch, torch.tensor([0]))
+    with caplog.at_level("INFO"):
+        recorder = StepRecorder(decoder, torch.zeros(decoder.kv_shape(1, 16)), 1)
+    assert recorder.decode(step, greedy=True) is None
+    assert "steps of 2 ranks run call by call" in caplog.text

@@ -17,9 +17,13 @@ class AdapterRows:
         rows: Tokens of the largest step.
         names: The decoder's adapters, by number.
         device: Of the decoder.
+
+    Attributes:
+        names: The decoder's adapters, by number.
     """
 
     def __init__(self, rows: int, names: tuple[str, ...], device: torch.device) -> None:
+        self.names = names
         self._numbers = {"": _NONE} | {name: number for number, name in enumerate(names)}
         self._device = device
         self._tensor = torch.zeros(rows, dtype=torch.int32)

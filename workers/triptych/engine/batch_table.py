@@ -39,8 +39,8 @@ class _Foreseen:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Views:
-    """The first rows of each tensor."""
+class Views:
+    """The first rows of each tensor, on the CPU."""
 
     shape: tuple[int, int, int]
     token_ids: Tensor
@@ -63,10 +63,14 @@ class BatchTable:
         device: Of the decoder; anywhere but on the CPU the index tensors are copied there.
         whole_images: The tokens of an image see each other.
         adapters: Of the decoder, by number.
+        first_block: Id of the first block of the pool, which is number 0 there.
 
     Attributes:
         rows: Tokens of the largest step.
         sequences: Sequences of the largest step.
+        block_size: Tokens per block.
+        block_tables: [sequences, blocks], the block numbers of each sequence of the last step; the rest is undefined.
+        views: The last step's index tensors.
     """
 
     def __init__(
@@ -79,15 +83,17 @@ class BatchTable:
         *,
         whole_images: bool = False,
         adapters: tuple[str, ...] = (),
+        first_block: int = 0,
     ) -> None:
+        self._first_block = first_block
         self.rows = rows
         self.sequences = sequences
-        self._block_size = block_size
+        self.block_size = block_size
         self._device = device
         self._whole_images = whole_images
         self._adapters = AdapterRows(rows, adapters, device) if adapters else None
         places = torch.zeros(2, rows, dtype=torch.int64)
-        self._tensors = _Views(
+        self._tensors = Views(
             (rows, sequences, sequences),
             token_ids=torch.zeros(rows, dtype=torch.int64),
             positions=places[0],
@@ -102,12 +108,27 @@ class BatchTable:
         self._logit_rows: npt.NDArray[np.int64] = self._tensors.logit_rows.numpy()
         self._query_start: npt.NDArray[np.int32] = self._tensors.query_start.numpy()
         self._kv_lengths: npt.NDArray[np.int32] = self._tensors.kv_lengths.numpy()
-        self._block_tables: npt.NDArray[np.int32] = self._tensors.block_tables.numpy()
+        self.block_tables: npt.NDArray[np.int32] = self._tensors.block_tables.numpy()
         self._count = np.arange(max(rows, sequences) + 1)
         self._written: list[tuple[list[int] | None, int]] = [(None, 0)] * sequences  # the blocks in each table row
         self._single = 0  # so many leading sequences are known to be of one row each, which yields a token
         self._foreseen: _Foreseen | None = None
-        self._views = self._tensors
+        self.views = self._tensors
+
+    def of_lane(self, first_block: int) -> "BatchTable":
+        """Another one alike, for the pool of another lane."""
+        sequences, blocks = self.block_tables.shape
+        adapters = self._adapters.names if self._adapters else ()
+        return BatchTable(
+            self.rows,
+            sequences,
+            blocks,
+            self.block_size,
+            self._device,
+            whole_images=self._whole_images,
+            adapters=adapters,
+            first_block=first_block,
+        )
 
     def fill(self, plan: StepPlan) -> StepInput:
         """The varlen batch of a plan; valid until the next call. No step may be computing on the last one."""
@@ -140,10 +161,12 @@ class BatchTable:
         Args:
             sequences: In their order; each has the block that its next token goes to.
         """
-        size = self._block_size
+        size = self.block_size
         lengths = [len(s.token_ids) for s in sequences]
         slots = [s.blocks[n // size] * size + n % size for s, n in zip(sequences, lengths, strict=True)]
         places = np.array((lengths, slots), np.int64)
+        if self._first_block:
+            places[1] -= self._first_block * size
         blocks = [s.blocks for s in sequences]
         self._foreseen = _Foreseen(sequences, blocks, places, (places[0] + 1).astype(np.int32))
 
@@ -182,8 +205,8 @@ class BatchTable:
     def _slots_of(
         self, table_rows: int | npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
-        index, offset = np.divmod(positions, self._block_size)
-        slots: npt.NDArray[np.int64] = self._block_tables[table_rows, index] * np.int64(self._block_size) + offset
+        index, offset = np.divmod(positions, self.block_size)
+        slots: npt.NDArray[np.int64] = self.block_tables[table_rows, index] * np.int64(self.block_size) + offset
         return slots
 
     def _write_block_tables(self, plan: StepPlan) -> None:
@@ -200,14 +223,16 @@ class BatchTable:
             source = next((r for r in rows if self._written[r][0] is blocks), None)
             done = 0 if source is None else self._written[source][1]
             if source is not None:
-                self._block_tables[row, :done] = self._block_tables[source, :done]
-        self._block_tables[row, done : len(blocks)] = blocks[done:]
+                self.block_tables[row, :done] = self.block_tables[source, :done]
+        self.block_tables[row, done : len(blocks)] = blocks[done:]
+        if self._first_block:
+            self.block_tables[row, done : len(blocks)] -= self._first_block
         self._written[row] = (blocks, len(blocks))
 
     def _input(self, shape: tuple[int, int, int], seen: list[Seen], adapters: Tensor | None) -> StepInput:
-        if self._views.shape != shape:
-            self._views = self._first(*shape)
-        views = self._views
+        if self.views.shape != shape:
+            self.views = self._first(*shape)
+        views = self.views
         return StepInput(
             token_ids=views.token_ids.to(self._device),
             positions=views.positions.to(self._device),
@@ -224,9 +249,9 @@ class BatchTable:
             adapters=adapters,
         )
 
-    def _first(self, rows: int, sequences: int, sampling: int) -> _Views:
+    def _first(self, rows: int, sequences: int, sampling: int) -> Views:
         whole = self._tensors
-        return _Views(
+        return Views(
             (rows, sequences, sampling),
             token_ids=whole.token_ids[:rows],
             positions=whole.positions[:rows],

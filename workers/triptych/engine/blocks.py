@@ -13,12 +13,17 @@ class BlockPool:
     """Hands out block ids; a block may have several holders, who all read it.
 
     Blank ids are reused oldest first, so that a stale reader of a freed block meets old data as late as possible.
+
+    Args:
+        count: Blocks of the pool.
+        first: Id of the first of them.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, first: int = 0) -> None:
         self.count = count
-        self._holders = [0] * count
-        self._blank = deque(range(count))
+        self.first = first
+        self._holders = [0] * (first + count)
+        self._blank = deque(range(first, first + count))
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._block_of: dict[bytes, int] = {}
         self._digest_of: dict[int, bytes] = {}
@@ -85,7 +90,7 @@ class BlockPool:
 
     def check_integrity(self, holders: Iterable[Iterable[int]]) -> None:
         """Asserts that `holders` are exactly those that are counted, and that every block is where it belongs."""
-        counted = [0] * self.count
+        counted = [0] * len(self._holders)
         for blocks in holders:
             for block in blocks:
                 counted[block] += 1

@@ -6,12 +6,28 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
+from triptych.core.errors import Internal
 from triptych.core.prompt import ImagePart, ImageSpan, MediaPart, VideoPart
 from triptych.engine.sequence import Media
 from triptych.models.files import ModelFiles
 from triptych.models.pictures import PreparedImage, Preprocessor, open_preprocessor
 from triptych.models.spec import ModelSpec
 from triptych.models.towers.encoder import VisionEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An image or a video that is to be encoded.
+
+    Attributes:
+        part: As the request has it.
+        rows: Of its embedding, as its prompt says; its patches are proportional to them.
+        field: What errors call it.
+    """
+
+    part: MediaPart
+    rows: int
+    field: str = "image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +55,17 @@ class Eyes:
                 return self.preprocessor.video(frames, fps, field=field)
             case _:
                 assert_never(part)
+
+    def look(self, shown: Shown) -> Tensor:
+        """[1 + levels, rows, hidden] of an image as it came.
+
+        Raises:
+            TriptychError: as `Preprocessor`; or it has other rows than its prompt says.
+        """
+        prepared = self.prepare(shown.part, shown.field)
+        if (rows := prepared.layout.rows) != shown.rows:
+            raise Internal(f"{shown.field} has {rows} rows; its prompt has {shown.rows} tokens for it")
+        return self.see(prepared)
 
     def see(self, prepared: PreparedImage) -> Tensor:
         """[1 + levels, rows, hidden]; one at a time, so that it has the same bytes in any company."""

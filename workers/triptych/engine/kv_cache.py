@@ -15,14 +15,17 @@ class KvCache:
         block_size: Tokens per block.
         prefix_caching: Whether sequences share blocks, and freed blocks keep their content.
         root: What the KV depends on besides the tokens.
+        first: Id of the first block.
 
     Attributes:
         query_tokens: Prompt tokens that were looked up.
         hit_tokens: How many of them were found.
     """
 
-    def __init__(self, blocks: int, block_size: int, *, prefix_caching: bool = True, root: bytes = b"") -> None:
-        self.pool = BlockPool(blocks)
+    def __init__(
+        self, blocks: int, block_size: int, *, prefix_caching: bool = True, root: bytes = b"", first: int = 0
+    ) -> None:
+        self.pool = BlockPool(blocks, first)
         self.block_size = block_size
         self.query_tokens = 0
         self.hit_tokens = 0
@@ -51,6 +54,10 @@ class KvCache:
             self.query_tokens += sequence.prompt_length if self._prefix_caching else 0
             self.hit_tokens += sequence.cached_tokens
         return True
+
+    def found_tokens(self, sequence: Sequence) -> int:
+        """Tokens that `claim` would find computed now."""
+        return len(self._found(sequence)) * self.block_size
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether `claim` would find enough blocks now."""
@@ -91,6 +98,11 @@ class KvCache:
         """Takes the sequence's blocks back; they keep their content until they are needed."""
         self.pool.free(sequence.blocks)
         sequence.blocks = []
+
+    def clear(self) -> None:
+        """Forgets what the blocks contain; nobody may hold one."""
+        assert not self.pool.held_count, "a block that is held cannot be forgotten"
+        self.pool = BlockPool(self.pool.count, self.pool.first)
 
     def _found(self, sequence: Sequence) -> list[int]:
         if not self._prefix_caching:

@@ -8,15 +8,22 @@ import torch
 
 from triptych.core.errors import InvalidArgument
 from triptych.engine.dtypes import choose_dtype
+from triptych.experts.settings import OffloadSettings
+from triptych.kernels import native, triton
 from triptych.models.adapters import NO_FOLDERS
 from triptych.models.config import read_config
 from triptych.models.decoder import Decoder
 from triptych.models.files import ModelFiles
+from triptych.models.layout import decoder_tensors
+from triptych.models.offload import pack_of
+from triptych.models.parameters import open_parameters
 from triptych.models.progress import SILENT, Progress
 from triptych.models.quantization import choose_quantization
+from triptych.models.sharding import local_spec
 from triptych.models.size import kv_elements
-from triptych.models.spec import ModelSpec, read_spec
+from triptych.models.spec import DecoderSpec, ModelSpec, read_spec
 from triptych.models.towers.encoder import VisionEncoder
+from triptych.parallel import Mesh, Parallelism
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +52,11 @@ def load_model(
     context: int | None = None,
     kv_memory: int | None = None,
     adapters: Mapping[str, Path] = NO_FOLDERS,
+    mesh: Mesh | None = None,
+    offload: OffloadSettings | None = None,
     progress: Progress = SILENT,
 ) -> LoadedModel:
-    """Reads the language part of a model.
+    """Reads the language part of a model, or a rank's share of it.
 
     Args:
         files: The model.
@@ -55,8 +64,10 @@ def load_model(
         quantization: none, int8 or gguf.
         device: A torch device.
         context: Tokens of prompt and answer; None means the model's own.
-        kv_memory: Bytes of the KV pool, which may hold fewer; None means that it holds them all.
+        kv_memory: Bytes of the rank's KV pool, which may hold fewer; None means that it holds them all.
         adapters: Folders of adapters, by name.
+        mesh: Who divides the model; None for nobody.
+        offload: How experts are kept that do not all fit; None keeps them all.
         progress: Hears of conversions.
 
     Raises:
@@ -65,15 +76,21 @@ def load_model(
     """
     spec = read_spec(files)
     chosen, form = choose_dtype(dtype, read_config(files), device), choose_quantization(quantization, files)
-    served = context_length(spec, context)
+    served, mesh = context_length(spec, context), mesh or Mesh()
+    if torch.device(device).type == "cuda":
+        triton.install()
+    token_bytes = kv_elements_of_rank(spec.decoder, mesh.parallelism) * chosen.itemsize
+    room = spec.context_length if kv_memory is None else kv_memory // token_bytes
     decoder = Decoder.load(
         files,
         spec,
         chosen,
         device,
-        positions=min(served, _pool_tokens(spec, chosen, kv_memory)),
+        positions=min(served, room),
         quantization=form,
         adapters=adapters,
+        mesh=mesh,
+        offload=offload,
         progress=progress,
     )
     return LoadedModel(spec, chosen, served, decoder)
@@ -92,6 +109,21 @@ def convert_weights(
         VisionEncoder.load(files, loaded.spec, loaded.dtype, progress=progress)
 
 
+def pack_experts(
+    files: ModelFiles, dtype: str, quantization: str, offload: OffloadSettings, *, progress: Progress
+) -> None:
+    """Makes the file that experts are read from, of which workers that do not divide matrices keep a part.
+
+    Raises:
+        TriptychError: as `load_model`; FailedPrecondition: the model has no experts.
+    """
+    native.install()  # as workers do: their form of experts depends on it
+    spec, device = read_spec(files), torch.device("cpu")
+    chosen, form = choose_dtype(dtype, read_config(files)), choose_quantization(quantization, files)
+    parameters = open_parameters(files, spec, decoder_tensors(spec.decoder), chosen, device, progress, form)
+    pack_of(files, spec.decoder, parameters, offload).open(progress)
+
+
 def context_length(spec: ModelSpec, requested: int | None) -> int:
     """The context to serve: what was asked for, but never more than the model was made for."""
     if requested is None:
@@ -104,6 +136,7 @@ def context_length(spec: ModelSpec, requested: int | None) -> int:
     return requested
 
 
-def _pool_tokens(spec: ModelSpec, dtype: torch.dtype, kv_memory: int | None) -> int:
-    """At most so many tokens fit the pool."""
-    return spec.context_length if kv_memory is None else kv_memory // (kv_elements(spec.decoder) * dtype.itemsize)
+def kv_elements_of_rank(spec: DecoderSpec, parallelism: Parallelism) -> int:
+    """What the cache of the rank with the most heads keeps of one token."""
+    ranks = range(parallelism.attention_size)
+    return max(kv_elements(local_spec(spec, parallelism, rank)) for rank in ranks)

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from triptych.engine.balance import Balancer
+from triptych.engine.lanes import Lanes
 from triptych.engine.plan import NoFiniteScore, StepPlan, StepResult
 from triptych.engine.scheduler import Emitted, Scheduler
 from triptych.engine.sequence import Sequence
@@ -19,11 +21,18 @@ class Pending(Protocol):
 class Runner(Protocol):
     """What computes steps, one at a time."""
 
+    @property
+    def balancer(self) -> Balancer | None:
+        """Has experts moved among ranks; None where there are none to move."""
+
     def launch(self, plan: StepPlan) -> Pending:
         """Starts a step, and does not wait for its end."""
 
     def foresee(self, sequences: tuple[Sequence, ...]) -> None:
         """The next step will run one more token of these sequences, in this order, unless one of them ends."""
+
+    def idle(self) -> None:
+        """There was nothing to compute; called now and then as long as that is so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +71,14 @@ class StepLoop:
     Attributes:
         steps: Steps so far.
         computed_tokens: Their rows.
+        runner: Computes; another one may follow between two steps.
     """
 
-    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+    def __init__(self, scheduler: Scheduler | Lanes, runner: Runner) -> None:
         self.steps = 0
         self.computed_tokens = 0
         self._scheduler = scheduler
-        self._runner = runner
+        self.runner = runner
 
     def step(self, meanwhile: Callable[[], None]) -> StepOutcome | None:
         """Runs one step; None when there is nothing to compute.
@@ -82,6 +92,7 @@ class StepLoop:
         """
         plan = self._scheduler.schedule()
         if not plan:
+            self.runner.idle()
             meanwhile()
             return None
         result = self._compute(plan, meanwhile)
@@ -91,12 +102,12 @@ class StepLoop:
 
     def _compute(self, plan: StepPlan, meanwhile: Callable[[], None]) -> StepResult:
         try:
-            pending = self._runner.launch(plan)
+            pending = self.runner.launch(plan)
         except Exception as error:
             raise StepFailed(plan, plan.sequences) from error
         try:
             meanwhile()
-            self._runner.foresee(self._scheduler.prepare(plan))
+            self.runner.foresee(self._scheduler.prepare(plan))
         finally:
             result = self._join(plan, pending)  # nobody may touch the blocks of a step before its end
         return result
@@ -105,6 +116,6 @@ class StepLoop:
         try:
             return pending.wait()
         except Exception as error:
-            self._runner.foresee(())
+            self.runner.foresee(())
             at_fault = error.sequences if isinstance(error, NoFiniteScore) else plan.sequences
             raise StepFailed(plan, at_fault) from error

@@ -5,6 +5,9 @@ from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass, field
 from itertools import chain
 
+import numpy as np
+import numpy.typing as npt
+
 from triptych.core.errors import Internal
 from triptych.core.generation import PositionLogprobs
 from triptych.engine.sequence import Sequence
@@ -31,10 +34,12 @@ class StepPlan:
     Attributes:
         decodes: Sequences that run their last token, the only one whose KV is not computed yet.
         prompts: Parts of sequences that have more to compute, or that have just come in.
+        lanes: Where there are several, the step of each, of which this is all (`engine.lanes`).
     """
 
     decodes: tuple[Sequence, ...] = ()
     prompts: tuple[Chunk, ...] = ()
+    lanes: tuple["StepPlan", ...] = ()
 
     def __bool__(self) -> bool:
         """Whether there is anything to compute."""
@@ -56,6 +61,18 @@ class StepPlan:
         return tuple(chain(self.decodes, (chunk.sequence for chunk in self.prompts if chunk.samples)))
 
 
+class NoFiniteRows(Internal):
+    """The model broke down: no token can be chosen for some rows of a step.
+
+    Args:
+        places: Of them among the sampled rows.
+    """
+
+    def __init__(self, places: tuple[int, ...]) -> None:
+        super().__init__("the largest score of the next token is not a finite number")
+        self.places = places
+
+
 class NoFiniteScore(Internal):
     """The model broke down: no token can be chosen for some sequences.
 
@@ -75,7 +92,9 @@ class StepResult:
     Attributes:
         token_ids: One for each of the plan's `sampling`.
         logprobs: By place in `token_ids`, where they were asked for.
+        routes: [layer, row, K], the experts that each row took, where steps are made by them (`engine.turns`).
     """
 
     token_ids: Sequence_[int] = ()
     logprobs: Mapping[int, PositionLogprobs] = field(default_factory=dict)
+    routes: npt.NDArray[np.int32] | None = field(default=None, compare=False)

@@ -50,8 +50,13 @@ class StepRecorder:
         self._decoder = decoder
         self._kv = kv
         self._usable = decoder.device.type == "cpu" and paged_attention.backend("cpu") != REFERENCE
+        if decoder.mesh.parallelism.size > 1:
+            logger.info(
+                "steps of %d ranks run call by call: collectives are not recorded", decoder.mesh.parallelism.size
+            )
+            self._usable = False
         self._kept: OrderedDict[tuple[int, bool, bool], RecordedStep] = OrderedDict()
-        self._outputs = HeadBuffers(sequences, decoder.spec.vocab_size, decoder.device)
+        self._outputs = HeadBuffers(sequences, decoder.vocabulary.size, decoder.device)
         self.recorded = 0
 
     def decode(self, step: StepInput, *, greedy: bool) -> RecordedStep | None:

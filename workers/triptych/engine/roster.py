@@ -29,6 +29,9 @@ class Roster:
     def __iter__(self) -> Iterator[Sequence]:
         return iter(self._by_key.values())
 
+    def __len__(self) -> int:
+        return len(self._by_key)
+
     def find(self, key: OperationKey) -> Sequence | None:
         """The sequence of that key, unless it has been removed."""
         return self._by_key.get(key)

@@ -1,7 +1,7 @@
 """Runs step plans through the model and samples."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import torch
@@ -9,9 +9,12 @@ from torch import Tensor
 
 from triptych.engine.batch_table import BatchTable
 from triptych.engine.plan import NoFiniteScore, StepPlan, StepResult
+from triptych.engine.reading import until_read
 from triptych.engine.replay import RecordedStep, StepRecorder
 from triptych.engine.sampler import SamplingRow, sample
 from triptych.engine.sequence import Sequence
+from triptych.experts.taken import TakenExperts
+from triptych.kernels.native.team import Program
 from triptych.models.decoder import Decoder
 from triptych.models.head import Likeliest, Logits
 from triptych.models.step import StepInput
@@ -36,6 +39,15 @@ class ModelRunner:
         self._recorder = StepRecorder(decoder, kv, table.sequences)
         decoder.reserve(table.rows)
 
+    @property
+    def balancer(self) -> None:
+        """See `Runner.balancer`."""
+
+    @property
+    def taken(self) -> TakenExperts | None:
+        """The experts that the rows of each step took; None where no step is made by them."""
+        return self._decoder.taken
+
     def launch(self, plan: StepPlan) -> "LaunchedStep":
         """Starts to compute the KV of every row, and one token for each sequence that the rows bring to its end."""
         step = self._table.fill(plan)
@@ -51,9 +63,28 @@ class ModelRunner:
         """Works out the rows of a step that runs one more token of each of these sequences."""
         self._table.foresee(sequences)
 
+    def idle(self) -> None:
+        """See `Runner.idle`."""
+
     def compute(self, step: StepInput) -> Tensor:
-        """Runs a step call by call; returns its logits."""
-        return self._decoder.forward(step, self._kv)
+        """Runs a step call by call; returns its logits.
+
+        Raises:
+            Unavailable: see `until_read`.
+        """
+        logits = self._decoder.forward(step, self._kv)
+        if self._decoder.residency is not None:
+            until_read(self._decoder.residency, lambda: logits.copy_(self._decoder.forward(step, self._kv)))
+        return logits
+
+    def finish(self, program: Program) -> None:
+        """Computes with the others until a launched step is done.
+
+        Raises:
+            Unavailable: see `until_read`.
+        """
+        program.join()
+        until_read(self._decoder.residency, program.run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +102,16 @@ class LaunchedStep:
 
         Raises:
             NoFiniteScore: the model broke down on some of the sequences.
+            Unavailable: experts could not be read.
         """
+        result = self._result()
+        taken = self._runner.taken
+        return result if taken is None else replace(result, routes=taken.last())
+
+    def _result(self) -> StepResult:
         if self._recorded is None:
             return self._sampled(self._runner.compute(self._step))
-        self._recorded.program.join()
+        self._runner.finish(self._recorded.program)
         match self._recorded.head:
             case None:
                 return StepResult()
@@ -85,7 +122,7 @@ class LaunchedStep:
                 return self._sampled(values)
 
     def _sampled(self, logits: Tensor) -> StepResult:
-        rows = [SamplingRow(s.params, s.seed, s.token_ids, s.prompt_length) for s in self._sampling]
+        rows = [SamplingRow.of(sequence) for sequence in self._sampling]
         if not rows:
             return StepResult()
         self._require_finite(logits.amax(dim=-1).tolist())

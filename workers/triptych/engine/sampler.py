@@ -6,6 +6,7 @@ its batch, on whichever worker, and after a replay from any token on.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from triptych.core.generation import PositionLogprobs, TokenLogprob
 from triptych.engine.drawing import Draw, draw
-from triptych.engine.penalties import penalise
+from triptych.engine.penalties import Seen, penalise
 from triptych.engine.plan import StepResult
 from triptych.engine.sampling import Sampling
+from triptych.engine.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,24 +25,31 @@ class SamplingRow:
     """What decides one row's token besides its logits.
 
     Attributes:
-        token_ids: Prompt and answer so far.
-        prompt_length: How many of them are the prompt.
+        generated: Tokens of the answer so far.
+        seen: What penalties look at; None without them.
     """
 
     params: Sampling
     seed: int
-    token_ids: list[int]
-    prompt_length: int
+    generated: int
+    seen: Seen | None = None
 
-    @property
-    def generated(self) -> int:
-        """Tokens of the answer so far."""
-        return len(self.token_ids) - self.prompt_length
+    @classmethod
+    def of(cls, sequence: Sequence) -> Self:
+        """The next token of a sequence."""
+        params = sequence.params
+        seen = Seen.of(sequence.token_ids, sequence.prompt_length) if params.penalised else None
+        return cls(params, sequence.seed, sequence.generated, seen)
 
     @property
     def barred(self) -> frozenset[int]:
         """Tokens that cannot be chosen yet."""
         return self.params.ends if self.generated < self.params.min_tokens else frozenset()
+
+    @property
+    def draw(self) -> Draw:
+        """Its parameters and its number."""
+        return Draw(self.params, 0.0 if self.params.greedy else uniform(self))
 
 
 def sample(logits: Tensor, rows: list[SamplingRow]) -> StepResult:
@@ -52,11 +61,11 @@ def sample(logits: Tensor, rows: list[SamplingRow]) -> StepResult:
     """
     reports = [_top_logprobs(logits[i], row) for i, row in enumerate(rows)]
     for i, row in enumerate(rows):
-        if row.params.penalised:
-            penalise(logits[i], row.params, row.token_ids, row.prompt_length)
+        if row.seen is not None:
+            penalise(logits[i], row.params, row.seen)
         if barred := row.barred:
             logits[i, list(barred)] = -torch.inf
-    chosen = draw(logits, [Draw(row.params, 0.0 if row.params.greedy else uniform(row)) for row in rows])
+    chosen = draw(logits, [row.draw for row in rows])
     logprobs = {i: report.of(chosen[i]) for i, report in enumerate(reports) if report}
     return StepResult(chosen, logprobs)
 
@@ -80,7 +89,7 @@ def _top_logprobs(logits: Tensor, row: SamplingRow) -> _LogprobReport | None:
     """Log-probabilities of the model itself, before penalties and temperature."""
     if row.params.logprobs is None:
         return None
-    scores = logits.clone() if row.params.penalised or row.barred else logits
+    scores = logits.clone() if row.seen is not None or row.barred else logits
     normaliser = scores.logsumexp(dim=-1)
     values, ids = scores.topk(min(row.params.logprobs, len(scores)))
     top = zip(ids.tolist(), (values - normaliser).tolist(), strict=True)

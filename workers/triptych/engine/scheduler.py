@@ -20,6 +20,7 @@ from triptych.engine.kv_cache import KvCache
 from triptych.engine.plan import StepPlan, StepResult
 from triptych.engine.roster import Roster
 from triptych.engine.sequence import Goal, Media, Sequence
+from triptych.engine.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +68,18 @@ class Scheduler:
         kv: The blocks.
         options: Limits of one step.
         whole_images: The tokens of an image see each other, so that all of them must be computed in one step.
+        turns: Where the experts of all answers do not fit: whose turn it is.
     """
 
-    def __init__(self, kv: KvCache, options: SchedulerOptions, *, whole_images: bool = False) -> None:
+    def __init__(
+        self, kv: KvCache, options: SchedulerOptions, *, whole_images: bool = False, turns: Turns | None = None
+    ) -> None:
         self.kv = kv
         self.options = options
         self.preemptions = 0
         self._roster = Roster()
         self._whole_images = whole_images
+        self._turns = turns
 
     def __contains__(self, key: OperationKey) -> bool:
         """Whether `release(key)` is still due."""
@@ -184,6 +189,8 @@ class Scheduler:
             return False
         self._roster.remove(sequence)
         self.kv.drop(sequence)
+        if self._turns is not None:
+            self._turns.forget(sequence)
         return True
 
     def park(self, key: OperationKey) -> None:
@@ -208,6 +215,8 @@ class Scheduler:
         if self.preemptions == preemptions:  # what was just taken back is not handed out again at once
             while prompts.room and (admitted := self._admit()):
                 prompts.add(admitted)
+        if self._turns is not None and not prompts.chunks:  # a prompt needs nearly every expert, whoever is beside it
+            decodes = self._turns.choose(decodes)
         return StepPlan(decodes, tuple(prompts.chunks))
 
     def prepare(self, plan: StepPlan) -> tuple[Sequence, ...]:
@@ -235,6 +244,8 @@ class Scheduler:
         running = self._roster.running
         emitted = []
         sampling = plan.sampling
+        if self._turns is not None and result.routes is not None:
+            self._turns.learn(plan, result.routes, running)
         for sequence in plan.decodes:
             if sequence in running:
                 self._advance(sequence, 1)
@@ -246,6 +257,15 @@ class Scheduler:
                 position, reason = self._append(sequence, token_id)
                 emitted.append(Emitted(sequence, position, token_id, reason, result.logprobs.get(place)))
         return emitted
+
+    def forget(self) -> None:
+        """Every block has lost its content: what computes begins again with its tokens, in the order it had."""
+        self._roster.promote(len(self._roster))
+        for sequence in reversed([*self._roster.running]):
+            self._take_back(sequence)
+        for sequence in self._roster.parked:
+            self.kv.drop(sequence)
+        self.kv.clear()
 
     def check_integrity(self) -> None:
         """Asserts that every block is free or held by exactly the sequences that list it."""
@@ -285,10 +305,10 @@ class Scheduler:
         running, block_size = self._roster.running, self.kv.block_size
         for sequence in [s for s in running if len(s.token_ids) > len(s.blocks) * block_size]:
             while sequence in running and not self.kv.grow(sequence, len(sequence.token_ids)):
-                self._preempt(next(s for s in reversed(running) if s.goal is Goal.ANSWER))
+                self.preemptions += 1
+                self._take_back(next(s for s in reversed(running) if s.goal is Goal.ANSWER))
 
-    def _preempt(self, sequence: Sequence) -> None:
-        self.preemptions += 1
+    def _take_back(self, sequence: Sequence) -> None:
         self.kv.drop(sequence)
         sequence.computed = 0
         self._roster.send_back(sequence)

@@ -1,5 +1,6 @@
 """What images mean for the rows of a step."""
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from triptych.engine.positions import Axes, one_each
-from triptych.engine.sequence import Sequence
+from triptych.engine.sequence import Media, Sequence
 from triptych.models.step import EmbeddingRows, TokenAxes
 
 
@@ -56,15 +57,20 @@ def token_axes(positions: npt.NDArray[np.int64], seen: Sequence_[Seen]) -> Token
     return TokenAxes(torch.from_numpy(axes))
 
 
-def _embeddings(sequence: Sequence, tokens: range, row: int) -> list[EmbeddingRows]:
-    """The part of each image that falls into these tokens."""
-    found = []
+def shown(sequence: Sequence, tokens: range) -> Iterator[tuple[Media, slice]]:
+    """The images that some tokens of a sequence stand for, and which rows of each they are."""
     for media in sequence.media:
         first = max(media.start, tokens.start)
         stop = min(media.start + media.length, tokens.stop)
         if first < stop:
-            assert media.values is not None, "a sequence without its embeddings was scheduled for prefill"
-            part = slice(first - media.start, stop - media.start)
-            deepstack = None if media.deepstack is None else media.deepstack[:, part]
-            found.append(EmbeddingRows(row + first - tokens.start, media.values[part], deepstack))
+            yield media, slice(first - media.start, stop - media.start)
+
+
+def _embeddings(sequence: Sequence, tokens: range, row: int) -> list[EmbeddingRows]:
+    """The part of each image that falls into these tokens."""
+    found = []
+    for media, part in shown(sequence, tokens):
+        assert media.values is not None, "a sequence without its embeddings was scheduled for prefill"
+        deepstack = None if media.deepstack is None else media.deepstack[:, part]
+        found.append(EmbeddingRows(row + media.start + part.start - tokens.start, media.values[part], deepstack))
     return found

@@ -10,6 +10,11 @@ from triptych.kernels import native
 from triptych.kernels.native import team
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def use_threads(count: int | None) -> int:
     """Sets how many threads run decoders of this process; returns the number.
 
@@ -18,7 +23,7 @@ def use_threads(count: int | None) -> int:
     Args:
         count: Threads, the calling one included; None means a thread per core that this process may use.
     """
-    threads = count or len(os.sched_getaffinity(0))
+    threads = count or cores()
     compiled = native.install().isa is not None
     if compiled:
         team.resize(threads)
