@@ -17,6 +17,7 @@ from torch import Tensor
 from triptych.core.encoding.limits import EncodeLimits
 from triptych.core.errors import DeadlineExceeded, Internal, InvalidArgument, ResourceExhausted, Unavailable
 from triptych.core.prompt import ImagePart
+from triptych.core.trace import Recorder
 from triptych.models.pictures import MediaLayout, Rows
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.encode_batch import BatchEncoder, Shape
@@ -124,8 +125,8 @@ def crashes() -> list[str]:
 def stage(tower: Tower, store: EmbeddingStore, crashes: list[str]) -> Iterator[EncodeStage]:
     encoder = BatchEncoder(cast(Any, tower), Shape(COLUMNS, LEVELS, torch.float32), threads=1)
     limits = EncodeLimits(ROOM * PICTURE_BYTES, max_entries=8, max_waiting_images=QUEUE)
-    stage = EncodeStage(encoder, store, limits, Identity("encode-0", "here", pb.DataEndpoint()))
-    stage.start(lambda: crashes.append("crashed"))
+    stage = EncodeStage(encoder, store, limits, Identity("encode-0", "here", pb.DataEndpoint()), Recorder())
+    stage.start(lambda _: crashes.append("crashed"))
     yield stage
     tower.open.set()
     stage.stop()

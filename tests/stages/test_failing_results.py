@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from triptych.core.trace import Recorder
 from triptych.engine import Engine
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.decoder_stage import DecoderStage
@@ -40,7 +41,7 @@ def test_one_push_that_raises_costs_the_others_nothing() -> None:
     core = Engine("builtin:smollm2", kv_cache_memory=16 << 20).core
     movers: Any = BrokenOnce()
     session: Any = Session()
-    stage = DecoderStage(core, movers, Identity("w", "1", pb.DataEndpoint()), time.monotonic)
+    stage = DecoderStage(core, movers, Identity("w", "1", pb.DataEndpoint()), time.monotonic, Recorder())
     for name in ("a", "b", "c"):
         ticket = None if name == "c" else pb.Ticket(ticket_id=name)
         prefill = pb.Prefill(key=pb.OperationKey(request_id=name), token_ids=[5, 6, 7], ticket=ticket)

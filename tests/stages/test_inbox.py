@@ -42,7 +42,7 @@ def test_only_a_fence_that_failed_ends_the_worker(caplog: pytest.LogCaptureFixtu
     stage: Any = Stage()
     inbox, crashes = Inbox(), queue.Queue[str]()
     thread = ComputeThread(stage, inbox)
-    thread.start(lambda: crashes.put("crashed"))
+    thread.start(lambda _: crashes.put("crashed"))
     for _ in range(2):
         inbox.post(Drained())
         assert stage.asked.get(timeout=10) == Drained()

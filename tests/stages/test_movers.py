@@ -14,6 +14,8 @@ from triptych.core.positions import Grid
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.messages import MediaPulled, Message, Unfenced
 from triptych.stages.movers import FENCE_THREADS, PULL_THREADS, Movers
+from triptych.stages.ranks import KvLayout, RankKv, ReplicaKv
+from triptych.transfer import Endpoint, Heads
 
 A, B = OperationKey("a", 0), OperationKey("b", 0)
 
@@ -69,13 +71,15 @@ def encoders() -> Encoders:
 
 
 @pytest.fixture
-def posted() -> "queue.Queue[Message]":
+def posted() -> "queue.Queue[Message | Unfenced]":
     return queue.Queue()
 
 
 @pytest.fixture
-def movers(ends: Ends, encoders: Encoders, posted: "queue.Queue[Message]") -> Iterator[Movers]:
-    movers = Movers(cast(Any, ends), cast(Any, ends), encoders.pull, posted.put)
+def movers(ends: Ends, encoders: Encoders, posted: "queue.Queue[Message | Unfenced]") -> Iterator[Movers]:
+    layout = KvLayout((Heads(0, 1),), 8, (Endpoint("", ""),))
+    kv = ReplicaKv(RankKv(cast(Any, ends), cast(Any, ends)), layout, (), posted.put)
+    movers = Movers(kv, encoders.pull, posted.put)
     yield movers
     encoders.answering.set()
     ends.ending.set()
@@ -87,7 +91,7 @@ def span(name: str, start: int = 0) -> pb.MediaSpan:
 
 
 def test_embeddings_come_with_the_place_they_go_to(
-    movers: Movers, encoders: Encoders, posted: "queue.Queue[Message]"
+    movers: Movers, encoders: Encoders, posted: "queue.Queue[Message | Unfenced]"
 ) -> None:
     encoders.answering.set()
     movers.pull(A, (span("x", 3), span("y", 9)))
@@ -98,7 +102,7 @@ def test_embeddings_come_with_the_place_they_go_to(
 
 
 def test_several_spans_of_an_image_are_parts_of_one_embedding(
-    movers: Movers, encoders: Encoders, posted: "queue.Queue[Message]"
+    movers: Movers, encoders: Encoders, posted: "queue.Queue[Message | Unfenced]"
 ) -> None:
     encoders.answering.set()
     handle = pb.EmbeddingHandle(content_hash="x", rows=5)
@@ -120,7 +124,7 @@ def test_several_spans_of_an_image_are_parts_of_one_embedding(
 
 @pytest.mark.parametrize("error", [NotFound("it is gone"), ZeroDivisionError("a bug")])
 def test_an_error_is_the_answer(
-    movers: Movers, encoders: Encoders, posted: "queue.Queue[Message]", error: Exception
+    movers: Movers, encoders: Encoders, posted: "queue.Queue[Message | Unfenced]", error: Exception
 ) -> None:
     encoders.error = error
     encoders.answering.set()
@@ -131,7 +135,7 @@ def test_an_error_is_the_answer(
 
 
 def test_encoders_that_hang_delay_no_fence(
-    movers: Movers, encoders: Encoders, ends: Ends, posted: "queue.Queue[Message]"
+    movers: Movers, encoders: Encoders, ends: Ends, posted: "queue.Queue[Message | Unfenced]"
 ) -> None:
     for i in range(PULL_THREADS):
         movers.pull(OperationKey(f"hanging {i}", 0), (span("x"),))
@@ -162,7 +166,7 @@ def test_peers_that_stall_delay_no_fence_of_others(
 
 
 def test_a_queued_pull_that_nobody_waits_for_is_skipped(
-    movers: Movers, encoders: Encoders, posted: "queue.Queue[Message]"
+    movers: Movers, encoders: Encoders, posted: "queue.Queue[Message | Unfenced]"
 ) -> None:
     for i in range(PULL_THREADS):
         movers.pull(OperationKey(f"hanging {i}", 0), (span("x"),))
@@ -179,7 +183,7 @@ def test_a_queued_pull_that_nobody_waits_for_is_skipped(
 
 
 def test_a_pull_under_way_stops_before_the_next_embedding(
-    movers: Movers, encoders: Encoders, posted: "queue.Queue[Message]"
+    movers: Movers, encoders: Encoders, posted: "queue.Queue[Message | Unfenced]"
 ) -> None:
     movers.pull(A, (span("x"), span("y")))
     assert encoders.asked.get(timeout=10) == "x"

@@ -71,7 +71,7 @@ def attach(ref: dict[str, Any]) -> None:
 
 
 def send(geometry: list[int], seed: int, address: str, backend: str, ticket: str, chunks: list[list[int]]) -> None:
-    shape = PoolGeometry(*geometry)
+    shape = PoolGeometry(geometry[0], geometry[1], geometry[2])
     pool = _filled(shape.size, seed)
     sender = KvSender(pool, shape, backend=TransferBackend(backend))
     sent, futures = 0, []
@@ -84,15 +84,15 @@ def send(geometry: list[int], seed: int, address: str, backend: str, ticket: str
 
 
 def stall(geometry: list[int], seed: int, address: str, ticket: str, block_ids: list[int]) -> None:
-    shape = PoolGeometry(*geometry)
+    shape = PoolGeometry(geometry[0], geometry[1], geometry[2])
     pool = _filled(shape.size, seed)
     pages, runs = Pages(pool, shape), runs_of(block_ids)
     host, port = address.rsplit(":", 1)
     connection = socket.create_connection((host, int(port)))
     connection.sendall(encode(Hello(TransferBackend.TCP, host_id(), shape, None)))
     connection.recv(4096)
-    payload = b"".join(pages.pieces(runs))
-    chunk = Chunk(ticket, 0, runs, True, pages.checksum(runs))
+    payload = b"".join(pages.pieces(runs, shape.heads))
+    chunk = Chunk(ticket, 0, runs, True, pages.checksum(runs, shape.heads), shape.heads)
     connection.sendall(encode(chunk, len(payload)) + payload[: len(payload) // 2])
     _say(os.getpid())
     sys.stdin.read()

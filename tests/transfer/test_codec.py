@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triptych.core.errors import DataLoss, InvalidArgument
-from triptych.transfer import PoolGeometry, SegmentRef, TransferBackend
+from triptych.transfer import Heads, PoolGeometry, SegmentRef, TransferBackend
 from triptych.transfer.codec import HEADER_BYTES, MAX_BODY_BYTES, decode_body, decode_header, encode
 from triptych.transfer.frames import MAX_TEXT, Ack, Chunk, Fetch, Found, Frame, Hello, Nak, Refusal, Welcome
 from triptych.transfer.runs import Run
@@ -14,9 +14,9 @@ from triptych.transfer.runs import Run
 _segment = SegmentRef("host", 12, 5, "ab" * 16, 1 << 33)
 _frames: list[Frame] = [
     Hello(TransferBackend.AUTO, "höst", PoolGeometry(2, 3, 4), _segment),
-    Hello(TransferBackend.TCP, "host", PoolGeometry(2, 3, 4), None),
+    Hello(TransferBackend.TCP, "host", PoolGeometry(2, 3, 16, Heads(6, 2), 2), None),
     Welcome(TransferBackend.SHARED_MEMORY),
-    Chunk("t", 4, (Run(1, 2), Run(9, 1)), True, (1 << 64) - 1),
+    Chunk("t", 4, (Run(1, 2), Run(9, 1)), True, (1 << 64) - 1, Heads(3, 2)),
     Ack("t", 0),
     Nak("t", 7),
     Refusal(9, 'closed "now"'),
@@ -37,17 +37,17 @@ def test_frames_come_back_as_they_were(frame: Frame) -> None:
 
 @given(st.binary(min_size=HEADER_BYTES, max_size=HEADER_BYTES))
 def test_garbage_is_no_header(data: bytes) -> None:
-    with pytest.raises(InvalidArgument, match="not a transfer frame of version 1"):
+    with pytest.raises(InvalidArgument, match="not a transfer frame of version 2"):
         decode_header(data)
 
 
 @pytest.mark.parametrize(
     "header",
     [
-        struct.pack("!4sBBHIQ", b"TPTX", 2, 0, 0, 0, 0),
-        struct.pack("!4sBBHIQ", b"TPTX", 1, 99, 0, 0, 0),
-        struct.pack("!4sBBHIQ", b"TPTX", 1, 0, 0, MAX_BODY_BYTES + 1, 0),
-        struct.pack("!4sBBHIQ", b"TPTX", 1, 0, 0, 0, 1 << 63),
+        struct.pack("!4sBBHIQ", b"TPTX", 3, 0, 0, 0, 0),
+        struct.pack("!4sBBHIQ", b"TPTX", 2, 99, 0, 0, 0),
+        struct.pack("!4sBBHIQ", b"TPTX", 2, 0, 0, MAX_BODY_BYTES + 1, 0),
+        struct.pack("!4sBBHIQ", b"TPTX", 2, 0, 0, 0, 1 << 63),
     ],
 )
 def test_announced_sizes_and_kinds_are_bounded(header: bytes) -> None:
@@ -74,10 +74,16 @@ def test_bodies_that_are_not_ours_are_refused(kind: int, body: bytes) -> None:
         ("runs", [[1]]),
         ("runs", [[1, -1]]),
         ("runs", {"a": 1}),
+        ("heads", None),
+        ("heads", [0]),
+        ("heads", [0, 0]),
+        ("heads", [-1, 1]),
     ],
 )
 def test_each_field_has_a_type_and_a_range(field: str, value: object) -> None:
-    chunk = {"ticket_id": "t", "first": 0, "runs": [[0, 1]], "last": True, "checksum": 1} | {field: value}
+    chunk = {"ticket_id": "t", "first": 0, "runs": [[0, 1]], "last": True, "checksum": 1, "heads": [0, 1]} | {
+        field: value
+    }
     with pytest.raises(InvalidArgument, match=r"must be|a run"):
         decode_body(2, json.dumps(chunk).encode())
 
@@ -92,7 +98,7 @@ def test_any_json_is_read_or_refused(kind: int, value: object) -> None:
 
 def test_a_frame_that_is_too_long_is_not_sent() -> None:
     with pytest.raises(InvalidArgument, match="may describe"):
-        encode(Chunk("t", 0, tuple(Run(2 * i, 1) for i in range(200_000)), True, 0))
+        encode(Chunk("t", 0, tuple(Run(2 * i, 1) for i in range(200_000)), True, 0, Heads(0, 1)))
 
 
 def test_a_refusal_is_cut_to_what_travels() -> None:

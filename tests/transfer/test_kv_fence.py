@@ -12,6 +12,7 @@ from triptych.transfer import PoolGeometry, Timeouts, TransferBackend, host_id
 from triptych.transfer.codec import encode
 from triptych.transfer.connection import Connection
 from triptych.transfer.frames import Ack, Chunk, Frame, Hello
+from triptych.transfer.heads import Heads
 from triptych.transfer.pages import Pages
 from triptych.transfer.runs import runs_of
 
@@ -24,12 +25,12 @@ class _Zombie:
 
     def __init__(self, address: str, pool: Any, ticket_id: str, block_ids: list[int]) -> None:
         pages, runs = Pages(pool, GEOMETRY), runs_of(block_ids)
-        self._payload = b"".join(pages.pieces(runs))
+        self._payload = b"".join(pages.pieces(runs, GEOMETRY.heads))
         host, port = address.rsplit(":", 1)
         self._socket = socket.create_connection((host, int(port)))
         self._socket.sendall(encode(Hello(TransferBackend.TCP, host_id(), GEOMETRY, None)))
         self._socket.recv(4096)
-        chunk = Chunk(ticket_id, 0, runs, True, pages.checksum(runs))
+        chunk = Chunk(ticket_id, 0, runs, True, pages.checksum(runs, pages.geometry.heads), pages.geometry.heads)
         half = len(self._payload) // 2
         self._socket.sendall(encode(chunk, len(self._payload)) + self._payload[:half])
         self._rest = self._payload[half:]
@@ -46,10 +47,10 @@ def slow_copies(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threa
     begun, go_on = threading.Event(), threading.Event()
     copy = Pages.copy_from
 
-    def held(self: Pages, source: Pages, pair: Any) -> None:
+    def held(self: Pages, source: Pages, pair: Any, heads: Heads) -> None:
         begun.set()
         assert go_on.wait(10)
-        copy(self, source, pair)
+        copy(self, source, pair, heads)
 
     monkeypatch.setattr(Pages, "copy_from", held)
     return begun, go_on
@@ -256,12 +257,12 @@ def test_a_lost_acknowledgement_does_not_write_twice(bench: Any, closed: bool) -
     decoder, pool = bench.decoder(TransferBackend.TCP), bench.pool()
     decoder.receiver.open("t", "request", 0, [3, 4], 2)
     pages, runs = Pages(pool, GEOMETRY), runs_of([0, 1])
-    chunk = Chunk("t", 0, runs, True, pages.checksum(runs))
+    chunk = Chunk("t", 0, runs, True, pages.checksum(runs, pages.geometry.heads), pages.geometry.heads)
     for _ in range(3):
         connection = Connection.open(decoder.endpoint.address, Timeouts(stall=10.0))
         connection.send(Hello(TransferBackend.TCP, host_id(), GEOMETRY, None))
         connection.receive()
-        connection.send(chunk, pages.pieces(runs))
+        connection.send(chunk, pages.pieces(runs, GEOMETRY.heads))
         assert connection.receive().frame == Ack("t", 0)
         connection.close()
         if closed:  # by its owner, who has all blocks

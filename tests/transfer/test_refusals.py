@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from triptych.core.errors import FailedPrecondition, InvalidArgument, Unavailable
-from triptych.transfer import Endpoint, KvSender, PoolGeometry, Timeouts, TransferBackend, TransferServer, host_id
+from triptych.transfer import (
+    Endpoint,
+    Heads,
+    KvSender,
+    PoolGeometry,
+    Timeouts,
+    TransferBackend,
+    TransferServer,
+    host_id,
+)
 from triptych.transfer.codec import encode
 from triptych.transfer.connection import Connection
 from triptych.transfer.frames import Chunk, Fetch, Hello, Refusal, Welcome
@@ -101,9 +110,10 @@ def test_strangers_are_shown_the_door(bench: Any, eventually: Callable[..., None
         encode(Fetch("i", "h", TransferBackend.TCP, "x")),
         encode(Welcome(TransferBackend.TCP)),
         hello + hello,
-        hello + encode(Chunk("t", 1, (Run(0, 1),), True, 0), 7),
-        hello + encode(Chunk("t", 1, (Run(0, 1 << 60),), True, 0), 7),
-        hello + encode(Chunk("t", 1, (Run(0, 0),), True, 0)),
+        hello + encode(Chunk("t", 1, (Run(0, 1),), True, 0, Heads(0, 1)), 7),
+        hello + encode(Chunk("t", 1, (Run(0, 1 << 60),), True, 0, Heads(0, 1)), 7),
+        hello + encode(Chunk("t", 1, (Run(0, 0),), True, 0, Heads(0, 1))),
+        hello + encode(Chunk("t", 1, (Run(0, 1),), True, 0, Heads(1, 1)), 1560),
     ):
         # The door may close before all of it is said.
         with _socket(decoder.endpoint) as stranger, contextlib.suppress(OSError):

@@ -9,17 +9,21 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from triptych.core.errors import Internal, TriptychError
+from triptych.core.errors import Internal, TriptychError, Unavailable
 from triptych.core.generation import OperationKey
 from triptych.core.jobs import Jobs
 from triptych.core.jobs import actions as do
 from triptych.core.jobs import commands as cmd
 from triptych.core.jobs import events as ev
+from triptych.core.trace import Lane, Recorder
 from triptych.engine.core import EngineCore
 from triptych.engine.loop import StepFailed, StepOutcome
 from triptych.engine.sequence import Media
+from triptych.experts.settings import OffloadSettings
+from triptych.parallel import RankLost
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages import events
+from triptych.stages.expert_offload import offload_to_proto
 from triptych.stages.hands import Hands
 from triptych.stages.identity import Identity
 from triptych.stages.messages import Command, Drained, MediaPulled, Message, SessionEnded
@@ -48,15 +52,27 @@ class DecoderStage:
         movers: Transfers that run beside it.
         identity: Goes into tickets.
         clock: Monotonic seconds.
+        recorder: Of steps.
+        offload: How the engine keeps experts, where not all of them are in memory.
     """
 
-    def __init__(self, core: EngineCore, movers: Movers, identity: Identity, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        core: EngineCore,
+        movers: Movers,
+        identity: Identity,
+        clock: Callable[[], float],
+        recorder: Recorder,
+        offload: OffloadSettings | None = None,
+    ) -> None:
         self.core = core
         self.jobs = Jobs(identity.worker_id, core.scheduler.block_size)
         self.generated_tokens = 0
         self.prefilled_tokens = 0
         self._hands = Hands(core.scheduler, movers, identity)
         self._clock = clock
+        self._recorder = recorder
+        self._offload = offload
         self._unpublished: _Step | None = None
 
     @property
@@ -83,16 +99,21 @@ class DecoderStage:
         """Reserves what can be reserved, then runs one step; False when there was nothing to compute.
 
         What the step before yielded is sent while this one computes.
+
+        Raises:
+            RankLost: a rank of the worker is gone, and with it the worker: its requests are begun anew elsewhere.
         """
         started = self._clock()
         self._carry_out(self.jobs.expire(started))
         self._carry_out(self.jobs.grant(self._hands))
         try:
-            outcome = self.core.step(self._publish)
+            outcome = self._step()
         except StepFailed as failure:
+            if isinstance(failure.__cause__, RankLost):
+                raise failure.__cause__ from failure
             logger.exception("a step failed")
             self._publish()
-            error = Internal(f"the worker failed to compute: {failure.__cause__}")
+            error = _told(failure)
             for sequence in failure.sequences:
                 self._decide(ev.Faulted(sequence.key, error))
             return True
@@ -102,9 +123,26 @@ class DecoderStage:
             self._decide(ev.Stalled(sequence.key))
         return outcome is not None
 
+    def _step(self) -> StepOutcome | None:
+        if (recording := self._recorder.recording) is None:
+            return self.core.step(self._publish)
+
+        def publish() -> None:
+            if self._unpublished is None:
+                return
+            started = self._clock()
+            self._publish()
+            recording.add(Lane.TEXT, "tell tokens", started, self._clock())
+
+        started = self._clock()
+        if outcome := self.core.step(publish):
+            name = "prefill" if outcome.plan.prompts else "decode"
+            recording.step(name, started, self._clock(), outcome.plan.tokens)
+        return outcome
+
     def load(self) -> pb.LoadReport:
         """What there is to do, what is held, and what was done."""
-        scheduler = self.core.scheduler
+        scheduler, residency = self.core.scheduler, self.core.decoder.residency
         return pb.LoadReport(
             running_requests=self.jobs.operations,
             queued_requests=scheduler.waiting + len(scheduler.stalled()) + self.jobs.waiting,
@@ -119,6 +157,7 @@ class DecoderStage:
             prefilled_tokens=self.prefilled_tokens,
             prefix_query_tokens=scheduler.kv.query_tokens,
             prefix_hit_tokens=scheduler.kv.hit_tokens,
+            offload=offload_to_proto(residency, self._offload) if residency and self._offload else None,
         )
 
     def _answer(self, command: Command) -> None:
@@ -188,3 +227,12 @@ class DecoderStage:
     def _carry_out(self, actions: tuple[do.Action, ...]) -> None:
         for fault in self._hands.carry_out(actions):
             self._decide(fault)
+
+
+def _told(failure: StepFailed) -> TriptychError:
+    """What the requests of a step hear."""
+    match failure.__cause__:
+        case Unavailable() as error:  # of this worker: another may do better
+            return error
+        case error:
+            return Internal(f"the worker failed to compute: {error}")

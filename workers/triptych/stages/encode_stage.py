@@ -12,8 +12,10 @@ from triptych.core.encoding.control import EncodeControl
 from triptych.core.encoding.job import Batch
 from triptych.core.encoding.limits import EncodeLimits
 from triptych.core.generation import OperationKey
+from triptych.core.trace import Recorder
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages import events
+from triptych.stages.divided_batch import DividedBatchEncoder
 from triptych.stages.encode_answers import EncodeAnswers, as_defect
 from triptych.stages.encode_batch import BatchEncoder, Encoded, EncodeJob
 from triptych.stages.identity import Identity
@@ -33,11 +35,18 @@ class EncodeStage:
         store: Keeps their bytes.
         limits: What there is room for.
         identity: Goes into the handles.
+        recorder: Of its batches.
     """
 
     def __init__(
-        self, encoder: BatchEncoder, store: EmbeddingStore, limits: EncodeLimits, identity: Identity
+        self,
+        encoder: BatchEncoder | DividedBatchEncoder,
+        store: EmbeddingStore,
+        limits: EncodeLimits,
+        identity: Identity,
+        recorder: Recorder,
     ) -> None:
+        self._recorder = recorder
         self.store = store
         self._encoder = encoder
         self._answers = EncodeAnswers(store, identity, encoder.shape)
@@ -51,7 +60,7 @@ class EncodeStage:
         """Pictures that have passed the vision tower."""
         return self._control.encoded_images
 
-    def start(self, on_crash: Callable[[], None]) -> None:
+    def start(self, on_crash: Callable[[Exception], None]) -> None:
         """Begins; `on_crash` as `VitalThread.start`."""
         self._thread.start(on_crash)
 
@@ -102,7 +111,11 @@ class EncodeStage:
 
     def _run(self) -> None:
         while batch := self._next():
-            self._finish(self._compute(batch))
+            started = time.monotonic()
+            encoded = self._compute(batch)
+            if (recording := self._recorder.recording) is not None:
+                recording.step(f"{len(batch.pictures)} pictures", started, encoded.finished, len(encoded.data))
+            self._finish(encoded)
 
     def _finish(self, encoded: Encoded) -> None:
         self._do(lambda now: self._control.encoded(encoded.data, encoded.failed, now), encoded)

@@ -10,6 +10,7 @@ from triptych.core.generation import OperationKey
 from triptych.core.jobs import actions as do
 from triptych.core.jobs.commands import SessionId
 from triptych.core.jobs.events import Faulted, Sampled
+from triptych.engine.lanes import Lanes
 from triptych.engine.scheduler import Scheduler
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages import events
@@ -35,7 +36,7 @@ class Hands:
         step_messages: Messages with the tokens of a step, so far.
     """
 
-    def __init__(self, scheduler: Scheduler, movers: Movers, identity: Identity) -> None:
+    def __init__(self, scheduler: Scheduler | Lanes, movers: Movers, identity: Identity) -> None:
         self.payloads: dict[OperationKey, Payload] = {}
         self.sessions = Sessions()
         self.step_messages = 0
@@ -140,12 +141,14 @@ class Hands:
                     session.send(events.answer(answer))
 
     def _ticket(self, key: OperationKey, ticket_id: str) -> pb.Ticket:
+        blocks = self.payloads[key].sequence.blocks
         return pb.Ticket(
             ticket_id=ticket_id,
             worker_id=self._identity.worker_id,
             incarnation=self._identity.incarnation,
             endpoint=self._identity.endpoint,
-            blocks=len(self.payloads[key].sequence.blocks),
+            blocks=len(blocks),
+            shares=self._movers.shares(blocks),
         )
 
     def _send_tokens(

@@ -10,10 +10,12 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
+from triptych.core.errors import describe
 from triptych.core.orphan import Solitude
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stage.v1 import stage_pb2_grpc
 from triptych.stages.build import build_panel
+from triptych.stages.meeting import Convener
 from triptych.stages.panel import WorkerPanel
 from triptych.stages.service import StageServicer
 from triptych.stages.settings import StageSettings
@@ -33,16 +35,17 @@ class StageHost:
 
     Args:
         settings: What to run.
+        convener: Of the worker's other ranks, where there are any.
 
     Attributes:
-        ended: Done when the worker no longer serves, after `stop` or because it could not go on.
+        ended: Done when the worker no longer serves: with the reason why it could not go on, empty after `stop`.
 
     Raises:
         TriptychError: the model or the settings are at fault.
     """
 
-    def __init__(self, settings: StageSettings) -> None:
-        self.panel: WorkerPanel | TextPanel = build_panel(settings)
+    def __init__(self, settings: StageSettings, convener: Convener | None = None) -> None:
+        self.panel: WorkerPanel | TextPanel = _build(settings, convener)
         self._host = settings.host
         self._servicer = StageServicer(self.panel, self._drain)
         self._health = HealthServicer()
@@ -51,11 +54,14 @@ class StageHost:
         self._stopping: asyncio.Event = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=f"grpc {settings.worker_id}", daemon=True)
         self._address: Future[str] = Future()
-        self.ended: Future[None] = Future()
+        self._reason = ""
+        self.ended: Future[str] = Future()
+        if convener:
+            convener.hub.on_lost(lambda lost: self.fail(lost.message))
 
     def start(self) -> str:
         """Begins to serve; returns "host:port"."""
-        self.panel.start(self._end)
+        self.panel.start(lambda error: self.fail(describe(error)))
         self._thread.start()
         return self._address.result()
 
@@ -64,6 +70,14 @@ class StageHost:
         self._end()
         self._thread.join()
         self.panel.stop()
+
+    def fail(self, reason: str) -> None:
+        """Ends the worker's service because it cannot go on; of several reasons the first counts. From any thread."""
+        if self.ended.done():
+            return
+        logger.warning("the worker ends: %s", reason)
+        self._reason = self._reason or reason
+        self._end()
 
     def _end(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended already
@@ -79,7 +93,7 @@ class StageHost:
                 self._address.set_exception(error)
             raise
         finally:
-            self.ended.set_result(None)
+            self.ended.set_result(self._reason)
 
     async def _serve(self) -> None:
         server = grpc.aio.server(options=(*STAGE_MESSAGE_LIMITS, *KEEPALIVE_SERVER, ("grpc.so_reuseport", 0)))
@@ -118,5 +132,13 @@ class StageHost:
     def _end_if_orphaned(self, now: float) -> None:
         self._solitude = self._solitude.observe(len(self._servicer.sessions), now)
         if self._solitude.over(now):
-            logger.warning("no router for %g seconds; the worker ends", self._solitude.limit)
-            self._end()
+            self.fail(f"no router for {self._solitude.limit:g} seconds")
+
+
+def _build(settings: StageSettings, convener: Convener | None) -> WorkerPanel | TextPanel:
+    try:
+        return build_panel(settings, convener)
+    except Exception:
+        if convener:
+            convener.close()  # or the others would wait
+        raise

@@ -61,7 +61,7 @@ class ComputeThread:
         self._inbox = inbox
         self._thread = VitalThread("compute", self._run)
 
-    def start(self, on_crash: Callable[[], None]) -> None:
+    def start(self, on_crash: Callable[[Exception], None]) -> None:
         """Begins; `on_crash` as `VitalThread.start`."""
         self._thread.start(on_crash)
 

@@ -9,11 +9,15 @@ from torch import Tensor
 from triptych.core.errors import Internal, TriptychError
 from triptych.core.generation import OperationKey
 from triptych.core.jobs.events import ChunkAcknowledged, ChunkFailed, Fenced
+from triptych.core.trace import Lane
 from triptych.engine.sequence import Media
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages.messages import MediaPulled, Message, Unfenced
+from triptych.stages.ranks.messages import OpenLease
+from triptych.stages.ranks.replica import ReplicaKv
+from triptych.stages.ranks.shares import share_to_proto, shares_of
 from triptych.stages.spans import media_of
-from triptych.transfer import Endpoint, KvReceiver, KvSender, SendResult
+from triptych.transfer import KvReceiver
 
 PULL_THREADS = 4
 FENCE_THREADS = 32
@@ -24,27 +28,29 @@ class Movers:
     """Pulls embeddings, pushes KV chunks, fences both. A fence that fails is answered with `Unfenced`.
 
     Args:
-        receiver: Takes KV into this worker's pool.
-        sender: Sends KV from this worker's pool.
+        kv: The pools of the worker's ranks.
         pull: Fetches the embeddings of a handle, [1 + levels, rows, columns]; raises TriptychError.
         post: The compute thread's inbox.
     """
 
     def __init__(
         self,
-        receiver: KvReceiver,
-        sender: KvSender,
+        kv: ReplicaKv,
         pull: Callable[[pb.EmbeddingHandle], Tensor],
         post: Callable[[Message | Unfenced], None],
     ) -> None:
-        self.receiver = receiver
-        self.sender = sender
+        self._kv = kv
         self._pull = pull
         self._post = post
         self._wanted: set[OperationKey] = set()
         self._pulls = ThreadPoolExecutor(PULL_THREADS, thread_name_prefix="pull")
         # Apart from the pulls: an encoder that hangs must not keep a Free waiting.
         self._fences = ThreadPoolExecutor(FENCE_THREADS, thread_name_prefix="fence")
+
+    @property
+    def receiver(self) -> KvReceiver:
+        """Rank 0's own."""
+        return self._kv.own.receiver
 
     def pull(self, key: OperationKey, spans: tuple[pb.MediaSpan, ...]) -> None:
         """Fetches embeddings; answers with `MediaPulled`, unless `drop_pull` comes first."""
@@ -57,8 +63,12 @@ class Movers:
 
     def push(self, key: OperationKey, ticket: pb.Ticket, first: int, blocks: list[int], *, last: bool) -> None:
         """Sends blocks to the worker that gave the ticket; answers with `ChunkAcknowledged` or `ChunkFailed`."""
-        endpoint = Endpoint(ticket.endpoint.address, ticket.endpoint.host_id)
-        future = self.sender.send(endpoint, ticket.ticket_id, first, blocks, last)
+        try:
+            wanted = shares_of(ticket, self._kv.layout.all_heads)
+        except TriptychError as error:
+            self._post(ChunkFailed(key, error))
+            return
+        future = self._kv.send(ticket.ticket_id, first, blocks, wanted, last=last)
         future.add_done_callback(lambda done: self._post(_sent(key, done)))
 
     def open_lease(self, key: OperationKey, ticket_id: str, blocks: list[int], router_id: str) -> None:
@@ -67,24 +77,31 @@ class Movers:
         Raises:
             TriptychError: as `KvReceiver.open`.
         """
-        self.receiver.open(ticket_id, key.request_id, key.epoch, blocks, len(blocks), router_id=router_id)
+        self._kv.open(OpenLease(ticket_id, key.request_id, key.epoch, tuple(blocks), router_id))
+
+    def shares(self, blocks: list[int]) -> tuple[pb.KvShare, ...]:
+        """What a ticket for these blocks says of the ranks; nothing where there is one."""
+        return tuple(map(share_to_proto, self._kv.taking(blocks)))
+
+    def renew(self, router_id: str) -> None:
+        """A heartbeat of a router; does not block."""
+        self._kv.renew(router_id)
 
     def close_lease(self, ticket_id: str) -> None:
         """Ends a lease that is complete; does not block."""
-        self.receiver.close(ticket_id)
+        self._kv.close(ticket_id)
 
     def stop_sending(self, key: OperationKey, ticket_id: str) -> None:
         """Fences the ticket's chunks; answers with `Fenced` when no byte of them is read any more."""
-        self._fences.submit(self._fence, key, self.sender.cancel, ticket_id)
+        self._fences.submit(self._fence, key, self._kv.stop_sending, ticket_id)
 
     def stop_receiving(self, key: OperationKey, ticket_id: str) -> None:
         """Ends the ticket; answers with `Fenced` when no byte of its blocks is written any more."""
-        self._fences.submit(self._fence, key, self.receiver.close, ticket_id)
+        self._fences.submit(self._fence, key, self._kv.stop_receiving, ticket_id)
 
     def close(self) -> None:
         """Waits for what is under way."""
-        self.sender.shutdown()
-        self.receiver.shutdown()
+        self._kv.shutdown()
         self._fences.shutdown()
         self._pulls.shutdown(cancel_futures=True)
 
@@ -104,7 +121,11 @@ class Movers:
         except Exception as error:
             outcome = Internal(f"embeddings could not be pulled: {error}")
         self._wanted.discard(key)  # before the answer, which may cause the next pull of the same key
-        self._post(MediaPulled(key, outcome, time.monotonic() - started))
+        ended = time.monotonic()
+        if (recording := self._kv.own.recorder.recording) is not None:
+            size = sum(tensor.nbytes for tensor in pulled.values())
+            recording.add(Lane.EMBEDDING_PULL, f"{len(pulled)} pictures", started, ended, size)
+        self._post(MediaPulled(key, outcome, ended - started))
 
     def _fence(self, key: OperationKey, end: Callable[[str], None], ticket_id: str) -> None:
         try:
@@ -115,7 +136,7 @@ class Movers:
             self._post(Fenced(key))
 
 
-def _sent(key: OperationKey, done: "Future[SendResult]") -> ChunkAcknowledged | ChunkFailed:
+def _sent(key: OperationKey, done: "Future[None]") -> ChunkAcknowledged | ChunkFailed:
     match done.exception():
         case None:
             return ChunkAcknowledged(key)

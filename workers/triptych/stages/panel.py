@@ -7,10 +7,12 @@ import psutil
 
 from triptych.core.errors import Unimplemented
 from triptych.core.fleet import Stage
+from triptych.core.trace import Recorder
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stages import events
 from triptych.stages.decoder_stage import DecoderStage
 from triptych.stages.encode_stage import EncodeStage
+from triptych.stages.expert_balance import balance_to_proto
 from triptych.stages.identity import Identity
 from triptych.stages.inbox import ComputeThread, Inbox
 from triptych.stages.messages import Command, Drained, SessionEnded
@@ -22,12 +24,21 @@ from triptych.wire.stage import stage_to_proto
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """The part of a worker that runs the language model."""
+    """The part of a worker that runs the language model.
+
+    Attributes:
+        stage: Its control.
+        inbox: Of the control's messages.
+        thread: Drives both.
+        movers: Of KV and embeddings.
+        dismiss: Lets go of the worker's other ranks, where there are any; after everything else.
+    """
 
     stage: DecoderStage
     inbox: Inbox
     thread: ComputeThread
     movers: Movers
+    dismiss: Callable[[], None]
 
 
 class WorkerPanel:
@@ -40,6 +51,7 @@ class WorkerPanel:
         transfers: Its transfer server.
         encoding: The vision part, if it has one.
         decoding: The language part, if it has one.
+        recorder: Of what they all do.
     """
 
     def __init__(
@@ -50,7 +62,9 @@ class WorkerPanel:
         transfers: TransferServer,
         encoding: EncodeStage | None,
         decoding: Decoding | None,
+        recorder: Recorder,
     ) -> None:
+        self.recorder = recorder
         self.encoding = encoding
         self.decoding = decoding
         self._identity = identity
@@ -60,8 +74,8 @@ class WorkerPanel:
         self._process = psutil.Process()
         self._draining = False
 
-    def start(self, on_crash: Callable[[], None]) -> None:
-        """Begins to compute; `on_crash` is called should it not be able to go on."""
+    def start(self, on_crash: Callable[[Exception], None]) -> None:
+        """Begins to compute; `on_crash` is called with the reason should it not be able to go on."""
         if self.encoding:
             self.encoding.start(on_crash)
         if self.decoding:
@@ -74,6 +88,7 @@ class WorkerPanel:
         if self.decoding:
             self.decoding.thread.stop()
             self.decoding.movers.close()
+            self.decoding.dismiss()
         self._transfers.shutdown()
         if self.encoding:
             self.encoding.store.close()
@@ -92,6 +107,7 @@ class WorkerPanel:
             block_size=pool.block_size if pool else 0,
             total_blocks=pool.pool.count if pool else 0,
             draining=self._draining,
+            lanes=self.decoding.stage.core.decoder.mesh.parallelism.lanes if self.decoding else 0,
         )
 
     def handle(self, command: Command) -> None:
@@ -99,8 +115,10 @@ class WorkerPanel:
         request, encoding, decoding = command.request, self.encoding, self.decoding
         match request.WhichOneof("command"):
             case "heartbeat" if decoding:  # not by way of the inbox: a long step must not cost a lease
-                decoding.movers.receiver.renew(command.session.router_id)
-            case "heartbeat" | "hello" | None:
+                decoding.movers.renew(command.session.router_id)
+            case "balance_experts" if decoding and (balancer := decoding.stage.core.balancer):
+                balancer.force()
+            case "heartbeat" | "hello" | "balance_experts" | None:
                 pass
             case "encode" if encoding:
                 encoding.encode(command)
@@ -143,6 +161,8 @@ class WorkerPanel:
             report.CopyFrom(self.decoding.thread.load)
             # A thread that hangs takes no message and says nothing new: what lies before it gives it away.
             report.runnable_requests += self.decoding.inbox.waiting
+            if balancer := self.decoding.stage.core.balancer:
+                report.experts.CopyFrom(balance_to_proto(balancer.balance))
         report.resident_bytes = self._process.memory_info().rss >> 20 << 20  # less than a MiB more or less is no news
         report.draining = self._draining
         if self.encoding:

@@ -10,10 +10,12 @@ import grpc
 
 from triptych.core.errors import Internal, InvalidArgument, TriptychError, Unavailable
 from triptych.core.stream import Ordering
+from triptych.core.trace import Recorder
 from triptych.stage.v1 import stage_pb2 as pb
 from triptych.stage.v1 import stage_pb2_grpc
 from triptych.stages.messages import Command
 from triptych.stages.session import Session
+from triptych.stages.tracing import take_trace
 from triptych.wire.liveness import SILENCE_SECONDS
 from triptych.wire.status import status_from_error
 
@@ -33,6 +35,10 @@ class Panel(Protocol):
 
     def drop_session(self, session: Session) -> None:
         """A router is gone."""
+
+    @property
+    def recorder(self) -> Recorder:
+        """Of what the worker does."""
 
 
 class StageServicer(stage_pb2_grpc.StageServiceServicer):
@@ -69,6 +75,14 @@ class StageServicer(stage_pb2_grpc.StageServiceServicer):
             session.end()
         if reason := session.ended.result():
             await context.abort_with_status(status_from_error(reason))
+
+    async def Trace(self, request: pb.TraceRequest, context: Context) -> pb.TraceResponse:
+        """Records what the worker does."""
+        try:
+            return pb.TraceResponse(trace=await take_trace(self._panel.recorder, request))
+        except TriptychError as error:
+            await context.abort_with_status(status_from_error(error))
+            raise
 
     async def _open(self, commands: AsyncIterator[pb.ConnectRequest]) -> Session:
         first = await anext(commands, None)

@@ -5,12 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from triptych.core.fleet import Stage
+from triptych.experts.settings import OffloadSettings
 from triptych.models.files import ModelFiles
+from triptych.parallel import ALONE, Parallelism
+from triptych.parallel.balance import DEFAULT_POLICY, BalancePolicy
 
 
 @dataclass(frozen=True, slots=True)
 class StageSettings:
-    """One worker.
+    """One worker, all of its ranks.
 
     Attributes:
         worker_id: Its name in the cluster.
@@ -22,14 +25,17 @@ class StageSettings:
         adapters: Folders of low-rank adapters, by name.
         context_length: Tokens of prompt and answer; None means the model's own.
         block_size: Tokens per KV block.
-        kv_cache_bytes: Memory of the KV pool.
+        kv_cache_bytes: Memory of a rank's KV pool.
         prefix_caching: Whether prompts that begin alike share the KV of their beginning.
         embedding_cache_bytes: Memory of the embeddings that an encode worker keeps.
         max_waiting_images: Images that wait for an encode worker; more are refused.
         max_waiting_texts: Texts that wait for a worker of an embedding model; more are refused.
         max_batch_tokens: Rows of one step.
         max_running: Sequences of one step.
-        threads: Threads of the computation.
+        threads: Threads of the computation, of a rank.
+        parallelism: How its ranks divide the language model.
+        balance: When experts move among its ranks.
+        offload: How each rank keeps the experts of a mixture; None keeps all in memory.
         transfer_backend: auto, shared_memory or tcp.
         lease_seconds: How long a reservation lives without a heartbeat of its router.
         orphan_seconds: How long it lives without a router; None means for ever.
@@ -53,6 +59,9 @@ class StageSettings:
     max_batch_tokens: int = 512
     max_running: int = 64
     threads: int = 1
+    parallelism: Parallelism = ALONE
+    balance: BalancePolicy = DEFAULT_POLICY
+    offload: OffloadSettings | None = None
     transfer_backend: str = "auto"
     lease_seconds: float = 30.0
     orphan_seconds: float | None = None

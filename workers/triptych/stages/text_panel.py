@@ -24,14 +24,15 @@ class TextPanel:
 
     def __init__(self, worker_id: str, incarnation: str, model: str, stage: TextStage) -> None:
         self.stage = stage
+        self.recorder = stage.recorder
         self._worker_id = worker_id
         self._incarnation = incarnation
         self._model = model
         self._process = psutil.Process()
         self._draining = False
 
-    def start(self, on_crash: Callable[[], None]) -> None:
-        """Begins to compute; `on_crash` is called should it not be able to go on."""
+    def start(self, on_crash: Callable[[Exception], None]) -> None:
+        """Begins to compute; `on_crash` is called with the reason should it not be able to go on."""
         self.stage.start(on_crash)
 
     def stop(self) -> None:
@@ -53,7 +54,7 @@ class TextPanel:
         """Hands a command to the stage."""
         request = command.request
         match request.WhichOneof("command"):
-            case "heartbeat" | "hello" | None:
+            case "heartbeat" | "hello" | "balance_experts" | None:
                 pass
             case "embed":
                 self.stage.embed(command)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from triptych.core.errors import Internal, InvalidArgument, TriptychError
 from triptych.core.generation import OperationKey
 from triptych.core.texts import Acknowledge, Action, Answer, Batch, Refuse, TextControl, TextJob
+from triptych.core.trace import Recorder
 from triptych.engine.threads import torch_threads
 from triptych.models.embedding.embedder import TextEmbedder
 from triptych.models.embedding.pooling import shortened
@@ -32,9 +33,13 @@ class TextStage:
         model: Token ids to vectors.
         control: Decides which.
         threads: Threads of the computation.
+
+    Attributes:
+        recorder: Of its batches.
     """
 
     def __init__(self, model: TextEmbedder, control: TextControl, threads: int) -> None:
+        self.recorder = Recorder()
         self._model = model
         self._control = control
         self._threads = threads
@@ -45,7 +50,7 @@ class TextStage:
         self._tokens = 0
         self._thread = VitalThread("embed", self._run)
 
-    def start(self, on_crash: Callable[[], None]) -> None:
+    def start(self, on_crash: Callable[[Exception], None]) -> None:
         """Begins; `on_crash` as `VitalThread.start`."""
         self._thread.start(on_crash)
 
@@ -99,7 +104,10 @@ class TextStage:
 
     def _run(self) -> None:
         while batch := self._next():
+            started = time.monotonic()
             vectors = self._compute(batch)
+            if (recording := self.recorder.recording) is not None:
+                recording.step(f"{len(batch.texts)} texts", started, time.monotonic(), batch.tokens)
             with self._changed:
                 self._batches += 1
                 self._tokens += batch.tokens

@@ -20,8 +20,8 @@ class VitalThread:
         self._work = work
         self._thread: threading.Thread | None = None
 
-    def start(self, on_crash: Callable[[], None]) -> None:
-        """Begins; `on_crash` is called, on the thread, when the work raises."""
+    def start(self, on_crash: Callable[[Exception], None]) -> None:
+        """Begins; `on_crash` is called, on the thread, with what the work raises."""
         self._thread = threading.Thread(target=self._run, args=(on_crash,), name=self._name, daemon=True)
         self._thread.start()
 
@@ -30,9 +30,9 @@ class VitalThread:
         if self._thread:
             self._thread.join()
 
-    def _run(self, on_crash: Callable[[], None]) -> None:
+    def _run(self, on_crash: Callable[[Exception], None]) -> None:
         try:
             self._work()
-        except Exception:
-            logger.exception("thread %s failed; the worker ends", self._name)
-            on_crash()
+        except Exception as error:
+            logger.exception("thread %s failed", self._name)
+            on_crash(error)

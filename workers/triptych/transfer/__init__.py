@@ -8,7 +8,7 @@ its own copy: nobody writes into another process's memory. ::
         │                                             │ open(ticket, blocks): a lease on blocks
         │ Hello(wish, geometry, segment) ───────────▶ │ maps the segment, or not
         │ ◀──────────────────────── Welcome(backend)  │
-        │ Chunk(ticket, first, runs, last, checksum)  │
+        │ Chunk(ticket, first, runs, heads, checksum) │
         │   [pages, over TCP] ──────────────────────▶ │ copies into its blocks, verifies them
         │ ◀─────────────────────────── Ack            │ … Nak: send again, twice at most
         │                                             │ … Refusal(code, message): ticket closed, out of order
@@ -20,14 +20,18 @@ its own copy: nobody writes into another process's memory. ::
         │                         [bytes, over TCP]   │ … or Refusal
         │ copies, verifies                            │
 
+Where a replica has several ranks each of them sends and receives for itself: a chunk brings the heads that both ranks
+hold (`heads`), and a ticket's blocks are complete when every head of them has come.
+
 Threads and blocking sockets, no event loop: copies, checksums and socket calls release the GIL.
 """
 
 from triptych.transfer.backend import Timeouts, TransferBackend
 from triptych.transfer.embeddings import Embedding, EmbeddingStore
+from triptych.transfer.geometry import PoolGeometry
+from triptych.transfer.heads import HeadMove, Heads, head_plan
 from triptych.transfer.host import host_id
 from triptych.transfer.link import SendResult
-from triptych.transfer.pages import PoolGeometry
 from triptych.transfer.pull import EmbeddingHandle, pull
 from triptych.transfer.receiver import KvReceiver
 from triptych.transfer.segment import SegmentRef, SharedSegment
@@ -40,6 +44,8 @@ __all__ = [
     "EmbeddingHandle",
     "EmbeddingStore",
     "Endpoint",
+    "HeadMove",
+    "Heads",
     "KvReceiver",
     "KvSender",
     "PoolGeometry",
@@ -50,6 +56,7 @@ __all__ = [
     "TransferBackend",
     "TransferCounts",
     "TransferServer",
+    "head_plan",
     "host_id",
     "pull",
 ]

@@ -15,13 +15,14 @@ from typing import cast
 from triptych.core.errors import InvalidArgument
 from triptych.transfer.backend import TransferBackend
 from triptych.transfer.frames import MAX_TEXT, Ack, Chunk, Fetch, Found, Frame, Hello, Nak, Refusal, Welcome
-from triptych.transfer.pages import PoolGeometry
+from triptych.transfer.geometry import PoolGeometry
+from triptych.transfer.heads import Heads
 from triptych.transfer.runs import Run
 from triptych.transfer.segment import SegmentRef
 
 _HEADER = struct.Struct("!4sBBHIQ")
 _MAGIC = b"TPTX"
-_VERSION = 1
+_VERSION = 2
 HEADER_BYTES = _HEADER.size
 MAX_BODY_BYTES = 1 << 20
 MAX_PAYLOAD_BYTES = 1 << 40
@@ -53,6 +54,8 @@ def encode(frame: Frame, payload_bytes: int = 0) -> bytes:
 def _plain(value: object) -> object:
     if isinstance(value, Run):
         return [value.start, value.count]
+    if isinstance(value, Heads):
+        return [value.first, value.count]
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     raise TypeError(f"{type(value).__name__} does not travel")
@@ -112,7 +115,13 @@ class _Fields:
 
     def geometry(self) -> PoolGeometry:
         inner = _Fields(self._values.get("geometry"))
-        return PoolGeometry(inner.count("layers"), inner.count("blocks"), inner.count("page_bytes"))
+        return PoolGeometry(
+            inner.count("layers"),
+            inner.count("blocks"),
+            inner.count("page_bytes"),
+            inner.heads(),
+            inner.count("sides"),
+        )
 
     def segment(self) -> SegmentRef | None:
         if self._values.get("segment") is None:
@@ -127,13 +136,16 @@ class _Fields:
         values = self._values.get("runs")
         if not isinstance(values, list):
             raise ValueError("runs must be a list")
-        return tuple(_run(value) for value in values)
+        return tuple(Run(*_pair(value, "a run")) for value in values)
+
+    def heads(self) -> Heads:
+        return Heads(*_pair(self._values.get("heads"), "heads"))
 
 
-def _run(value: object) -> Run:
+def _pair(value: object, name: str) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2:
-        raise ValueError("a run must be [start, count]")
-    return Run(_count(value[0], "start"), _count(value[1], "count"))
+        raise ValueError(f"{name} must be [first, count]")
+    return _count(value[0], "first"), _count(value[1], "count")
 
 
 def _count(value: object, name: str) -> int:
@@ -145,7 +157,9 @@ def _count(value: object, name: str) -> int:
 _DECODERS: dict[type[Frame], Callable[[_Fields], Frame]] = {
     Hello: lambda f: Hello(f.backend(), f.text("host_id"), f.geometry(), f.segment()),
     Welcome: lambda f: Welcome(f.backend()),
-    Chunk: lambda f: Chunk(f.text("ticket_id"), f.count("first"), f.runs(), f.flag("last"), f.count("checksum")),
+    Chunk: lambda f: Chunk(
+        f.text("ticket_id"), f.count("first"), f.runs(), f.flag("last"), f.count("checksum"), f.heads()
+    ),
     Ack: lambda f: Ack(f.text("ticket_id"), f.count("first")),
     Nak: lambda f: Nak(f.text("ticket_id"), f.count("first")),
     Refusal: lambda f: Refusal(f.count("code"), f.text("message")),

@@ -5,7 +5,8 @@ from typing import Self
 
 from triptych.core.errors import TriptychError
 from triptych.transfer.backend import TransferBackend
-from triptych.transfer.pages import PoolGeometry
+from triptych.transfer.geometry import PoolGeometry
+from triptych.transfer.heads import Heads
 from triptych.transfer.runs import Run
 from triptych.transfer.segment import SegmentRef
 
@@ -39,14 +40,15 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Sender → receiver: some blocks of a ticket; over TCP their pages follow as payload, in (layer, block) order.
+    """Sender → receiver: some heads of some blocks of a ticket; over TCP their bytes follow as payload.
 
     Attributes:
         ticket_id: Whose blocks.
         first: Position of the first block in the ticket's block list.
         runs: Where the blocks lie in the sender's pool.
         last: Whether the prompt ends with this chunk.
-        checksum: xxh3-64 of the pages in (layer, block) order.
+        checksum: xxh3-64 of the bytes in (layer, block, side, head) order, as the payload has them.
+        heads: Of the model.
     """
 
     ticket_id: str
@@ -54,6 +56,7 @@ class Chunk:
     runs: tuple[Run, ...]
     last: bool
     checksum: int
+    heads: Heads
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from triptych.core.leases import MAX_MISMATCHES
 from triptych.transfer.backend import Timeouts, TransferBackend
 from triptych.transfer.connection import Connection
 from triptych.transfer.frames import Ack, Chunk, Hello, Nak, Refusal, Welcome
+from triptych.transfer.heads import Heads
 from triptych.transfer.pages import Pages
 from triptych.transfer.runs import Run, block_count
 from triptych.transfer.stats import TransferCounts, TransferStats
@@ -22,7 +23,7 @@ class SendResult:
     Attributes:
         ticket_id: Its ticket.
         blocks: Blocks in the chunk.
-        bytes: Bytes of their pages.
+        bytes: What was sent of their pages.
         seconds: From the chunk's turn on the connection to the acknowledgement.
         backend: How it went.
     """
@@ -42,6 +43,7 @@ class Job:
     first: int
     runs: tuple[Run, ...]
     last: bool
+    heads: Heads
     future: "Future[SendResult]" = field(default_factory=Future)
     checksum: int | None = None
     losses: int = 0
@@ -83,8 +85,8 @@ class Link:
         """
         started = time.monotonic()
         if job.checksum is None:
-            job.checksum = self._pages.checksum(job.runs)
-        chunk = Chunk(job.ticket_id, job.first, job.runs, job.last, job.checksum)
+            job.checksum = self._pages.checksum(job.runs, job.heads)
+        chunk = Chunk(job.ticket_id, job.first, job.runs, job.last, job.checksum, job.heads)
         for _ in range(1 + MAX_MISMATCHES):
             if job.cancelled:
                 raise Cancelled(f"the transfer of ticket {job.ticket_id} was cancelled")
@@ -102,13 +104,13 @@ class Link:
 
     def _arrived(self, job: Job, seconds: float) -> SendResult:
         blocks = block_count(job.runs)
-        size = blocks * self._pages.geometry.block_bytes
+        size = blocks * self._pages.geometry.slice_bytes(job.heads)
         self._stats.add(TransferCounts(chunks=1, bytes=size))
         return SendResult(job.ticket_id, blocks, size, seconds, self._backend)
 
     def _send(self, chunk: Chunk) -> None:
         if self._backend is TransferBackend.TCP:
-            calls = self._connection.send(chunk, self._pages.pieces(chunk.runs))
+            calls = self._connection.send(chunk, self._pages.pieces(chunk.runs, chunk.heads))
             self._stats.add(TransferCounts(messages=calls))
         else:
             self._connection.send(chunk)

@@ -1,50 +1,19 @@
-"""The pages of a KV pool: its geometry, and the three things a transfer does with pages."""
+"""The pages of a KV pool, and the three things a transfer does with them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import xxhash
 
 from triptych.core.errors import InvalidArgument
-from triptych.transfer.runs import Run, RunPair
+from triptych.transfer.geometry import PoolGeometry
+from triptych.transfer.heads import Heads
+from triptych.transfer.runs import Run, RunPair, block_count
 from triptych.transfer.segment import Bytes, SharedSegment
 
 
-@dataclass(frozen=True, slots=True)
-class PoolGeometry:
-    """Shape of a pool `[layer, block, page]`; a page is what one layer keeps of the tokens of one block.
-
-    Attributes:
-        layers: Layers of the model.
-        blocks: Blocks of the pool.
-        page_bytes: Bytes of one page: keys and values, or the vectors that latent attention makes both of.
-    """
-
-    layers: int
-    blocks: int
-    page_bytes: int
-
-    def __post_init__(self) -> None:
-        for field in ("layers", "blocks", "page_bytes"):
-            if getattr(self, field) <= 0:
-                raise InvalidArgument(
-                    f"{field} of a KV pool must be positive, got {getattr(self, field)}", field=field
-                )
-
-    @property
-    def size(self) -> int:
-        """Bytes of the pool."""
-        return self.layers * self.blocks * self.page_bytes
-
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of one block over all layers."""
-        return self.layers * self.page_bytes
-
-
 class Pages:
-    """A pool's memory, addressed by runs of blocks. Every run is taken in all layers.
+    """A pool's memory, addressed by runs of blocks and by heads. Every run is taken in all layers.
 
     The calls that move or read bytes release the GIL.
 
@@ -58,28 +27,39 @@ class Pages:
             raise InvalidArgument(f"the KV pool must have {geometry.size} bytes, got {array.size}", field="pool")
         self.geometry = geometry
         self._array = array.reshape(geometry.layers, geometry.blocks, geometry.page_bytes)
+        self._heads = array.reshape(
+            geometry.layers, geometry.blocks, geometry.sides, geometry.heads.count * geometry.head_bytes
+        )
 
     @property
     def writable(self) -> bool:
         """Whether pages may be written."""
         return self._array.flags.writeable
 
-    def pieces(self, runs: Sequence[Run]) -> list[memoryview]:
-        """Contiguous memory in (layer, run) order: one piece per layer and run."""
+    def pieces(self, runs: Sequence[Run], heads: Heads) -> list[memoryview]:
+        """Contiguous memory in (layer, block, side, head) order.
+
+        One piece per layer and run where whole pages are meant, else one per layer, block and side.
+        """
         flat = self._array.data.cast("B")
         page, row = self.geometry.page_bytes, self.geometry.blocks * self.geometry.page_bytes
+        if heads == self.geometry.heads:
+            spans = [(run.start * page, (run.start + run.count) * page) for run in runs]
+        else:
+            spans = self._slice_spans(runs, heads)
         pieces = []
-        for layer in range(self.geometry.layers):
-            for run in runs:
-                start = layer * row + run.start * page
-                pieces.append(flat[start : start + run.count * page])
+        for layer in range(0, self.geometry.size, row):
+            for start, end in spans:
+                pieces.append(flat[layer + start : layer + end])
         return pieces
 
-    def checksum(self, runs: Sequence[Run]) -> int:
-        """xxh3-64 of the pages in (layer, block) order."""
+    def checksum(self, runs: Sequence[Run], heads: Heads) -> int:
+        """xxh3-64 of the bytes in (layer, block, side, head) order."""
+        if heads != self.geometry.heads:
+            return self._slice_checksum(runs, heads)
         digest = xxhash.xxh3_64()
         if len(runs) == 1:
-            for piece in self.pieces(runs):
+            for piece in self.pieces(runs, heads):
                 digest.update(piece)
             return digest.intdigest()
         # Scattered pages are gathered first: two calls per layer that release the GIL, instead of one per page.
@@ -90,9 +70,37 @@ class Pages:
             digest.update(layer.data)
         return digest.intdigest()
 
-    def copy_from(self, source: "Pages", pair: RunPair) -> None:
-        """Copies one run of another pool of equal layers and pages, all layers in one call."""
-        np.copyto(
-            self._array[:, pair.target : pair.target + pair.count],
-            source._array[:, pair.source : pair.source + pair.count],
-        )
+    def copy_from(self, source: "Pages", pair: RunPair, heads: Heads) -> None:
+        """Copies one run of heads from another pool with heads alike, all layers in one call."""
+        there = slice(pair.source, pair.source + pair.count)
+        here = slice(pair.target, pair.target + pair.count)
+        if heads == self.geometry.heads == source.geometry.heads:
+            np.copyto(self._array[:, here], source._array[:, there])
+        else:
+            np.copyto(self._heads[:, here, :, self._span(heads)], source._heads[:, there, :, source._span(heads)])
+
+    def _slice_spans(self, runs: Sequence[Run], heads: Heads) -> list[tuple[int, int]]:
+        """Where the heads begin and end in a layer, by block and side."""
+        page, span = self.geometry.page_bytes, self._span(heads)
+        return [
+            (side + span.start, side + span.stop)
+            for run in runs
+            for block in range(run.start, run.start + run.count)
+            for side in range(block * page, (block + 1) * page, page // self.geometry.sides)
+        ]
+
+    def _slice_checksum(self, runs: Sequence[Run], heads: Heads) -> int:
+        digest, span = xxhash.xxh3_64(), self._span(heads)
+        layer = np.empty((block_count(runs), self.geometry.sides, span.stop - span.start), dtype=np.uint8)
+        for pages in self._heads:
+            done = 0
+            for run in runs:
+                np.copyto(layer[done : done + run.count], pages[run.start : run.start + run.count, :, span])
+                done += run.count
+            digest.update(layer.data)
+        return digest.intdigest()
+
+    def _span(self, heads: Heads) -> slice:
+        """Where the heads lie on each side of a page."""
+        size, first = self.geometry.head_bytes, heads.first - self.geometry.heads.first
+        return slice(first * size, (first + heads.count) * size)

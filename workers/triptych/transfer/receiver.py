@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from triptych.core.errors import DataLoss, InvalidArgument, TriptychError, Unavailable
-from triptych.core.leases import Closed, Complete, Lost, Open, Outcome, Reservation, State
+from triptych.core.leases import Closed, Complete, Lost, Open, Outcome, Receiving, Reservation, State
 from triptych.transfer.backend import Timeouts, TransferBackend
 from triptych.transfer.connection import Connection, Message
 from triptych.transfer.frames import Ack, Chunk, Frame, Hello, Nak, Refusal, Welcome
 from triptych.transfer.gate import Gate
-from triptych.transfer.pages import Pages, PoolGeometry
+from triptych.transfer.geometry import PoolGeometry
+from triptych.transfer.pages import Pages
 from triptych.transfer.runs import Run, block_count, runs_of
 from triptych.transfer.segment import Bytes, SharedSegment
 from triptych.transfer.source import Source, open_source
@@ -41,6 +42,7 @@ class KvReceiver:
         lease_s: Seconds a reservation lives without `renew`.
         timeouts: Patience; `fence` bounds how long a stalled sender can delay `close`.
         clock: Seconds, monotonic.
+        watch: `(start, end, bytes)` of every chunk that was copied and verified, by the clock.
     """
 
     opening: type[Frame] = Hello
@@ -56,6 +58,7 @@ class KvReceiver:
         lease_s: float = 30.0,
         timeouts: Timeouts = Timeouts(),  # noqa: B008  (frozen)
         clock: Callable[[], float] = time.monotonic,
+        watch: Callable[[float, float, int], None] = lambda start, end, size: None,
     ) -> None:
         self._pages = Pages(pool, geometry)
         if not self._pages.writable:
@@ -64,7 +67,8 @@ class KvReceiver:
         self._on_failed = on_failed
         self._backend = backend
         self._clock = clock
-        self._gate = Gate(lease_s, timeouts.fence, clock)
+        self._watch = watch
+        self._gate = Gate(geometry.heads, lease_s, timeouts.fence, clock)
         self._stats = TransferStats()
         self._stopped = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, args=(lease_s / 4,), name="transfer-leases", daemon=True)
@@ -133,13 +137,13 @@ class KvReceiver:
         try:
             connection.send(Welcome(source.backend))
             while connection.wait():
-                chunk = _checked(connection.receive(), source, first.geometry.blocks)
+                chunk = _checked(connection.receive(), source, self._pages.geometry)
                 connection.send(self._receive(connection, chunk, source))
         finally:
             source.close()
 
     def _receive(self, connection: Connection, chunk: Chunk, source: Source) -> Frame:
-        payload_bytes = source.payload_bytes(chunk.runs)
+        payload_bytes = source.payload_bytes(chunk.runs, chunk.heads)
         try:
             block_ids = self._gate.enter(chunk, connection)
         except TriptychError as error:
@@ -154,19 +158,20 @@ class KvReceiver:
         started = self._clock()
         outcome = Outcome.INTERRUPTED
         try:
-            counts = source.write_into(self._pages, chunk.runs, target)
+            counts = source.write_into(self._pages, chunk.runs, target, chunk.heads)
             # Our own pages are read, so that nothing between the sender's memory and here goes unnoticed.
-            intact = self._pages.checksum(target) == chunk.checksum
+            intact = self._pages.checksum(target, chunk.heads) == chunk.checksum
             outcome = Outcome.ARRIVED if intact else Outcome.DAMAGED
         finally:
-            state = self._gate.leave(chunk.ticket_id, outcome, self._clock() - started)
-        size = block_count(target) * self._pages.geometry.block_bytes
+            state = self._gate.leave(chunk.ticket_id, chunk.heads, outcome, self._clock() - started)
+        size = block_count(target) * self._pages.geometry.slice_bytes(chunk.heads)
+        self._watch(started, self._clock(), size)
         self._stats.add(counts + (TransferCounts(chunks=1, bytes=size) if intact else TransferCounts(mismatches=1)))
         return self._answer(chunk, intact, state)
 
-    def _answer(self, chunk: Chunk, intact: bool, state: Open | Complete | Lost | Closed) -> Frame:
+    def _answer(self, chunk: Chunk, intact: bool, state: Open | Receiving | Complete | Lost | Closed) -> Frame:
         match state:
-            case Open():
+            case Open() | Receiving():
                 return (Ack if intact else Nak)(chunk.ticket_id, chunk.first)
             case Complete(reservation, _, seconds):
                 size = reservation.expected_blocks * self._pages.geometry.block_bytes
@@ -194,12 +199,17 @@ class KvReceiver:
             self.expire()
 
 
-def _checked(message: Message, source: Source, source_blocks: int) -> Chunk:
-    chunk = message.frame
+def _checked(message: Message, source: Source, target: PoolGeometry) -> Chunk:
+    chunk, sent = message.frame, source.geometry
     if not isinstance(chunk, Chunk):
         raise InvalidArgument(f"a KV sender sends chunks, not {type(chunk).__name__}")
-    if any(run.count < 1 or run.start + run.count > source_blocks for run in chunk.runs):
-        raise InvalidArgument(f"a chunk names blocks beyond the {source_blocks} of the sender's pool", field="runs")
-    if message.payload_bytes != source.payload_bytes(chunk.runs):
+    if any(run.count < 1 or run.start + run.count > sent.blocks for run in chunk.runs):
+        raise InvalidArgument(f"a chunk names blocks beyond the {sent.blocks} of the sender's pool", field="runs")
+    for whose, geometry in (("sender", sent), ("receiver", target)):
+        if not geometry.heads.holds(chunk.heads):
+            raise InvalidArgument(
+                f"a chunk brings KV heads {chunk.heads}, the {whose}'s pool holds {geometry.heads}", field="heads"
+            )
+    if message.payload_bytes != source.payload_bytes(chunk.runs, chunk.heads):
         raise InvalidArgument(f"a chunk announced {message.payload_bytes} bytes, which is not what its pages have")
     return chunk

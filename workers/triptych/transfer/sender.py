@@ -8,9 +8,11 @@ from triptych.core.errors import FailedPrecondition, InvalidArgument, TriptychEr
 from triptych.transfer.backend import Timeouts, TransferBackend
 from triptych.transfer.channel import Channel
 from triptych.transfer.frames import Hello
+from triptych.transfer.geometry import PoolGeometry
+from triptych.transfer.heads import Heads
 from triptych.transfer.host import host_id
 from triptych.transfer.link import Job, SendResult
-from triptych.transfer.pages import Pages, PoolGeometry
+from triptych.transfer.pages import Pages
 from triptych.transfer.runs import runs_of
 from triptych.transfer.segment import Bytes, SharedSegment
 from triptych.transfer.server import Endpoint
@@ -57,24 +59,31 @@ class KvSender:
         return self._stats.counts
 
     def send(
-        self, endpoint: Endpoint, ticket_id: str, first_block_index: int, block_ids: Sequence[int], last: bool
+        self,
+        endpoint: Endpoint,
+        ticket_id: str,
+        first_block_index: int,
+        block_ids: Sequence[int],
+        last: bool,
+        heads: Heads | None = None,
     ) -> "Future[SendResult]":
         """Queues the blocks `block_ids` for position `first_block_index` on of the ticket's blocks.
 
-        The blocks must keep their contents until the future is done or `cancel` has returned. Once a chunk has
-        failed, the ticket's chunks behind it fail alike.
+        Of each block the `heads` are sent, all that the pool holds where none are given. The blocks must keep their
+        contents until the future is done or `cancel` has returned. Once a chunk has failed, the ticket's chunks
+        behind it fail alike.
 
         Returns:
             A future of the receiver's acknowledgement. It raises Unavailable (the connection was lost twice or cannot
             be opened, or the receiver refuses the chunk: another ticket helps), DataLoss (the checksum stayed wrong),
-            FailedPrecondition (no common backend), InvalidArgument (pages of another shape, no such block) or
-            Cancelled. Its callbacks must not call `shutdown`.
+            FailedPrecondition (no common backend), InvalidArgument (pages of another shape, no such block or
+            head) or Cancelled. Its callbacks must not call `shutdown`.
         """
-        job = Job(ticket_id, first_block_index, runs_of(block_ids), last)
+        job = Job(ticket_id, first_block_index, runs_of(block_ids), last, heads or self._pages.geometry.heads)
         # A future that runs cannot be cancelled behind our back; `cancel` is the way.
         job.future.set_running_or_notify_cancel()
         try:
-            self._check(endpoint, block_ids)
+            self._check(endpoint, block_ids, job.heads)
         except TriptychError as error:
             job.future.set_exception(error)
             return job.future
@@ -113,8 +122,10 @@ class KvSender:
         with self._lock:
             return list(self._channels.values())
 
-    def _check(self, endpoint: Endpoint, block_ids: Sequence[int]) -> None:
-        blocks = self._pages.geometry.blocks
+    def _check(self, endpoint: Endpoint, block_ids: Sequence[int], heads: Heads) -> None:
+        blocks, held = self._pages.geometry.blocks, self._pages.geometry.heads
+        if not held.holds(heads):
+            raise InvalidArgument(f"the pool holds KV heads {held}, not {heads}", field="heads")
         if not block_ids:
             raise InvalidArgument("a chunk has at least one block", field="block_ids")
         for block in block_ids:
