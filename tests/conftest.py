@@ -1,6 +1,7 @@
 """What transformers makes of the built-in model, and a network that can be cut: for tests of more than one folder."""
 
 import contextlib
+import os
 import socket
 import struct
 import threading
@@ -9,6 +10,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported, which transformers does
+
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

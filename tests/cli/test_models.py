@@ -9,8 +9,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
-from triptych.cli.models import embedding, survey
+from triptych.cli import serving
+from triptych.cli.models import embedding, forecasting, survey
+from triptych.config.load import make_spec
 from triptych.controller.desired import PROCESS_BYTES
+from triptych.experts.settings import Auto, OffloadSettings
+from triptych.models.progress import SILENT
 from triptych.models.recipes import RECIPES
 from triptych.models.recipes.catalogue import FAMILIES
 from triptych.models.recipes.text_encoders import TEXT_RECIPES
@@ -45,6 +49,26 @@ class StillMachine:
 def _still(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (survey, embedding):
         monkeypatch.setattr(module, "Machine", StillMachine)
+    monkeypatch.setattr(forecasting, "disk_bandwidth", lambda path, size, readers: 1e8)
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """So much memory is free from now on."""
+
+    def free(count: int) -> None:
+        for module in (survey, forecasting):
+            monkeypatch.setattr(module, "free_memory", lambda: count)
+
+    return free
+
+
+@pytest.fixture
+def mixtral(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "cache"))
+    config = MixtralConfig(**SIZES, num_local_experts=8, num_experts_per_tok=2, head_dim=16)
+    MixtralForCausalLM(config).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
 
 
 @pytest.fixture
@@ -110,6 +134,96 @@ def test_check_counts_only_the_experts_that_a_token_uses(run: Run, tmp_path: Pat
     experts = 2 * 8 * 3 * 32 * 48
     assert report["parameters"] == sum(p.numel() for p in model.parameters())
     assert report["step_parameters"] == report["parameters"] - 64 * 32 - experts * 6 // 8
+
+
+def test_check_predicts_what_a_mixture_does_with_less_memory_than_its_experts(run: Run, mixtral: Path) -> None:
+    status, out, _ = run("models", "check", mixtral, "--dtype", "float32", "--json")
+    report = json.loads(out)
+    mixture, blob = report["mixture"], 5 * 4096  # 12288 bytes, and 6144
+    assert status == 0
+    assert (mixture["experts"], mixture["expert_bytes"], mixture["bytes"]) == (16, blob, 16 * blob)
+    assert (mixture["token_bytes"], mixture["least_bytes"]) == (4 * blob, 8 * blob)
+    assert (mixture["auto"], mixture["auto_bytes"], mixture["counted"]) == ("everything", 16 * blob, False)
+    everything = mixture["everything"]["tokens_per_second"]
+    assert everything == pytest.approx(report["decode_tokens_per_second"])
+    half, most = mixture["forecasts"]  # less than the experts of a layer serves nobody
+    assert (half["bytes"], most["bytes"]) == (8 * blob, 12 * blob)
+    for one in (half, most):
+        reading = (1 - one["hit_ratio"]) * 4 * blob / 1e8
+        assert one["bound"] == ("disk" if reading > 1 / everything else "memory")
+        assert one["tokens_per_second"] == pytest.approx(min(1 / reading, everything))
+    assert half["hit_ratio"] < most["hit_ratio"] < 1
+
+
+def test_check_knows_that_experts_of_bfloat16_take_less_in_slots_than_all_in_memory(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: Callable[[int], None]
+) -> None:
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "cache"))
+    sizes = SIZES | {"hidden_size": 64, "intermediate_size": 96}
+    MixtralForCausalLM(MixtralConfig(**sizes, num_local_experts=8)).save_pretrained(tmp_path / "model")
+
+    def check() -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(
+            run("models", "check", tmp_path / "model", "--dtype", "bfloat16", "--json")[1]
+        )
+        return report
+
+    report = check()
+    mixture, slot, whole = report["mixture"], 8 * 4096, 16 * 9 * 4096
+    assert (mixture["expert_bytes"], mixture["least_bytes"], mixture["bytes"]) == (slot, 8 * slot, whole)
+    assert (mixture["auto"], mixture["auto_bytes"], mixture["everything"]["bytes"]) == ("everything", whole, whole)
+    assert [one["bytes"] for one in mixture["forecasts"]] == [whole // 2, whole * 3 // 4]
+    others = report["weights_bytes"] + report["stages"][0]["bytes"] - 2 * 16 * 3 * 64 * 96
+    free(round((others + 10 * slot) / 0.9) + 1)
+    mixture = check()["mixture"]
+    assert (mixture["auto"], mixture["auto_bytes"] // slot) == ("part", 10)
+
+
+def test_check_of_a_mixture_that_fits_in_part_says_how_it_can_be_served(
+    run: Run, mixtral: Path, free: Callable[[int], None]
+) -> None:
+    _, out, _ = run("models", "check", mixtral, "--dtype", "float32", "--json")
+    report = json.loads(out)
+    blob = report["mixture"]["expert_bytes"]
+    needed = report["weights_bytes"] + report["stages"][0]["bytes"]
+    others = needed - 4 * 2 * 8 * 3 * 32 * 48
+    free(round((others + 10 * blob) / 0.9) + 1)
+    status, out, _ = run("models", "check", mixtral, "--dtype", "float32", "--json")
+    mixture = json.loads(out)["mixture"]
+    assert (status, mixture["auto"], mixture["auto_bytes"] // blob) == (0, "part", 10)
+    assert [one["bytes"] // blob for one in mixture["forecasts"]] == [8, 10, 12]
+    free(needed - 1)
+    status, out, _ = run("models", "check", mixtral, "--dtype", "float32")
+    assert status == 1
+    assert "DOES NOT FIT" in out
+    assert "not even the smallest budget fits, which is 160.00 KiB for each worker" in out
+
+
+def test_serving_with_a_budget_of_auto_says_first_what_to_expect(mixtral: Path, llama: Path) -> None:
+    automatic = {"model": str(mixtral), "dtype": "float32", "experts.budget": "auto"}
+    spec = make_spec(automatic)
+    offload = serving._open_budget(spec)
+    assert offload == OffloadSettings(budget=Auto())
+    lines = serving._expected(spec, offload, SILENT)
+    assert lines[1] == "  budget auto all of them fit, and none is read again"
+    assert sum("at most" in line for line in lines) == 3
+    assert serving._open_budget(make_spec(automatic | {"experts.budget": "50%"})) is None
+    assert serving._expected(make_spec(automatic | {"model": str(llama)}), offload, SILENT) == []
+
+
+def test_what_to_expect_is_of_experts_in_the_form_that_is_asked_for(tmp_path: Path) -> None:
+    sizes = SIZES | {"hidden_size": 64, "intermediate_size": 96}
+    MixtralForCausalLM(MixtralConfig(**sizes, num_local_experts=8)).save_pretrained(tmp_path)
+    automatic = {"model": str(tmp_path), "dtype": "bfloat16", "experts.budget": "auto"}
+    for compact, size in ((True, "32.00 KiB"), (False, "36.00 KiB")):
+        spec = make_spec(automatic | {"experts.compact": compact})
+        offload = serving._open_budget(spec)
+        assert offload is not None
+        assert f"16 of {size}" in serving._expected(spec, offload, SILENT)[0]
+
+
+def test_check_of_a_model_without_experts_says_nothing_of_them(run: Run, llama: Path) -> None:
+    assert json.loads(run("models", "check", llama, "--json")[1])["mixture"] is None
 
 
 def test_check_of_a_checkpoint_that_cannot_be_served_says_why_in_a_line(run: Run, llama: Path) -> None:

@@ -37,6 +37,7 @@ from triptych.controller.testing import InProcessRuntime
 from triptych.core.prompt import ChatMessage, ImagePart, TextPart
 from triptych.engine import Engine, SamplingParams
 from triptych.stages.host import StageHost
+from triptych.transfer import KvReceiver
 
 SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>", "<image>"]
 TEMPLATE = (
@@ -130,6 +131,7 @@ class Oracle:
 
     rng: np.random.Generator
     engines: dict[Path, Engine] = field(default_factory=dict)
+    margin: float = CLEAR
 
     def tokens(self, model: Path, prompt: Prompt, max_tokens: int) -> tuple[int, ...] | None:
         """The greedy answer; None when a rounding error could have changed one of its tokens."""
@@ -137,7 +139,7 @@ class Oracle:
         params = SamplingParams(**GREEDY, max_tokens=max_tokens, logprobs=2)
         [completion] = engine.generate([prompt], params)
         tops = [position.top for position in completion.logprobs or ()]
-        clear = all(first.logprob - second.logprob > CLEAR for first, second in tops)
+        clear = all(first.logprob - second.logprob > self.margin for first, second in tops)
         return completion.token_ids if clear else None
 
     def questions(
@@ -171,6 +173,12 @@ class Cluster:
         assert host is not None, f"{worker_id} has ended"
         return host
 
+    def receivers(self, worker_id: str) -> list[KvReceiver]:
+        """Of every rank of a worker that decodes."""
+        decoding = getattr(self.host(worker_id).panel, "decoding", None)
+        others = [other.kv.receiver for other in self.runtime.actors[worker_id].others]
+        return [decoding.movers.receiver, *others] if decoding else []
+
     def recorded(self, worker_id: str) -> int:
         """Steps of a worker that were recorded as kernel calls."""
         recorded: int = self.host(worker_id).panel.decoding.stage.core.runner._recorder.recorded
@@ -194,6 +202,8 @@ class Cluster:
             if decoding := getattr(self.host(worker_id).panel, "decoding", None):
                 decoding.stage.core.scheduler.check_integrity()
                 assert decoding.stage.jobs.audit().operations == {}
+            for receiver in self.receivers(worker_id):
+                assert receiver._gate._ledger.audit(time.monotonic()).held == ()
 
 
 def eventually(condition: Callable[[], object], within: float = 10.0, explain: Callable[[], object] = str) -> None:

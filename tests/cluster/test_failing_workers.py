@@ -17,6 +17,7 @@ from triptych.engine.loop import Pending
 from triptych.engine.plan import StepPlan
 from triptych.engine.runner import ModelRunner
 from triptych.stages.encode_batch import BatchEncoder
+from triptych.transfer.heads import Heads
 from triptych.transfer.pages import Pages
 from triptych.transfer.runs import Run
 from triptych.transfer.source import SharedSource, StreamSource
@@ -111,11 +112,13 @@ def damaging(source: type, times: int, done: list[int]) -> Callable[..., Transfe
     """The source's own write, after which one bit of the target is flipped, `times` times over."""
     real = source.write_into
 
-    def write_into(self: Any, target: Pages, blocks: Sequence[Run], runs: Sequence[Run]) -> TransferCounts:
-        counts: TransferCounts = real(self, target, blocks, runs)
+    def write_into(
+        self: Any, target: Pages, blocks: Sequence[Run], runs: Sequence[Run], heads: Heads
+    ) -> TransferCounts:
+        counts: TransferCounts = real(self, target, blocks, runs, heads)
         if len(done) < times:
             done.append(1)
-            next(iter(target.pieces(runs)))[3] ^= 0x40
+            next(iter(target.pieces(runs, heads)))[3] ^= 0x40
         return counts
 
     return write_into

@@ -77,7 +77,7 @@ def routers(request: pytest.FixtureRequest, tiny_llama: Path) -> Iterator[tuple[
         for n in range(2)
     ]  # fmt: skip
     for panel in panels:
-        panel.start(lambda: None)
+        panel.start(lambda _: None)
     yield Router(panels[0]), Router(panels[1])
     for panel in panels:
         panel.stop()

@@ -95,7 +95,7 @@ def test_an_answer_that_gave_way_on_its_decode_worker_goes_on_from_embeddings_of
         for sequence in list(scheduler._roster.running):
             if sequence.generated > TOKENS // 2 and sequence.key not in gave_way:
                 gave_way.add(sequence.key)
-                scheduler._preempt(sequence)
+                scheduler._take_back(sequence)
         make_room()
 
     scheduler._make_room = take_blocks_back

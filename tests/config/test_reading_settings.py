@@ -97,6 +97,55 @@ stages:
         ("model: x\nrouter: null", "2:1: router must be a section of keys and values, got null"),
         ("model: x\nlayout: 1D\nstages: {decode: {replicas: 2}}", "3:1: stages cannot be given together with layout"),
         ("model: x\nstages: {encode: {}}", "2:10: the key 'stages.encode.replicas' is missing"),
+        (
+            "model: x\nstages: {encode: {replicas: 1, tensor_parallel: 2}}",
+            "2:10: stages.encode must not divide its workers over ranks: more `replicas` see more images",
+        ),
+        ("model: x\ntensor_parallel: 65", "2:1: tensor_parallel must be less than or equal to 64, got 65"),
+        ("model: x\nexpert_parallel: 0", "2:1: expert_parallel must be greater than or equal to 1, got 0"),
+        (
+            "model: x\nstages: {decode: {replicas: 1, attention_parallel: rows}}",
+            "2:32: stages.decode.attention_parallel must be ",
+        ),
+        (
+            "model: x\nexpert_balance: {redundant_experts: 2}",
+            "2:1: expert_balance cannot have redundant_experts where expert_parallel is 1: one rank has every expert",
+        ),
+        (
+            "model: x\nexpert_balance: {threshold: 1.1}",
+            "2:18: expert_balance.threshold must be less than or equal to 1, got 1.1",
+        ),
+        ("model: x\nexperts: {budget: 0%}", "2:11: experts.budget must be above 0% and at most 100%, got 0%"),
+        (
+            "model: x\nexperts: {budget: 12 parsecs}",
+            "2:11: experts.budget must be auto, a share such as 50%, or a size such as 1.5GiB, got '12 parsecs'",
+        ),
+        ("model: x\nexperts: {budjet: 1GiB}", "2:11: unknown key 'experts.budjet'; did you mean 'budget'?"),
+        (
+            "model: x\nexperts: {policy: fifo}",
+            "2:11: experts.policy must be 'lfu-decay', 'lru', 'static-hot' or 'ring'",
+        ),
+        ("model: x\nexperts: {readers: 0}", "2:11: experts.readers must be greater than or equal to 1, got 0"),
+        (
+            "model: x\nexperts: {prefetch: route}",
+            "2:1: experts.route must name a file that `triptych experts train` has made, for prefetch: route",
+        ),
+        (
+            "model: x\nexperts: {regroup: true}",
+            "2:11: experts.regroup needs policy: lru; the others keep who was needed most",
+        ),
+        (
+            "model: x\ntensor_parallel: 2\nexperts: {policy: lru, regroup: true}",
+            "3:1: experts cannot have regroup where workers have several ranks",
+        ),
+        (
+            "model: x\nstages: {encode: {replicas: 1, experts: {budget: auto}}}",
+            "2:10: stages.encode must not have experts: its workers never open the language model",
+        ),
+        (
+            "model: x\nstages: {decode: {replicas: 1, experts: {budget: -1}}}",
+            "2:42: stages.decode.experts.budget must be positive, got -1",
+        ),
         ("model: x\ncontext_length: 1", "2:1: context_length must be greater than or equal to 2, got 1"),
         ("model: x\nkv_cache: {memory: 1KiB}", '2:12: kv_cache.memory must be 1MiB to 1TiB, got "1KiB"'),
         (

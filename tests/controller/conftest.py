@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from triptych.config.resources import resolve_stages
+from triptych.config.resources import offload_of, resolve_stages
 from triptych.config.spec import ClusterSpec
 from triptych.controller import controller as controller_module
 from triptych.controller.actor import Running, Started, fingerprint
 from triptych.controller.desired import Blueprint, DesiredWorker
 from triptych.controller.runtime import FoundActor
-from triptych.core.fleet import Health
+from triptych.core.fleet import Health, Stage
 from triptych.models.files import ModelFiles
 from triptych.models.recipes.llama import LLAMA
 from triptych.models.recipes.llava import LLAVA
@@ -37,6 +37,7 @@ class FakeActor:
         self.kills = 0
         self._error = error
         self._ended = asyncio.Event()
+        self._reason = ""
 
     async def start(self) -> Started:
         await self.starts.wait()
@@ -47,8 +48,9 @@ class FakeActor:
     async def running(self) -> Running | None:
         return Running(self.started, self.fingerprint) if self.alive and self.starts.is_set() else None
 
-    async def wait(self) -> None:
+    async def wait(self) -> str:
         await self._ended.wait()
+        return self._reason
 
     async def stop(self) -> None:
         self.stops += 1
@@ -58,7 +60,8 @@ class FakeActor:
         self.kills += 1
         self._ended.set()
 
-    def die(self) -> None:
+    def die(self, reason: str = "") -> None:
+        self._reason = reason
         self._ended.set()
 
     @property
@@ -86,7 +89,7 @@ class FakeRuntime:
         self.cluster = cluster
         return tuple(FoundActor(f"{a.started}", a.worker_id, a.attempt, a) for a in self.placed if a.alive)
 
-    def place(self, worker: DesiredWorker, attempt: int) -> FakeActor:
+    async def place(self, worker: DesiredWorker, attempt: int) -> FakeActor:
         if self.place_errors:
             raise self.place_errors.pop(0)
         errors = self.errors.get(worker.settings.worker_id)
@@ -178,7 +181,8 @@ def make_blueprint() -> Callable[..., Blueprint]:
     def make(layout: str, *, vision: bool = False, **settings: Any) -> Blueprint:
         spec = ClusterSpec(model="tiny", layout=layout, **settings)
         stages = resolve_stages(spec, "images" if vision else "texts", cpu_count=4)
-        return Blueprint(spec, FILES, model_spec(vision=vision), stages, 16 << 30)
+        offloads = {stage: offload_of(spec, stage) for stage in Stage}
+        return Blueprint(spec, FILES, model_spec(vision=vision), stages, 16 << 30, offloads)
 
     return make
 

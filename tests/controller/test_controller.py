@@ -121,3 +121,20 @@ async def test_a_death_during_the_stop_starts_nothing(
     for _ in range(10):
         await asyncio.sleep(0)
     assert len(runtime.placed) == 2
+
+
+async def test_why_a_worker_was_started_again_is_published_and_logged(
+    runtime: Any, front: Any, make_blueprint: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with started(Controller(runtime, make_blueprint("1D"), front, TERMS)):
+        assert front.published[-1]["decode-0"].last_end == ""
+        runtime.errors["decode-0"] = [Unavailable("rank 2 cannot reach rank 0")]
+        runtime.placed[0].die("rank 1 is gone")
+        known = await front.wait_for(lambda known: known["decode-0"].restarts == 1)
+        assert known["decode-0"].last_end == "rank 1 is gone"
+        known = await front.wait_for(lambda known: known["decode-0"].address == "decode-0:3")
+        assert (known["decode-0"].restarts, known["decode-0"].last_end) == (2, "rank 2 cannot reach rank 0")
+        assert "worker decode-0 died: rank 1 is gone" in caplog.text
+        runtime.placed[2].die()
+        known = await front.wait_for(lambda known: known["decode-0"].restarts == 3)
+        assert known["decode-0"].last_end == ""

@@ -1,17 +1,41 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from triptych.config.spec import ClusterSpec
-from triptych.controller.desired import PROCESS_BYTES, require_memory, weight_bytes
+from triptych.controller.copies import copied_besides_experts, copied_parameters
+from triptych.controller.desired import PROCESS_BYTES, Blueprint, require_memory, unmapped_bytes, weight_bytes
 from triptych.core.errors import FailedPrecondition
 from triptych.core.fleet import Stage
+from triptych.experts.settings import Fraction, OffloadSettings
 from triptych.models.files import ModelFiles
 from triptych.models.size import parameters
+from triptych.models.spec import ModelSpec, MoeSpec, SoftmaxRouter
+from triptych.parallel import Parallelism
+from triptych.parallel.balance import BalancePolicy
 
 MIB = 1 << 20
+
+
+MIXTURE = MoeSpec(num_experts=4, top_k=2, intermediate_size=32, router=SoftmaxRouter(renormalise=True))
+BLOB = 3 * 4096 + 2 * 4096
+"""2 · 48 · 32 and 48 · 32 numbers of four bytes, in pages."""
+
+
+@pytest.fixture
+def make_mixture(make_blueprint: Callable[..., Blueprint]) -> Callable[..., Blueprint]:
+    """The same of a model with three layers of four experts."""
+
+    def make(layout: str, **settings: Any) -> Blueprint:
+        plain = make_blueprint(layout, **settings)
+        assert isinstance(plain.model, ModelSpec)
+        layers = tuple(replace(layer, mlp=MIXTURE) for layer in plain.model.decoder.layers)
+        return replace(plain, model=replace(plain.model, decoder=replace(plain.model.decoder, layers=layers)))
+
+    return make
 
 
 def test_every_worker_of_a_layout_is_named_and_given_its_role(make_workers: Callable[..., Any]) -> None:
@@ -50,6 +74,22 @@ def test_settings_reach_the_workers(make_workers: Callable[..., Any]) -> None:
     assert s.embedding_cache_bytes == 3 * MIB
 
 
+def test_how_experts_are_balanced_reaches_the_workers(make_workers: Callable[..., Any]) -> None:
+    balance = {"redundant_experts": 4, "window": 64, "threshold": 0.5}
+    [worker] = make_workers("1D", expert_parallel=2, expert_balance=balance, expert_payload="fp8")
+    assert worker.settings.parallelism == Parallelism(expert=2, payload="fp8", redundant=4)
+    assert worker.settings.balance == BalancePolicy(window=64, threshold=0.5)
+
+
+def test_how_experts_are_kept_reaches_the_workers_that_have_them(make_mixture: Callable[..., Blueprint]) -> None:
+    experts = {"budget": "25%", "policy": "lru", "prefetch": "none"}
+    blueprint = make_mixture("1E1D", vision=True, dtype="float32", experts=experts)
+    encode, decode = blueprint.workers()
+    assert encode.settings.offload is None
+    assert decode.settings.offload == OffloadSettings(budget=Fraction(0.25), policy="lru", prefetch="none")
+    assert (encode.pools, decode.pools) == (0, 3 * BLOB)
+
+
 def test_the_default_of_running_requests_fits_a_small_step(make_workers: Callable[..., Any]) -> None:
     [worker] = make_workers("1D", scheduler={"max_batch_tokens": 16})
     assert (worker.settings.max_batch_tokens, worker.settings.max_running) == (16, 15)
@@ -69,6 +109,36 @@ def test_a_cluster_that_does_not_fit_is_refused_with_what_it_needs(
         assert part in caught.value.message
 
 
+def test_every_rank_has_a_process_a_cache_and_copies_of_what_cannot_be_mapped(
+    make_workers: Callable[..., Any], model_spec: Callable[..., Any]
+) -> None:
+    [one] = make_workers("1D", dtype="float32", kv_cache={"memory": 10 * MIB})
+    [two] = make_workers(
+        "1D", dtype="float32", kv_cache={"memory": 10 * MIB}, tensor_parallel=2, expert_payload="int8"
+    )
+    assert (one.ranks, one.copies, two.ranks) == (1, 0, 2)
+    assert two.settings.parallelism == Parallelism(2)
+    weights = 4 * parameters(model_spec().decoder)
+    back = 3 * 48 * (48 + 80)  # of each layer the attention's output and the way down
+    assert two.copies == pytest.approx(4 * back, abs=4)
+    needed = 20 * MIB + weights + two.copies + 2 * PROCESS_BYTES
+    require_memory((two,), weights, needed)
+    with pytest.raises(FailedPrecondition, match=r"1 workers of 2 ranks need .* use fewer ranks"):
+        require_memory((two,), weights, needed - MIB)
+
+
+def test_rows_of_expert_ranks_copy_what_every_token_goes_through_and_experts_once(
+    model_spec: Callable[..., Any],
+) -> None:
+    plain = model_spec().decoder
+    decoder = replace(plain, layers=tuple(replace(layer, mlp=MIXTURE) for layer in plain.layers))
+    attention, experts = 48 * 48, 4 * 48 * 32
+    assert copied_parameters(decoder, Parallelism(1, 2)) == 0
+    assert copied_parameters(decoder, Parallelism(2, 2)) == 3 * (2 * attention + experts)
+    assert copied_parameters(decoder, Parallelism(1, 2, "tensor")) == 3 * attention
+    assert copied_besides_experts(decoder, Parallelism(2, 2)) == 3 * 2 * attention
+
+
 @pytest.mark.parametrize(
     ("settings", "itemsize"), [({"dtype": "float32"}, 4), ({}, 2), ({"quantization": "int8"}, 1)]
 )
@@ -85,3 +155,18 @@ def test_blocks_of_a_gguf_take_what_the_file_takes(model_spec: Callable[..., Any
     path.write_bytes(b"GGUF" * 250)
     spec = ClusterSpec(model="m", quantization="gguf")
     assert weight_bytes(spec, ModelFiles("m", path, "gguf"), model_spec()) == 1000
+
+
+def test_experts_that_nobody_maps_are_not_counted_and_pools_are(make_mixture: Callable[..., Blueprint]) -> None:
+    blueprint = make_mixture("1P1D", dtype="float32", experts={"budget": "50%"})
+    assert unmapped_bytes(blueprint) == pytest.approx(4 * 3 * 4 * 3 * 48 * 32, abs=1)
+    assert [worker.pools for worker in blueprint.workers()] == [6 * BLOB] * 2
+    workers = blueprint.workers()
+    needed = sum(worker.settings.kv_cache_bytes for worker in workers) + 12 * BLOB + 2 * PROCESS_BYTES
+    require_memory(workers, 0, needed)
+    with pytest.raises(FailedPrecondition):
+        require_memory(workers, 0, needed - 1)
+    with pytest.raises(FailedPrecondition, match=r"fewer workers, or what else helps"):
+        require_memory(workers, 0, needed - 1, ", or what else helps")
+    whole = replace(blueprint, offloads=blueprint.offloads | {Stage.PREFILL: None})  # type: ignore[operator]
+    assert unmapped_bytes(whole) == 0

@@ -12,12 +12,14 @@ from triptych.cli.bench.command import bench
 from triptych.cli.changes import drain, scale
 from triptych.cli.chat import chat
 from triptych.cli.demo.command import demo
+from triptych.cli.experts.command import experts
 from triptych.cli.kernels import kernels
 from triptych.cli.models.command import models
 from triptych.cli.report import report_defect, report_error
 from triptych.cli.serve import serve
 from triptych.cli.simulate import simulate_command
 from triptych.cli.status import status
+from triptych.cli.trace import trace
 from triptych.core.errors import TriptychError
 
 app = typer.Typer(
@@ -31,9 +33,11 @@ app.command()(chat)
 app.command()(status)
 app.command()(drain)
 app.command()(scale)
+app.command()(trace)
 app.command()(demo)
 app.command("simulate")(simulate_command)
 app.add_typer(bench, name="bench")
+app.add_typer(experts, name="experts")
 app.add_typer(kernels, name="kernels")
 app.add_typer(models, name="models")
 

@@ -24,6 +24,17 @@ def serve(
     quantization: Annotated[
         str | None, typer.Option(help="none, int8, or gguf: the blocks of a .gguf file as stored.")
     ] = None,
+    tensor_parallel: Annotated[
+        int | None, typer.Option(help="Ranks of each prefill and decode worker that divide every matrix.")
+    ] = None,
+    expert_parallel: Annotated[int | None, typer.Option(help="Ranks that divide the experts of each layer.")] = None,
+    attention_parallel: Annotated[
+        str | None, typer.Option(help="data or tensor: what attention makes of the ranks that divide the experts.")
+    ] = None,
+    expert_budget: Annotated[
+        str | None,
+        typer.Option(help="Memory of each rank for experts, such as 1.5GiB, 50% or auto; by default all are in it."),
+    ] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster to join; without it one is started.")] = None,
 ) -> None:
     """Serve a model until Ctrl-C; options override the file."""
@@ -31,18 +42,22 @@ def serve(
 
     from triptych.cli.serving import serve_until_stopped
 
-    flags = {
+    flags: dict[str, str | int | None] = {
         "model": model or (None if config else DEFAULT_MODEL),
         "layout": layout,
         "router.grpc": grpc,
         "dtype": dtype,
         "quantization": quantization,
+        "tensor_parallel": tensor_parallel,
+        "expert_parallel": expert_parallel,
+        "attention_parallel": attention_parallel,
+        "experts.budget": expert_budget,
         "ray.address": ray_address,
     }
     asyncio.run(serve_until_stopped(_settings(config, flags)))
 
 
-def _settings(config: Path | None, flags: dict[str, str | None]) -> "ClusterSpec":
+def _settings(config: Path | None, flags: dict[str, str | int | None]) -> "ClusterSpec":
     from triptych.config.load import load_spec, make_spec
 
     given = {key: value for key, value in flags.items() if value is not None}

@@ -6,10 +6,18 @@ import time
 
 from rich.console import Console
 
+from triptych.cli.models.checking import Report
+from triptych.cli.models.mixture import mixture_lines
+from triptych.cli.models.survey import survey
 from triptych.cli.notes import machine_notes
 from triptych.cli.progress import ProgressBars
+from triptych.config.choices import AUTO
+from triptych.config.resources import offload_of
 from triptych.config.spec import ClusterSpec
 from triptych.controller.cluster import RunningCluster, run_cluster
+from triptych.core.fleet import Stage
+from triptych.experts.settings import Auto, OffloadSettings
+from triptych.models.progress import Progress
 
 
 async def serve_until_stopped(spec: ClusterSpec) -> None:
@@ -34,6 +42,9 @@ async def serve_until_stopped(spec: ClusterSpec) -> None:
         def ready(worker: str) -> None:
             console.print(f"  {worker} is ready after {time.monotonic() - begun:.1f} s")
 
+        if (offload := _open_budget(spec)) is not None:
+            for line in await asyncio.to_thread(_expected, spec, offload, ProgressBars(console)):
+                console.print(line, markup=False)
         async with run_cluster(spec, progress=ProgressBars(console), on_ready=ready) as cluster:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, stopping.set)
@@ -42,6 +53,21 @@ async def serve_until_stopped(spec: ClusterSpec) -> None:
             console.print("stopping ...")
     except asyncio.CancelledError:
         console.print("stopped before it was ready")
+
+
+def _open_budget(spec: ClusterSpec) -> OffloadSettings | None:
+    """Settings of the first stage of which the program chooses how much memory experts have."""
+    offloads = (offload_of(spec, stage) for stage in Stage)
+    return next((offload for offload in offloads if offload is not None and isinstance(offload.budget, Auto)), None)
+
+
+def _expected(spec: ClusterSpec, offload: OffloadSettings, progress: Progress) -> list[str]:
+    """What the experts of a mixture come to on this machine, and how fast: measured now, for some seconds."""
+    layout = spec.stages.layout if spec.stages else spec.layout
+    report = survey(spec.model, spec.dtype, spec.quantization, str(layout or AUTO), None, offload, progress)
+    if not isinstance(report, Report) or report.mixture is None:
+        return []
+    return [f"  {name:12}{text}" for name, text in mixture_lines(report.mixture)]
 
 
 def _announce(console: Console, cluster: RunningCluster, seconds: float) -> None:

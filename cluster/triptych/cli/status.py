@@ -21,10 +21,14 @@ def status(
     address: Annotated[str | None, typer.Option(help="HOST:PORT; by default TRIPTYCH_ADDRESS.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Print one table and leave.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and leave.")] = False,
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="Print counts in the text format of Prometheus and leave.")
+    ] = False,
 ) -> None:
     """Show workers, queues, KV use and the router's counters, until Ctrl-C."""
     from rich.console import Console
 
+    from triptych.cli.metrics import metrics_text
     from triptych.cli.tables import cluster_table, to_json
     from triptych.client import Client
 
@@ -32,6 +36,8 @@ def status(
     with Client(address, timeout=10.0) as client:
         if json:
             print(to_json(client.status()))
+        elif metrics:
+            print(metrics_text(client.status()), end="")
         elif once or not console.is_terminal:
             console.print(cluster_table(client.status()))
         else:

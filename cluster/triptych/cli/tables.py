@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from triptych.client import ClusterStatus, RouterStatus, WorkerStatus
+from triptych.client import ClusterStatus, ExpertBalance, ExpertOffload, RouterStatus, WorkerStatus
 
 _HEALTH_STYLES: Final = {
     "healthy": "green",
@@ -29,7 +29,40 @@ def cluster_table(status: ClusterStatus) -> Group:
         table.add_column(name, justify="left" if place < 3 else "right", no_wrap=True)
     for worker in status.workers:
         table.add_row(*_row(worker))
-    return Group(_heading(status), "", table, "", _counters(status.router), _reused(status.workers))
+    ends = [Text(f"{w.worker_id} was started again: {w.last_end}", "yellow") for w in status.workers if w.last_end]
+    balances = [Text(balance_line(w.worker_id, w.experts)) for w in status.workers if w.experts]
+    offloads = [Text(offload_line(w.worker_id, w.offload)) for w in status.workers if w.offload]
+    below = (_counters(status.router), _reused(status.workers), *balances, *offloads)
+    return Group(_heading(status), "", table, "", *ends, *below)
+
+
+def balance_line(worker_id: str, balance: ExpertBalance) -> str:
+    """How even the loads of a worker's ranks are, mean and worst of its layers."""
+    moving = ", experts are moving" if balance.moving else ""
+    known = [(layer.now, layer.layer) for layer in balance.layers if layer.now is not None]
+    if not known:
+        return f"{worker_id}: balancedness not known before loads are counted{moving}"
+    mean = sum(now for now, _ in known) / len(known)
+    worst, layer = min(known)
+    return f"{worker_id}: balancedness {mean:.3f}, worst {worst:.3f} in layer {layer}{moving}"
+
+
+def offload_line(worker_id: str, offload: ExpertOffload) -> str:
+    """What of a worker's experts was there, and what the others cost a step."""
+    steps = max(offload.steps, 1)
+    match offload.prefetch, offload.switched_off:
+        case "none", _:
+            ahead = "nothing read in advance"
+        case name, True:
+            ahead = f"{name} off: it did not pay"
+        case name, False:
+            ahead = f"{name} on"
+    failed = f", {offload.failed_reads} READS FAILED" if offload.failed_reads else ""
+    return (
+        f"{worker_id}: {_size(offload.pool_bytes)} of experts, {offload.hit_ratio:.1%} of those asked for there; "
+        f"a step reads {offload.reads / steps:.1f} ({offload.read_bytes / steps / 2**20:.1f} MiB) "
+        f"and waits {offload.stall_us / steps / 1000:.1f} ms; {ahead}{failed}"
+    )
 
 
 def to_json(status: ClusterStatus) -> str:
@@ -46,8 +79,9 @@ def _heading(status: ClusterStatus) -> Text:
 def _row(worker: WorkerStatus) -> tuple[str | Text, ...]:
     load = worker.load
     restarts = f" ({worker.restarts} restarts)" if worker.restarts else ""
+    ranks = f" ×{len(worker.rank_pids)}" if worker.rank_pids else ""
     return (
-        worker.worker_id,
+        f"{worker.worker_id}{ranks}",
         worker.role or "",
         Text(worker.health + restarts, _HEALTH_STYLES[worker.health]),
         str(load.running_requests),

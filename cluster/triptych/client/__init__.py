@@ -13,6 +13,8 @@
 from triptych.client.asynchronous import AsyncClient
 from triptych.client.cluster import ClusterStatus, RouterStatus, WorkerLoad, WorkerStatus
 from triptych.client.embeddings import Embeddings, EmbedOptions
+from triptych.client.expert_balance import ExpertBalance, LayerBalance
+from triptych.client.expert_offload import ExpertOffload
 from triptych.client.messages import MessageLike
 from triptych.client.operations import Scaling
 from triptych.client.prompts import ImageSource, PromptLike, load_image, load_video, user_message
@@ -20,6 +22,7 @@ from triptych.client.requests import GenerateOptions, TemplateOptions
 from triptych.client.results import Choice, Generation, ModelInfo, TextChunk
 from triptych.client.stream import AsyncTextStream, TextStream
 from triptych.client.sync import Client
+from triptych.client.traces import WorkerTrace
 from triptych.core.chat import ToolCall
 from triptych.core.errors import (
     AlreadyExists,
@@ -56,6 +59,8 @@ __all__ = [
     "DeadlineExceeded",
     "EmbedOptions",
     "Embeddings",
+    "ExpertBalance",
+    "ExpertOffload",
     "FailedPrecondition",
     "FinishReason",
     "GenerateOptions",
@@ -64,6 +69,7 @@ __all__ = [
     "ImageSource",
     "Internal",
     "InvalidArgument",
+    "LayerBalance",
     "MessageLike",
     "ModelInfo",
     "NotFound",
@@ -90,6 +96,7 @@ __all__ = [
     "VideoPart",
     "WorkerLoad",
     "WorkerStatus",
+    "WorkerTrace",
     "load_image",
     "load_video",
     "user_message",

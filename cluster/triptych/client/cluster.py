@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from triptych.admin.v1 import admin_pb2 as pb
+from triptych.client.expert_balance import ExpertBalance, balance_from_proto
+from triptych.client.expert_offload import ExpertOffload, offload_from_proto
 from triptych.core.fleet import Stage
 from triptych.stage.v1 import stage_pb2
 from triptych.wire.stage import stage_from_proto
@@ -56,6 +58,10 @@ class WorkerStatus:
         role: What the router sends it; None before it has been given one.
         stages: What it is able to do.
         total_blocks: KV blocks of `block_size` tokens each; 0 for an encode worker.
+        rank_pids: Processes that compute the model together, from rank 0 on, which is `pid`; empty where it is one.
+        last_end: Why it had to be started again, the last time.
+        experts: How even the loads of its ranks are; None where they have no experts to move.
+        offload: What it has read of experts; None where all of them are in memory.
     """
 
     worker_id: str
@@ -69,6 +75,10 @@ class WorkerStatus:
     total_blocks: int
     block_size: int
     load: WorkerLoad
+    rank_pids: tuple[int, ...] = ()
+    last_end: str = ""
+    experts: ExpertBalance | None = None
+    offload: ExpertOffload | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +143,10 @@ def _worker(message: pb.WorkerStatus) -> WorkerStatus:
         total_blocks=message.total_blocks,
         block_size=message.block_size,
         load=_load(message.load),
+        rank_pids=tuple(message.rank_pids),
+        last_end=message.last_end,
+        experts=balance_from_proto(message.load.experts) if message.load.HasField("experts") else None,
+        offload=offload_from_proto(message.load.offload) if message.load.HasField("offload") else None,
     )
 
 

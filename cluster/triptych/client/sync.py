@@ -27,6 +27,7 @@ from triptych.client.requests import (
 from triptych.client.results import Generation, ModelInfo, generation_from_proto, models_from_proto
 from triptych.client.settings import CHANNEL_OPTIONS, DEFAULT_RECONNECT, Settings
 from triptych.client.stream import Responses, TextStream
+from triptych.client.traces import TRACE_SECONDS, WorkerTrace, trace_request, traces_from_proto
 from triptych.client.unary import Answer, answer
 from triptych.core.errors import FailedPrecondition
 from triptych.inference.v1 import inference_pb2, inference_pb2_grpc
@@ -159,6 +160,34 @@ class Client:
             FailedPrecondition: nobody would be left to do the work of the stage, or the new workers do not fit.
         """
         return scaling_from_proto(self._call(self._admin.ScaleStage, scale_request(stage, replicas)))
+
+    def balance_experts(self, *worker_ids: str) -> tuple[str, ...]:
+        """Has workers move experts among their ranks now, all that can if none is named. Returns at once.
+
+        Returns:
+            The workers that were told; `status` shows how far they are.
+
+        Raises:
+            NotFound: there is no such worker.
+            FailedPrecondition: it has no experts to move.
+        """
+        request = admin_pb2.BalanceExpertsRequest(worker_ids=worker_ids)
+        return tuple(self._call(self._admin.BalanceExperts, request).worker_ids)
+
+    def trace(self, *worker_ids: str, steps: int = 20, within: float = 10.0) -> tuple[WorkerTrace, ...]:
+        """What workers do until each has computed so many steps, or has had the time; all at once.
+
+        Args:
+            worker_ids: Such as "decode-0"; all if none is named.
+            steps: Of each.
+            within: Seconds.
+
+        Raises:
+            NotFound: there is no such worker.
+            FailedPrecondition: another trace of one is being taken.
+        """
+        request = trace_request(worker_ids, steps, within)
+        return traces_from_proto(self._call(self._admin.Trace, request, timeout=within + TRACE_SECONDS))
 
     def close(self) -> None:
         """Ends every call and the connection."""

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from triptych.config.sizes import format_bytes
 from triptych.config.spec import ClusterSpec
+from triptych.core.sizes import format_bytes
 
 Schema = dict[str, Any]
 

@@ -2,76 +2,31 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from triptych.config.choices import Address, OrAuto, say_auto
-from triptych.config.layout import Layout
-from triptych.config.sizes import GIB, MIB, ByteRange
-from triptych.core.reconcile.roster import MAX_WORKERS
+from triptych.config.choices import Address, OrAuto
+from triptych.config.section import Section
+from triptych.config.sizes import ByteRange
+from triptych.core.sizes import GIB, MIB
 from triptych.wire.limits import MAX_MESSAGE_BYTES
 
 
-class Section(BaseModel):
-    """A group of settings: frozen, and closed to keys that do not exist."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, json_schema_extra=say_auto
-    )
-
-
-class StageSpec(Section):
-    """The workers of one stage, and what each of them may use."""
-
-    replicas: int = Field(ge=0, le=MAX_WORKERS)
-    """Workers of this stage."""
-    cpus: Annotated[Annotated[float, Field(gt=0, le=1024)] | None, OrAuto()] = None
-    """Processors that Ray sets aside for each worker; `auto` is an even share of the machine."""
-    gpus: float = Field(default=0.0, ge=0, le=64)
-    """GPUs that Ray sets aside for each worker; the workers of this version compute on CPU all the same."""
-    threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, OrAuto()] = None
-    """Threads that compute in each worker; `auto` gives decode all processors, prefill all but one, encode one."""
-
-
-class StagesSpec(Section):
-    """The workers of a cluster by stage, where a layout says too little."""
-
-    encode: StageSpec = StageSpec(replicas=0)
-    """Workers that turn images, or the texts of a model for that, into embeddings."""
-    prefill: StageSpec = StageSpec(replicas=0)
-    """Workers that read prompts for the decode workers."""
-    decode: StageSpec = StageSpec(replicas=1)
-    """Workers that write answers, and read prompts where there is no prefill worker; at least one, but for a model
-    that gives embeddings."""
-
-    @field_validator("decode")
-    @classmethod
-    def _has_worker(cls, decode: StageSpec, info: ValidationInfo) -> StageSpec:
-        encode, prefill = (info.data.get(stage, StageSpec(replicas=0)).replicas for stage in ("encode", "prefill"))
-        if decode.replicas < 1 and (prefill or not encode):
-            raise ValueError("must have at least one worker")
-        return decode
-
-    @property
-    def layout(self) -> Layout:
-        """The counts alone."""
-        return Layout(self.encode.replicas, self.prefill.replicas, self.decode.replicas)
-
-
 class KvCacheSpec(Section):
-    """The paged KV cache of each prefill and decode worker."""
+    """The paged KV cache of each rank of a prefill or decode worker."""
 
     block_size: int = Field(default=16, ge=1, le=256)
     """Tokens of a block, the unit of allocation and transfer. The compiled attention takes multiples of 16; with
     other sizes, or a model whose heads are no multiple of 16, torch attends and steps are not replayed: slower."""
     memory: Annotated[int | None, ByteRange(MIB, 1024 * GIB), OrAuto()] = None
-    """Size per worker; `auto` is 1GiB, or a sixteenth of the machine's memory if that is less."""
+    """Size per rank; `auto` is 1GiB, or a sixteenth of the machine's memory if that is less. A rank keeps the heads
+    that it computes: twice the ranks hold about twice the tokens."""
     prefix_caching: bool = True
     """Prompts that begin alike share the KV of their beginning, which stays until its blocks are needed. Answers are
     the same without it in float32 and with int8; in bfloat16 and with gguf two tokens almost as likely as each other
     may change places, as they may with the size of a batch."""
 
     def memory_on(self, machine_bytes: int) -> int:
-        """Bytes of one worker's cache on a machine with that much memory."""
+        """Bytes of one rank's cache on a machine with that much memory."""
         return self.memory if self.memory is not None else max(MIB, min(GIB, machine_bytes // 16))
 
 
@@ -92,6 +47,19 @@ class SchedulerSpec(Section):
                 f"must be below max_batch_tokens, which is {tokens}: each running request takes one token of a step"
             )
         return max_running
+
+
+class ExpertBalanceSpec(Section):
+    """When the experts of a mixture move among the ranks that divide them. Answers are the same wherever they are."""
+
+    redundant_experts: int = Field(default=0, ge=0, le=4096)
+    """Further copies of experts that each layer has, of those in demand; with them the ranks must have equally many.
+    More of them balance better and take more memory."""
+    window: int = Field(default=1024, ge=1, le=1_000_000)
+    """Steps whose loads count, and the fewest between two rebalances."""
+    threshold: float = Field(default=0.8, ge=0, le=1)
+    """Mean load of a rank over the largest, in some layer, below which experts move; with 0 they do on demand only
+    (`triptych experts balance --force`)."""
 
 
 class RouterSpec(Section):

@@ -6,15 +6,17 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from triptych.config.choices import LayoutText, OrAuto
+from triptych.config.experts import ExpertsSpec
+from triptych.config.section import Section
 from triptych.config.sections import (
+    ExpertBalanceSpec,
     KvCacheSpec,
     RaySpec,
     RouterSpec,
     SchedulerSpec,
-    Section,
-    StagesSpec,
     TransferSpec,
 )
+from triptych.config.stages import AttentionParallel, ExpertParallel, StagesSpec, TensorParallel
 
 
 class ClusterSpec(Section):
@@ -43,6 +45,19 @@ class ClusterSpec(Section):
     `auto` is 1D, 1E1D for a model that reads images, and 1E for one that gives embeddings."""
     stages: StagesSpec | None = None
     """Instead of `layout`: the workers with their resources."""
+    tensor_parallel: TensorParallel = 1
+    """Ranks of each prefill and decode worker that divide every matrix: processes, with some cores each, that compute
+    one model together. A stage may say otherwise."""
+    expert_parallel: ExpertParallel = 1
+    """Ranks that divide the experts of each layer; a worker has `tensor_parallel` times as many."""
+    attention_parallel: AttentionParallel = "data"
+    """What attention makes of the ranks that divide the experts: with `data` they have requests of their own, with
+    `tensor` they divide the heads of the same requests."""
+    expert_payload: Literal["plain", "int8", "fp8"] = "plain"
+    """What rows travel as, to experts on other ranks and back: as they are, or rounded to eight bits with a scale for
+    each row: half the bytes of bfloat16, and answers that differ from those of one rank."""
+    expert_balance: ExpertBalanceSpec = ExpertBalanceSpec()
+    experts: ExpertsSpec = ExpertsSpec()
     kv_cache: KvCacheSpec = KvCacheSpec()
     scheduler: SchedulerSpec = SchedulerSpec()
     router: RouterSpec = RouterSpec()
@@ -55,6 +70,22 @@ class ClusterSpec(Section):
         if stages is not None and info.data.get("layout") is not None:
             raise ValueError("cannot be given together with layout")
         return stages
+
+    @field_validator("expert_balance")
+    @classmethod
+    def _divided(cls, balance: ExpertBalanceSpec, info: ValidationInfo) -> ExpertBalanceSpec:
+        stages: StagesSpec | None = info.data.get("stages")
+        each = (stages.prefill.expert_parallel, stages.decode.expert_parallel) if stages else ()
+        if balance.redundant_experts and max(info.data.get("expert_parallel", 1), *(n or 1 for n in each), 1) == 1:
+            raise ValueError("cannot have redundant_experts where expert_parallel is 1: one rank has every expert")
+        return balance
+
+    @field_validator("experts")
+    @classmethod
+    def _alone(cls, experts: ExpertsSpec, info: ValidationInfo) -> ExpertsSpec:
+        if experts.regroup and max(info.data.get(name, 1) for name in ("tensor_parallel", "expert_parallel")) > 1:
+            raise ValueError("cannot have regroup where workers have several ranks: each has a part of a row's")
+        return experts
 
     @field_validator("adapters")
     @classmethod

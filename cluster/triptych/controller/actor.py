@@ -1,18 +1,15 @@
-"""The Ray actor around a stage worker. No token and no KV byte passes through it."""
+"""The Ray actors around a stage worker. No token and no KV byte passes through them."""
 
 import asyncio
 import hashlib
 import os
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any
 
-from triptych.models.files import ModelFiles
-from triptych.models.resolve import resolve
+from triptych.controller.home import LEAVE_SECONDS, at_home
 from triptych.stages.host import StageHost
+from triptych.stages.meeting import Convener, Meeting
 from triptych.stages.settings import StageSettings
-
-LEAVE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +18,13 @@ class Started:
 
     Attributes:
         address: "host:port" of its StageService.
-        pid: Its process.
+        pid: Its process, rank 0 where it has several.
+        rank_pids: The processes of all ranks; empty where it is one.
     """
 
     address: str
     pid: int
+    rank_pids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +41,13 @@ class Running:
 
 
 def fingerprint(settings: StageSettings) -> str:
-    """Names the settings of a worker and the version of the program that runs them."""
+    """Names the settings of a worker and the version of the program that runs them, wherever its ranks lie."""
+    settings = replace(settings, balance=replace(settings.balance, nodes=1))
     return hashlib.sha256(f"{version('triptych')} {settings!r}".encode()).hexdigest()
 
 
 class StageActor:
-    """Hosts one worker; `wait` ends when the worker or its process does, which is how its death is noticed.
+    """Hosts one worker, or rank 0 of one that has several; `wait` ends when it or its process does.
 
     Args:
         settings: What to run.
@@ -60,12 +60,18 @@ class StageActor:
         self._settings = settings
         self._joined = joined
         self._host: StageHost | None = None
+        self._convener: Convener | None = None
         self._started: Started | None = None
         self._stopping = asyncio.Lock()
         self._leaving: asyncio.Task[None] | None = None
 
+    async def convene(self) -> Meeting:
+        """Opens the door for the other ranks; before `start`, where there are any."""
+        self._convener = Convener(self._settings.parallelism, at_home(self._settings, self._joined).host)
+        return self._convener.meeting
+
     async def start(self) -> Started:
-        """Loads the model and serves."""
+        """Loads the model and serves; waits for the other ranks."""
         self._started = await asyncio.to_thread(self._launch)
         if self._joined:
             self._leaving = asyncio.create_task(self._leave())
@@ -77,10 +83,9 @@ class StageActor:
             return None
         return Running(self._started, fingerprint(self._settings))
 
-    async def wait(self) -> None:
-        """Returns when the worker serves no longer."""
-        if host := self._host:
-            await asyncio.wrap_future(host.ended)
+    async def wait(self) -> str:
+        """Returns when the worker serves no longer: with the reason why it could not go on."""
+        return await asyncio.wrap_future(host.ended) if (host := self._host) else ""
 
     async def stop(self) -> None:
         """Closes streams and transfers in order."""
@@ -90,7 +95,7 @@ class StageActor:
                 await asyncio.to_thread(host.stop)
 
     def _launch(self) -> Started:
-        self._host = StageHost(_at_home(self._settings) if self._joined else self._settings)
+        self._host = StageHost(at_home(self._settings, self._joined), self._convener)
         return Started(self._host.start(), os.getpid())
 
     async def _leave(self) -> None:
@@ -98,12 +103,3 @@ class StageActor:
         await self.stop()
         await asyncio.sleep(LEAVE_SECONDS)  # a controller that is there ends the actor itself
         os._exit(0)  # nothing less ends an actor from outside of its methods
-
-
-def _at_home(settings: StageSettings) -> StageSettings:
-    """The settings as they are on the node that this process runs on."""
-    import ray
-
-    node: Any = ray.util
-    files: ModelFiles = settings.files if settings.files.path.exists() else resolve(settings.files.name)
-    return replace(settings, files=files, host=node.get_node_ip_address())

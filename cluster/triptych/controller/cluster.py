@@ -7,20 +7,34 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import psutil
 
-from triptych.config.resources import resolve_stages
+from triptych.config.resources import StageResources, resolve_stages
 from triptych.config.spec import ClusterSpec
 from triptych.controller.controller import Controller, Terms
-from triptych.controller.desired import Blueprint, DesiredWorker, require_memory, weight_bytes
+from triptych.controller.desired import (
+    PROCESS_BYTES,
+    Blueprint,
+    DesiredWorker,
+    element_bytes,
+    parallelism_of,
+    require_memory,
+    unmapped_bytes,
+    weight_bytes,
+)
 from triptych.controller.door import kind_of, router_of
+from triptych.controller.expert_memory import Offloads, offloads_of, settle
 from triptych.controller.ray_runtime import RayRuntime
 from triptych.controller.runtime import Runtime
+from triptych.core.fleet import Stage
 from triptych.engine.embedder import load_embedder
-from triptych.engine.loading import convert_weights
+from triptych.engine.loading import convert_weights, pack_experts
+from triptych.engine.ranks.settings import require_divisible
+from triptych.experts.fit import free_memory
 from triptych.models.embedding.reading import read_either
-from triptych.models.files import ModelFiles
+from triptych.models.expert_sizes import expert_parameters
 from triptych.models.progress import SILENT, Progress
 from triptych.models.quantization import choose_quantization
 from triptych.models.resolve import resolve
@@ -117,19 +131,55 @@ def _prepare(spec: ClusterSpec, cpu_count: int, progress: Progress) -> Blueprint
     choose_quantization(spec.quantization, files)  # refuse before anything is started
     model = read_either(files)
     stages = resolve_stages(spec, kind_of(spec, model), cpu_count=cpu_count)
-    memory = psutil.virtual_memory()
-    blueprint = Blueprint(spec, files, model, stages, memory.total)
+    _require_ranks(spec, model, stages)
+    offloads = offloads_of(spec, model, stages)
+    blueprint = Blueprint(spec, files, model, stages, psutil.virtual_memory().total, offloads)
     if spec.ray.address is None:  # the workers of a joined cluster are elsewhere
-        require_memory(blueprint.workers(), weight_bytes(spec, files, model), memory.available)
-        _convert(spec, files, model, progress)
+        blueprint = _settled(blueprint, free_memory())
+        weights = weight_bytes(spec, files, model) - unmapped_bytes(blueprint)
+        require_memory(blueprint.workers(), weights, free_memory(), _advice(model, offloads))
+        _convert(blueprint, progress)
     return blueprint
 
 
-def _convert(spec: ClusterSpec, files: ModelFiles, model: ModelSpec | EmbedderSpec, progress: Progress) -> None:
-    if isinstance(model, EmbedderSpec):
+def _advice(model: ModelSpec | EmbedderSpec, offloads: Offloads) -> str:
+    """For a mixture that is to be in memory whole."""
+    serving = (offloads[Stage.PREFILL], offloads[Stage.DECODE])
+    whole = isinstance(model, ModelSpec) and expert_parameters(model.decoder) and None in serving
+    return ", or keep a part of the experts in memory: experts.budget auto" if whole else ""
+
+
+def _settled(blueprint: Blueprint, free: int) -> Blueprint:
+    """The same with a number where experts have a budget of `auto`, or without one where all of them fit."""
+    if isinstance(blueprint.model, EmbedderSpec):
+        return blueprint
+    workers = blueprint.workers()
+    fixed = sum(
+        w.ranks * (PROCESS_BYTES + (w.settings.kv_cache_bytes if w.settings.decodes else 0)) + w.copies
+        for w in workers
+    )
+    element = element_bytes(blueprint.spec, blueprint.files, blueprint.model)
+    decoder, stages = blueprint.model.decoder, blueprint.stages
+    return replace(blueprint, offloads=settle(blueprint.offloads, decoder, element, stages, fixed=fixed, free=free))
+
+
+def _require_ranks(spec: ClusterSpec, model: ModelSpec | EmbedderSpec, stages: dict[Stage, StageResources]) -> None:
+    """Refuses ranks among which the model cannot be divided."""
+    for resources in stages.values():
+        if resources.replicas and isinstance(model, ModelSpec):
+            parallelism = parallelism_of(resources.ranks, spec)
+            require_divisible(model.decoder, parallelism)
+
+
+def _convert(blueprint: Blueprint, progress: Progress) -> None:
+    spec, files = blueprint.spec, blueprint.files
+    if isinstance(blueprint.model, EmbedderSpec):
         load_embedder(files, spec.dtype, progress=progress)
-    else:
-        convert_weights(files, spec.dtype, spec.quantization, spec.adapter_folders, progress=progress)
+        return
+    convert_weights(files, spec.dtype, spec.quantization, spec.adapter_folders, progress=progress)
+    settings = [worker.settings for worker in blueprint.workers()]
+    for offload in {each.offload for each in settings if each.offload and each.parallelism.tensor == 1}:
+        pack_experts(files, spec.dtype, spec.quantization, offload, progress=progress)
 
 
 def _terms(spec: ClusterSpec) -> Terms:
@@ -142,7 +192,7 @@ def _terms(spec: ClusterSpec) -> Terms:
 
 def _require_room(workers: tuple[DesiredWorker, ...]) -> None:
     """Refuses workers that are added to a cluster on this machine; the others have mapped the weights already."""
-    require_memory(workers, 0, psutil.virtual_memory().available)
+    require_memory(workers, 0, free_memory())
 
 
 def _rearm_signals() -> None:

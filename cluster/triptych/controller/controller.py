@@ -201,8 +201,9 @@ class Controller:
 
     def _address(self, worker_id: str, worker: rules.Worker) -> WorkerAddress:
         started = self._crew.started(worker_id) if _serves(worker) else None
-        where = (started.address, started.pid) if started else ("", 0)
-        return WorkerAddress(worker_id, worker.role, *where, worker.history.total)
+        address, pid, rank_pids = (started.address, started.pid, started.rank_pids) if started else ("", 0, ())
+        restarts, last_end = worker.history.total, self._crew.end(worker_id)
+        return WorkerAddress(worker_id, worker.role, address, pid, restarts, rank_pids, last_end)
 
     def _patience(self, timeout: float | None) -> float:
         return self._terms.drain_seconds if timeout is None else timeout

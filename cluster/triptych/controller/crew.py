@@ -26,12 +26,14 @@ class Member:
         started: Where it serves; None before.
         life: Waits for its start and its death.
         error: Why it did not start.
+        end: Why the start before ended; empty when there was none, or nothing is known.
     """
 
     actor: Actor | None = None
     started: Started | None = None
     life: "asyncio.Task[None] | None" = None
     error: Exception | None = None
+    end: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,11 @@ class Crew:
     post: Callable[[Event], None]
     _members: dict[str, Member] = field(default_factory=dict)
     _endings: set["asyncio.Task[None]"] = field(default_factory=set)
+    _ends: dict[str, str] = field(default_factory=dict)
 
     def start(self, worker: DesiredWorker, attempt: int) -> None:
         """Places a worker's actor; `Started` or `StartFailed` follows, then `Died` when it dies."""
-        member = self._members[worker.settings.worker_id] = Member()
+        member = self._members[worker.settings.worker_id] = Member(end=self._ends.pop(worker.settings.worker_id, ""))
         member.life = asyncio.create_task(self._live(worker, attempt, member))
 
     def adopt(self, found: FoundActor, started: Started) -> None:
@@ -64,12 +67,18 @@ class Crew:
 
     def kill(self, worker_id: str) -> None:
         """Ends a worker's process; `Stopped` follows."""
+        self._ends[worker_id] = "it computed nothing any more, and was killed"
         self._end(worker_id, lambda actor: actor.kill())
 
     def started(self, worker_id: str) -> Started | None:
         """Where a worker serves."""
         member = self._members.get(worker_id)
         return member.started if member else None
+
+    def end(self, worker_id: str) -> str:
+        """Why a worker had to be started again; empty when it was not, or nothing is known."""
+        member = self._members.get(worker_id)
+        return (member.end if member else "") or self._ends.get(worker_id, "")
 
     def error(self, worker_id: str) -> Exception | None:
         """Why a worker did not start."""
@@ -94,19 +103,21 @@ class Crew:
     async def _live(self, worker: DesiredWorker, attempt: int, member: Member) -> None:
         worker_id = worker.settings.worker_id
         try:
-            member.actor = self.runtime.place(worker, attempt)
+            member.actor = await self.runtime.place(worker, attempt)
             member.started = await member.actor.start()
         except Exception as error:  # whatever it is, the next try may succeed
             logger.warning("worker %s cannot start: %s", worker_id, error)
             member.error = error
+            self._ends[worker_id] = str(error)
             self.post(StartFailed(worker_id, attempt))
             return
         self.post(HasStarted(worker_id, attempt))
         await self._watch(worker_id, attempt, member.actor)
 
     async def _watch(self, worker_id: str, attempt: int, actor: Actor) -> None:
-        await actor.wait()
-        logger.warning("worker %s died", worker_id)
+        reason = await actor.wait()
+        logger.warning("worker %s died%s", worker_id, f": {reason}" if reason else "")
+        self._ends[worker_id] = reason
         self.post(Died(worker_id, attempt))
 
     def _end(self, worker_id: str, how: Ending) -> None:

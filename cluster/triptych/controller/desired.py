@@ -5,12 +5,19 @@ from typing import assert_never
 
 from triptych.config.resources import StageResources
 from triptych.config.spec import ClusterSpec
+from triptych.config.stages import Ranks
+from triptych.controller.copies import copied_besides_experts, copied_parameters
+from triptych.controller.expert_memory import Offloads, pool_bytes
 from triptych.core.errors import FailedPrecondition
 from triptych.core.fleet import Stage
+from triptych.experts.settings import OffloadSettings
 from triptych.models.embedding.layout import parameters as embedder_parameters
+from triptych.models.expert_sizes import expert_parameters
 from triptych.models.files import ModelFiles
 from triptych.models.size import parameters
 from triptych.models.spec import EmbedderSpec, ModelSpec
+from triptych.parallel import ALONE, Parallelism
+from triptych.parallel.balance import BalancePolicy
 from triptych.stages.settings import StageSettings
 
 PROCESS_BYTES = 450 << 20  # a Python process with torch and gRPC, measured
@@ -18,11 +25,26 @@ PROCESS_BYTES = 450 << 20  # a Python process with torch and gRPC, measured
 
 @dataclass(frozen=True, slots=True)
 class DesiredWorker:
-    """One worker and what Ray sets aside for it."""
+    """One worker and what it takes.
+
+    Attributes:
+        settings: What it runs.
+        cpus: Processors that Ray sets aside for each of its ranks.
+        gpus: GPUs, likewise.
+        copies: Bytes of weights that its ranks have for themselves, beside those that all processes of a machine map.
+        pools: Bytes that its ranks keep experts in, where not all of them are in memory.
+    """
 
     settings: StageSettings
     cpus: float
     gpus: float
+    copies: int = 0
+    pools: int = 0
+
+    @property
+    def ranks(self) -> int:
+        """Its processes."""
+        return self.settings.parallelism.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +57,7 @@ class Blueprint:
         model: What it is.
         stages: What a worker of each stage may use, and how many there are at first.
         machine_bytes: Memory of the machine.
+        offloads: How the ranks of each stage keep experts.
     """
 
     spec: ClusterSpec
@@ -42,6 +65,7 @@ class Blueprint:
     model: ModelSpec | EmbedderSpec
     stages: dict[Stage, StageResources]
     machine_bytes: int
+    offloads: Offloads
 
     @property
     def sees_by_itself(self) -> bool:
@@ -68,6 +92,7 @@ class Blueprint:
     def worker(self, worker_id: str, stage: Stage) -> DesiredWorker:
         """One worker."""
         spec, resources = self.spec, self.stages[stage]
+        parallelism = parallelism_of(resources.ranks, spec)
         return DesiredWorker(
             StageSettings(
                 worker_id=worker_id,
@@ -86,43 +111,89 @@ class Blueprint:
                 # A running request takes a token of every step, and one has to be left to read prompts with.
                 max_running=min(spec.scheduler.max_running, spec.scheduler.max_batch_tokens - 1),
                 threads=resources.threads,
+                parallelism=parallelism,
+                balance=BalancePolicy(window=spec.expert_balance.window, threshold=spec.expert_balance.threshold),
+                offload=self.offloads[stage],
                 transfer_backend=spec.transfer.backend,
                 lease_seconds=spec.transfer.lease_seconds,
                 orphan_seconds=spec.ray.orphan_seconds if spec.ray.address else None,
             ),
             resources.cpus,
             resources.gpus,
+            self._copies(parallelism, self.offloads[stage]),
+            self._pools(resources.ranks, self.offloads[stage]),
         )
 
+    def _copies(self, parallelism: Parallelism, offload: OffloadSettings | None) -> int:
+        if parallelism == ALONE or isinstance(self.model, EmbedderSpec):
+            return 0
+        count = copied_parameters if offload is None else copied_besides_experts
+        return round(element_bytes(self.spec, self.files, self.model) * count(self.model.decoder, parallelism))
 
-def require_memory(workers: tuple[DesiredWorker, ...], weights: int, available: int) -> None:
-    """Refuses a cluster that cannot fit this machine; the workers share one mapping of the weights.
+    def _pools(self, ranks: Ranks, offload: OffloadSettings | None) -> int:
+        if offload is None or isinstance(self.model, EmbedderSpec):
+            return 0
+        element = element_bytes(self.spec, self.files, self.model)
+        return ranks.size * pool_bytes(offload, self.model.decoder, element, ranks)
+
+
+def parallelism_of(ranks: Ranks, spec: ClusterSpec) -> Parallelism:
+    """The same for those who compute; one rank has every expert once, and sends it nothing."""
+    if ranks.expert == 1:
+        return Parallelism(ranks.tensor, 1, ranks.attention)
+    redundant = spec.expert_balance.redundant_experts
+    return Parallelism(ranks.tensor, ranks.expert, ranks.attention, spec.expert_payload, redundant)
+
+
+def require_memory(workers: tuple[DesiredWorker, ...], weights: int, available: int, advice: str = "") -> None:
+    """Refuses a cluster that cannot fit this machine; all ranks of all workers share one mapping of the weights.
 
     Args:
         workers: Those that are to be started.
         weights: Bytes of the language model, as `weight_bytes` has them; 0 where others have it in memory already.
         available: Bytes that are free.
+        advice: What else would help.
 
     Raises:
         FailedPrecondition: says what is needed, what is there and what to turn down.
     """
-    caches = sum(w.settings.kv_cache_bytes for w in workers if w.settings.decodes)
-    needed = caches + weights + len(workers) * PROCESS_BYTES
+    caches = sum(w.settings.kv_cache_bytes * w.ranks for w in workers if w.settings.decodes)
+    weights += sum(w.copies + w.pools for w in workers)
+    processes = sum(w.ranks for w in workers)
+    needed = caches + weights + processes * PROCESS_BYTES
     if needed > available:
+        ranks = f" of {processes} ranks" if processes > len(workers) else ""
         raise FailedPrecondition(
-            f"{len(workers)} workers need about {needed >> 20} MiB ({caches >> 20} MiB of it KV cache, "
+            f"{len(workers)} workers{ranks} need about {needed >> 20} MiB ({caches >> 20} MiB of it KV cache, "
             f"{weights >> 20} MiB weights); {available >> 20} MiB are available. "
-            "Lower kv_cache.memory or use fewer workers",
+            f"Lower kv_cache.memory or use fewer {'ranks' if ranks else 'workers'}{advice}",
             field="kv_cache.memory",
         )
 
 
 def weight_bytes(spec: ClusterSpec, files: ModelFiles, model: ModelSpec | EmbedderSpec) -> int:
-    """About what the weights of the language model and of its adapters, or of the text encoder, take in memory."""
+    """About what the weights of the language model and of its adapters, or of the text encoder, take in memory.
+
+    All experts are counted, whether or not somebody maps them.
+    """
     if isinstance(model, EmbedderSpec):
         return embedder_parameters(model) * (2 if spec.dtype == "bfloat16" else 4)
     adapters = (folder.glob("*.safetensors") for folder in spec.adapter_folders.values())
     return _model_bytes(spec, files, model) + sum(file.stat().st_size for found in adapters for file in found)
+
+
+def element_bytes(spec: ClusterSpec, files: ModelFiles, model: ModelSpec) -> float:
+    """Of a weight, on average."""
+    return _model_bytes(spec, files, model) / parameters(model.decoder)
+
+
+def unmapped_bytes(blueprint: Blueprint) -> int:
+    """Of experts that no worker maps, as each of them keeps its own in a pool."""
+    model, stages = blueprint.model, (Stage.PREFILL, Stage.DECODE)
+    serving = [stage for stage in stages if blueprint.stages[stage].replicas]
+    if isinstance(model, EmbedderSpec) or any(blueprint.offloads[stage] is None for stage in serving):
+        return 0
+    return round(expert_parameters(model.decoder) * element_bytes(blueprint.spec, blueprint.files, model))
 
 
 def _model_bytes(spec: ClusterSpec, files: ModelFiles, model: ModelSpec) -> int:

@@ -34,6 +34,12 @@ def kind_of(spec: ClusterSpec, model: ModelSpec | EmbedderSpec) -> Serves:
         raise FailedPrecondition(
             f"adapters are for models that generate, and {spec.name} gives embeddings", field="adapters"
         )
+    if spec.tensor_parallel * spec.expert_parallel > 1:
+        raise FailedPrecondition(
+            f"tensor_parallel and expert_parallel are for models that generate, and {spec.name} gives embeddings: "
+            "its workers are one rank each; more encode workers embed more",
+            field="tensor_parallel" if spec.tensor_parallel > 1 else "expert_parallel",
+        )
     return "vectors"
 
 

@@ -1,4 +1,4 @@
-"""A handle to one `StageActor` in Ray."""
+"""A handle to one actor of a worker in Ray: to its `StageActor`, or to one of its `RankActor`s."""
 
 import asyncio
 import contextlib
@@ -19,49 +19,60 @@ class RayActor:
     Args:
         ray: The module.
         handle: Ray's.
-        worker_id: Whose actor it is.
+        name: Whose actor it is, for messages.
     """
 
-    def __init__(self, ray: Any, handle: Any, worker_id: str) -> None:
+    def __init__(self, ray: Any, handle: Any, name: str) -> None:
+        self.handle = handle
         self._ray = ray
-        self._handle = handle
-        self._worker_id = worker_id
+        self._name = name
 
     async def start(self) -> Started:
         """See `Actor.start`."""
-        return cast(Started, await self._call(self._handle.start.remote(), within=START_SECONDS))
+        return cast(Started, await self.call(self.handle.start.remote(), within=START_SECONDS))
 
     async def running(self) -> Running | None:
         """See `Actor.running`."""
         try:
-            return cast("Running | None", await self._call(self._handle.running.remote(), within=ANSWER_SECONDS))
+            return cast("Running | None", await self.call(self.handle.running.remote(), within=ANSWER_SECONDS))
         except TriptychError:
             return None
 
-    async def wait(self) -> None:
+    async def wait(self) -> str:
         """See `Actor.wait`."""
-        with contextlib.suppress(TriptychError):
-            await self._call(self._handle.wait.remote(), within=None)
+        try:
+            return cast(str, await self.call(self.handle.wait.remote(), within=None))
+        except TriptychError as error:
+            return error.message
 
     async def stop(self) -> None:
         """See `Actor.stop`."""
-        with contextlib.suppress(TriptychError):
-            await self._call(self._handle.stop.remote(), within=STOP_SECONDS)
+        await self.close()
         await self.kill()
+
+    async def close(self) -> None:
+        """Has it end its work in order, if it answers."""
+        with contextlib.suppress(TriptychError):
+            await self.call(self.handle.stop.remote(), within=STOP_SECONDS)
 
     async def kill(self) -> None:
         """See `Actor.kill`. A process that stands still is gone five seconds later."""
-        await asyncio.to_thread(self._ray.kill, self._handle)
+        await asyncio.to_thread(self._ray.kill, self.handle)
 
-    async def _call(self, reference: Awaitable[object], within: float | None) -> object:
+    async def call(self, reference: Awaitable[object], within: float | None) -> object:
+        """The answer to a call of one of its methods.
+
+        Raises:
+            TriptychError: what the method has raised, or Unavailable where its process has died or does not answer.
+        """
         exceptions = self._ray.exceptions
         try:
             return await asyncio.wait_for(reference, within)
         except exceptions.RayTaskError as error:
             if isinstance(error.cause, TriptychError):
                 raise error.cause from None
-            raise Unavailable(f"worker {self._worker_id} failed: {error.cause}") from error
+            raise Unavailable(f"{self._name} failed: {error.cause}") from error
         except exceptions.RayError as error:
-            raise Unavailable(f"worker {self._worker_id} died: {str(error).splitlines()[0]}") from error
+            raise Unavailable(f"{self._name} died: {str(error).splitlines()[0]}") from error
         except TimeoutError as error:
-            raise Unavailable(f"worker {self._worker_id} did not answer within {within:g} seconds") from error
+            raise Unavailable(f"{self._name} did not answer within {within:g} seconds") from error

@@ -1,21 +1,28 @@
 """Ray, behind the few calls that Triptych needs of it."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
+from collections import defaultdict
 from typing import Any
 
 from triptych.controller.actor import StageActor
 from triptych.controller.desired import DesiredWorker
+from triptych.controller.rank_actor import RankActor
 from triptych.controller.ray_actor import RayActor
-from triptych.controller.runtime import FoundActor
+from triptych.controller.ray_group import RayGroup
+from triptych.controller.ray_pack import Packs
+from triptych.controller.runtime import Actor, FoundActor
 from triptych.core.errors import FailedPrecondition, Unavailable
+from triptych.stages.settings import StageSettings
 
 NAMESPACE = "triptych"
 OBJECT_STORE_BYTES = 80 << 20  # Ray's minimum, nearly: no data of ours goes through it
 SEAT_SECONDS = 30.0  # within which Ray has noticed that a controller has died
 RETRY_SECONDS = 0.5
+LEAST = 0.001  # of a processor: Ray reserves no place for nothing
 
 
 class RayRuntime:
@@ -45,6 +52,7 @@ class RayRuntime:
         self._joined = address is not None
         self._cluster = ""
         self._seat: Any = None
+        self._reserving = asyncio.Lock()
         local: dict[str, Any] = {} if address else {"num_cpus": cpus, "object_store_memory": OBJECT_STORE_BYTES}
         try:
             ray.init(
@@ -77,26 +85,51 @@ class RayRuntime:
             field="ray.cluster_name",
         )
 
-    def place(self, worker: DesiredWorker, attempt: int) -> RayActor:
-        """Has an actor started with the resources of the spec; all of a Ray of our own is ours."""
-        settings = worker.settings
-        remote = self._ray.remote(self._actor_class).options(
-            # A name is taken for a while after its actor was killed: the last part sets the next one apart.
-            name="/".join((self._cluster, settings.worker_id, str(attempt), secrets.token_hex(4))),
-            lifetime="detached" if self._joined else None,
-            num_cpus=worker.cpus if self._joined else 0,
-            num_gpus=worker.gpus,
-            max_restarts=0,  # the controller restarts: it has to learn the new address anyway
-            runtime_env={
-                "env_vars": {
-                    "PYTHONSAFEPATH": "1",
-                    "OMP_NUM_THREADS": str(settings.threads),
-                    "GOMP_SPINCOUNT": "1000",  # workers share cores: a waiting thread soon lets others have its own
-                    "TOKENIZERS_PARALLELISM": "false",
-                }
-            },
-        )
-        return RayActor(self._ray, remote.remote(settings, joined=self._joined), settings.worker_id)
+    async def place(self, worker: DesiredWorker, attempt: int) -> Actor:
+        """Has an actor for each rank started with the resources of the spec; all of a Ray of our own is ours."""
+        # A name is taken for a while after its actor was killed: the last part sets the next one apart.
+        name = "/".join((self._cluster, worker.settings.worker_id, str(attempt), secrets.token_hex(4)))
+        if worker.ranks > 1:
+            return await self._place_group(worker, name)
+        options = self._options(worker.settings) | {"num_cpus": worker.cpus if self._joined else 0}
+        options |= {"num_gpus": worker.gpus, "scheduling_strategy": "SPREAD" if self._joined else "DEFAULT"}
+        return self._actor(self._actor_class, name, options, worker.settings.worker_id, worker.settings)
+
+    async def _place_group(self, worker: DesiredWorker, name: str) -> RayGroup:
+        """Nothing is placed where not everything can be; in a Ray of our own a rank takes next to nothing."""
+        rank = {"CPU": worker.cpus if self._joined else LEAST} | ({"GPU": worker.gpus} if worker.gpus else {})
+        lifetime = "detached" if self._joined else None
+        worker_id, parallelism = worker.settings.worker_id, worker.settings.parallelism
+        async with self._reserving:
+            packs = await Packs.reserve(self._ray, self._cluster, name, parallelism, rank, lifetime)
+        settings = packs.told(worker.settings)
+        options = self._options(settings) | {"num_cpus": rank["CPU"], "num_gpus": worker.gpus}
+        try:
+            first, *others = (options | {"scheduling_strategy": place} for place in packs.strategies())
+            leader = self._actor(self._actor_class, name, first, f"{worker_id} rank 0", settings)
+            followers = [
+                self._actor(RankActor, f"{name}/{number}", other, f"{worker_id} rank {number}", settings, number)
+                for number, other in enumerate(others, 1)
+            ]
+        except Exception:  # nobody else knows of the groups; the actors that are there end with them
+            await asyncio.to_thread(packs.remove)
+            raise
+        return RayGroup(leader, tuple(followers), packs)
+
+    def _actor(self, kind: type, name: str, options: dict[str, Any], said: str, *arguments: object) -> RayActor:
+        """Has one actor started. The controller restarts: it has to learn the new address anyway."""
+        lifetime = "detached" if self._joined else None
+        remote: Any = self._ray.remote(kind).options(name=name, lifetime=lifetime, max_restarts=0, **options)
+        return RayActor(self._ray, remote.remote(*arguments, joined=self._joined), said)
+
+    def _options(self, settings: StageSettings) -> dict[str, Any]:
+        variables = {
+            "PYTHONSAFEPATH": "1",
+            "OMP_NUM_THREADS": str(settings.threads),
+            "GOMP_SPINCOUNT": "1000",  # workers share cores: a waiting thread soon lets others have its own
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        return {"runtime_env": {"env_vars": variables}}
 
     def close(self) -> None:
         """Ends a Ray that was started here, or leaves the cluster."""
@@ -111,18 +144,23 @@ class RayRuntime:
         return True
 
     def _find(self) -> list[FoundActor]:
-        found = []
-        for name in self._ray.util.list_named_actors():
+        """What earlier attempts have left: of each the actors of its ranks, rank 0 first if it is there."""
+        handles: dict[tuple[str, ...], list[Any]] = defaultdict(list)
+        for name in sorted(self._ray.util.list_named_actors(), key=lambda name: (len(name), name)):
             match name.removeprefix(f"{self._cluster}/").split("/"):
-                case [worker_id, attempt, _] if name.startswith(f"{self._cluster}/") and attempt.isdecimal():
-                    try:
-                        handle = self._ray.get_actor(name)
-                    except ValueError:  # it has ended meanwhile
-                        continue
-                    found.append(FoundActor(name, worker_id, int(attempt), RayActor(self._ray, handle, worker_id)))
+                case [_, attempt, _, *_] as parts if name.startswith(f"{self._cluster}/") and attempt.isdecimal():
+                    with contextlib.suppress(ValueError):  # it has ended meanwhile
+                        handles[tuple(parts[:3])].append(self._ray.get_actor(name))
                 case _:
                     pass
-        return found
+        return [self._found(*parts, handles=found) for parts, found in handles.items()]
+
+    def _found(self, worker_id: str, attempt: str, token: str, *, handles: list[Any]) -> FoundActor:
+        name = "/".join((self._cluster, worker_id, attempt, token))
+        first, *others = (RayActor(self._ray, handle, worker_id) for handle in handles)
+        packs = Packs.find(self._ray, name)
+        actor = RayGroup(first, tuple(others), packs) if packs.groups else first
+        return FoundActor(name, worker_id, int(attempt), actor)
 
 
 class Seat:

@@ -20,8 +20,8 @@ class Actor(Protocol):
     async def running(self) -> Running | None:
         """What serves there; None when nothing does, or nobody answers."""
 
-    async def wait(self) -> None:
-        """Returns when the worker serves no longer, however that came about."""
+    async def wait(self) -> str:
+        """Returns when the worker serves no longer, with the reason as far as there is one to tell."""
 
     async def stop(self) -> None:
         """Ends the worker in order, or its process when it does not answer."""
@@ -55,8 +55,8 @@ class Runtime(Protocol):
             FailedPrecondition: another controller is that.
         """
 
-    def place(self, worker: DesiredWorker, attempt: int) -> Actor:
-        """Has an actor started; returns at once."""
+    async def place(self, worker: DesiredWorker, attempt: int) -> Actor:
+        """Has an actor started; does not wait for it. Who is cancelled, or fails, leaves nothing placed."""
 
     def close(self) -> None:
         """Lets go of the runtime."""

@@ -149,3 +149,8 @@ def _rebuild(
     kind: type[TriptychError], message: str, field: str, request_id: str, retry_after: float | None
 ) -> TriptychError:
     return kind(message, field=field, request_id=request_id, retry_after=retry_after)
+
+
+def describe(error: BaseException) -> str:
+    """An error in a line: what was foreseen in its own words, a defect with its class."""
+    return error.message if isinstance(error, TriptychError) else f"{type(error).__name__}: {error}"

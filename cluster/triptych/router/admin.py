@@ -1,18 +1,20 @@
 """AdminService over the dispatcher and the fleet."""
 
+import asyncio
 from typing import Any, Final, Protocol
 
 import grpc
 
 from triptych.admin.v1 import admin_pb2 as pb
 from triptych.admin.v1 import admin_pb2_grpc
-from triptych.core.errors import InvalidArgument, Unimplemented
+from triptych.core.errors import InvalidArgument, NotFound, Unimplemented
 from triptych.core.fleet import Stage
 from triptych.core.fleet.worker import Health
 from triptych.router.clock import now
 from triptych.router.dispatch import Dispatcher
 from triptych.router.fleet import FleetDirectory, WorkerAddress
 from triptych.router.guard import Guarded
+from triptych.router.tracing import trace_of
 from triptych.wire.stage import stage_from_proto, stage_to_proto
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -86,6 +88,32 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             started, drained = await self._operations().scale(stage, request.replicas)
             return pb.ScaleStageResponse(started=started, drained=drained)
 
+    async def BalanceExperts(self, request: pb.BalanceExpertsRequest, context: Context) -> pb.BalanceExpertsResponse:
+        """Has workers move experts among their ranks."""
+        async with Guarded(context):
+            told = self._fleet.balancing(request.worker_ids)
+            for worker_id in told:
+                self._dispatcher.balance_experts(worker_id)
+        return pb.BalanceExpertsResponse(worker_ids=told)
+
+    async def Trace(self, request: pb.TraceRequest, context: Context) -> pb.TraceResponse:
+        """Has workers record what they do, all at once."""
+        async with Guarded(context):
+            if not request.timeout_ms:
+                raise InvalidArgument("within must be more than 0 seconds", field="within")
+            connected = [worker_id for worker_id in self._fleet.addresses if worker_id in self._fleet.welcomes]
+            for worker_id in request.worker_ids:
+                if worker_id not in connected:
+                    there = ", ".join(connected)
+                    raise NotFound(f"there is no worker {worker_id!r}; there are {there}", field="worker_ids")
+            traces = [self._trace(worker_id, request) for worker_id in request.worker_ids or connected]
+            return pb.TraceResponse(workers=await asyncio.gather(*traces))
+
+    async def _trace(self, worker_id: str, request: pb.TraceRequest) -> pb.WorkerTrace:
+        address = self._fleet.addresses[worker_id].address
+        trace = await trace_of(address, request.steps, request.timeout_ms)
+        return pb.WorkerTrace(worker_id=worker_id, trace=trace)
+
     def _operations(self) -> Operations:
         if self.operations is None:
             raise Unimplemented("this router has no controller that could change its workers")
@@ -116,6 +144,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             address=address.address,
             pid=address.pid,
             restarts=address.restarts,
+            rank_pids=address.rank_pids,
+            last_end=address.last_end,
             health=self._health(address),
         )
         if welcome := self._fleet.welcomes.get(address.worker_id):

@@ -55,6 +55,10 @@ class Carrier:
                     assert_never(unknown)
         return tuple(broken)
 
+    def balance_experts(self, worker_id: str) -> None:
+        """Has a worker move experts among its ranks."""
+        self._outbound.send(worker_id, pb.ConnectRequest(balance_experts=pb.BalanceExperts()))
+
     def _performed(self, work: Work | TextWork, action: do.Action) -> bool:
         try:
             if isinstance(work, TextWork):

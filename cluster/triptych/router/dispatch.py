@@ -171,6 +171,10 @@ class Dispatcher:
         """Takes a worker out; what still runs there after `timeout` seconds goes on elsewhere."""
         self._perform_all(self._desk.drain(worker_id, timeout, self._clock()))
 
+    def balance_experts(self, worker_id: str) -> None:
+        """Has a worker move experts among its ranks."""
+        self._carrier.balance_experts(worker_id)
+
     def retain(self, worker_ids: Collection[str]) -> None:
         """Only these workers are still placed."""
         self._desk.retain(worker_ids)

@@ -1,9 +1,10 @@
 """The workers as the controller has placed them and as they describe themselves: what operators are shown."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from triptych.core.errors import FailedPrecondition
+from triptych.core.errors import FailedPrecondition, NotFound
 from triptych.core.fleet import Stage
 from triptych.core.fleet.worker import Introduction
 from triptych.stage.v1 import stage_pb2 as pb
@@ -18,6 +19,8 @@ class WorkerAddress:
         address: "host:port" of its StageService; empty while it is being started.
         pid: Its process.
         restarts: How often it has been started again.
+        rank_pids: The processes of all its ranks; empty where it is one.
+        last_end: Why the last time; empty when it was not, or nothing is known.
     """
 
     worker_id: str
@@ -25,6 +28,8 @@ class WorkerAddress:
     address: str
     pid: int = 0
     restarts: int = 0
+    rank_pids: tuple[int, ...] = ()
+    last_end: str = ""
 
 
 class FleetDirectory:
@@ -44,6 +49,23 @@ class FleetDirectory:
         """A worker's stream has ended."""
         self.welcomes.pop(worker_id, None)
         self.reports.pop(worker_id, None)
+
+    def balancing(self, worker_ids: Sequence[str]) -> tuple[str, ...]:
+        """Those of these workers that have experts to move, all of which must; of all workers if there are none.
+
+        Raises:
+            NotFound: there is no such worker.
+            FailedPrecondition: one of them has no experts to move, or none of all.
+        """
+        able = [w for w in self.addresses if (report := self.reports.get(w)) and report.HasField("experts")]
+        for worker_id in worker_ids:
+            if worker_id not in self.addresses:
+                raise NotFound(f"there is no worker {worker_id!r:.60}", field="worker_ids")
+            if worker_id not in able:
+                raise FailedPrecondition(f"{worker_id} has no experts that could be moved", field="worker_ids")
+        if not able:
+            raise FailedPrecondition("no worker divides experts among ranks, and can move them", field="worker_ids")
+        return tuple(worker_ids or able)
 
     def complete(self) -> bool:
         """Whether every worker that the controller has placed is connected."""
@@ -82,4 +104,5 @@ def introduction(welcome: pb.Welcome) -> Introduction:
         total_blocks=welcome.total_blocks,
         block_size=welcome.block_size,
         draining=welcome.draining,
+        lanes=welcome.lanes or 1,
     )

@@ -110,6 +110,13 @@ def test_the_smallest_kv_cache_counts() -> None:
     assert fleet.kv_tokens() == 50 * 16
 
 
+def test_a_sequence_fits_into_one_of_the_lanes_of_a_pool() -> None:
+    fleet = FleetBook(LIMITS)
+    fleet.connect(introduction("D1", blocks=50), 0.0)
+    fleet.connect(replace(introduction("D2", blocks=160), lanes=4), 0.0)
+    assert fleet.kv_tokens() == 40 * 16
+
+
 NAMES = st.sampled_from(["D1", "D2", "D3"])
 LOADS = st.dictionaries(NAMES, st.builds(Load, st.integers(1, 3), st.integers(0, 9), st.integers(0, 9)))
 

@@ -77,3 +77,38 @@ def bench_serve(
     slo = Slo(*(None if limit is None else limit / 1000 for limit in (slo_ttft, slo_tpot)))
     pictures = read_pictures(image or ()) if image or images or trace else ()
     bench_cluster(Target(address, model, timeout), loads, pictures, slo, Output(json, plot), seed)
+
+
+@bench.command("experts")
+def bench_experts(
+    *,
+    model: Annotated[
+        str, typer.Option(help="A mixture: a folder, a hub id, builtin:NAME, or synthetic:8GB of random weights.")
+    ] = "builtin:smollm2-moe",
+    budgets: Annotated[str, typer.Option(help="Percentages of all experts, or sizes such as 1.5GB.")] = "10,25,50,75",
+    arms: Annotated[str | None, typer.Option(help="Of those compared; by default all that are about policy.")] = None,
+    texts: Annotated[int, typer.Option(min=1, help="Prompts.")] = 4,
+    out: Annotated[int, typer.Option(min=2, help="Tokens of each answer.")] = 100,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts that are completed together.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each arm, of which the median counts.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the computation.")] = 2,
+    dtype: Annotated[str, typer.Option(help="Of the computation: auto, float32 or bfloat16.")] = "auto",
+    expert_parallel: Annotated[int, typer.Option(min=1, help="Ranks that divide the experts.")] = 1,
+    json: Annotated[Path | None, typer.Option(help="Write JSON lines into this file.")] = None,
+) -> None:
+    """Measure what it costs to serve a mixture from less memory than its experts take: every policy and predictor."""
+    from rich.console import Console
+
+    from triptych.cli.bench.experts.arms import DEFAULT_ARMS, parse_arms
+    from triptych.cli.bench.experts.preparing import SYNTHETIC, Wanted
+    from triptych.cli.bench.experts.run import run
+    from triptych.cli.bench.experts.show import json_lines, tables
+    from triptych.cli.bench.experts.targets import targets
+    from triptych.cli.progress import ProgressBars
+
+    wanted = Wanted(model, texts, out, batch, threads, dtype, expert_parallel)
+    found = run(wanted, parse_arms(arms or DEFAULT_ARMS, budgets), rounds, ProgressBars())
+    reached = targets(found.arms, synthetic=model.startswith(SYNTHETIC))
+    if json is not None:
+        json.write_text("".join(f"{line}\n" for line in json_lines(found, reached)), encoding="utf-8")
+    Console(width=max(Console().width, 120)).print(tables(found, reached))

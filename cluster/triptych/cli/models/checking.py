@@ -9,6 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from triptych.cli.models.mixture import MixtureReport, mixture_lines
+from triptych.core.sizes import show_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class StageMemory:
@@ -47,6 +50,7 @@ class Report:
         decode_tokens_per_second: At most, for one request alone: its bytes over the measured bandwidth.
         prefill_tokens_per_second: At most: its operations over the measured rate of matrix products.
         notes: What a user should know.
+        mixture: Of its experts, where it has any.
     """
 
     model: str
@@ -66,6 +70,7 @@ class Report:
     decode_tokens_per_second: float
     prefill_tokens_per_second: float
     notes: tuple[str, ...]
+    mixture: MixtureReport | None = None
 
     @property
     def needed_bytes(self) -> int:
@@ -73,9 +78,14 @@ class Report:
         return self.weights_bytes + sum(stage.workers * stage.bytes for stage in self.stages)
 
     @property
-    def fits(self) -> bool:
-        """Whether all workers do."""
+    def fits_whole(self) -> bool:
+        """Whether all workers do, with all experts."""
         return self.needed_bytes <= self.available_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether all workers do, perhaps with a part of the experts each."""
+        return self.fits_whole or (self.mixture is not None and self.mixture.auto == "part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +119,14 @@ class EmbeddingReport:
     tokens_per_second: float
 
     @property
-    def fits(self) -> bool:
+    def fits_whole(self) -> bool:
         """Whether its weights do."""
         return self.weights_bytes <= self.available_bytes
+
+    @property
+    def fits(self) -> bool:
+        """The same: it has no part that could be left out."""
+        return self.fits_whole
 
 
 def check(
@@ -128,8 +143,9 @@ def check(
     """Say whether a model can be served here, from its configuration and the headers of its files alone."""
     from triptych.cli.models.survey import survey
     from triptych.cli.progress import ProgressBars
+    from triptych.experts.settings import Auto, OffloadSettings
 
-    report = survey(model, dtype, quantization, layout, threads, ProgressBars())
+    report = survey(model, dtype, quantization, layout, threads, OffloadSettings(budget=Auto()), ProgressBars())
     if as_json:
         print(json.dumps(asdict(report), indent=2))
     else:
@@ -159,16 +175,24 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
         f"{report.parameters / 1e9:.2f} B{share if 2 * report.step_parameters < report.parameters else ''}",
     )
     yield "form", f"{report.dtype}, quantization {report.quantization}"
-    yield "memory", f"weights {_size(report.weights_bytes)}, mapped once for all prefill and decode workers of a host"
+    yield (
+        "memory",
+        f"weights {show_bytes(report.weights_bytes)}, mapped once for all prefill and decode workers of a host",
+    )
     for stage in report.stages:
-        yield "", f"{stage.workers} {stage.stage}: {_size(stage.bytes)} each besides"
-    yield "", f"KV cache {_size(report.kv_token_bytes)} a token: a default worker holds {report.fits_tokens:,} tokens"
+        yield "", f"{stage.workers} {stage.stage}: {show_bytes(stage.bytes)} each besides"
+    yield (
+        "",
+        f"KV cache {show_bytes(report.kv_token_bytes)} a token: a default worker holds {report.fits_tokens:,} tokens",
+    )
     yield "this machine", _verdict(report, report.needed_bytes)
     yield (
         "decode",
         f"at most {report.decode_tokens_per_second:,.0f} tokens/s of one request (bandwidth measured now)",
     )
     yield "prefill", f"at most {report.prefill_tokens_per_second:,.0f} tokens/s (matrix products, measured now)"
+    if report.mixture is not None:
+        yield from mixture_lines(report.mixture)
     for note in report.notes:
         yield "note", note
 
@@ -180,18 +204,13 @@ def _lines_of_embedder(report: EmbeddingReport) -> Iterator[tuple[str, str]]:
     yield "gives", f"embeddings of {report.size:,} numbers{length} (pooling: {report.pooling})"
     yield "parameters", f"{report.parameters / 1e6:.1f} M"
     yield "form", report.dtype
-    yield "memory", f"weights {_size(report.weights_bytes)}, mapped once for all encode workers of a host"
+    yield "memory", f"weights {show_bytes(report.weights_bytes)}, mapped once for all encode workers of a host"
     yield "this machine", _verdict(report, report.weights_bytes)
     yield "speed", f"at most {report.tokens_per_second:,.0f} tokens/s (matrix products)"
 
 
 def _verdict(report: Report | EmbeddingReport, needed: int) -> str:
-    verdict = "fits" if report.fits else "DOES NOT FIT"
-    return f"{_size(report.available_bytes)} free, {_size(needed)} needed: {verdict}"
-
-
-def _size(size: int) -> str:
-    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if size >= unit:
-            return f"{size / unit:.2f} {name}"
-    return f"{size} bytes"
+    verdict = "fits" if report.fits_whole else "DOES NOT FIT"
+    if report.fits and not report.fits_whole:
+        verdict += ", but does with `experts.budget: auto`"
+    return f"{show_bytes(report.available_bytes)} free, {show_bytes(needed)} needed: {verdict}"

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from itertools import groupby
 from math import prod
+from typing import Any
 
 import psutil
 
@@ -11,14 +12,19 @@ from triptych.cli.bench.engine.machine import Machine
 from triptych.cli.bench.engine.measure import linear_precision
 from triptych.cli.models.checking import EmbeddingReport, Report, StageMemory
 from triptych.cli.models.embedding import survey_embedder
+from triptych.cli.models.forecasting import check_mixture
 from triptych.config.load import make_spec
 from triptych.config.resources import resolve_stages
 from triptych.config.sections import KvCacheSpec
 from triptych.config.spec import ClusterSpec
 from triptych.controller.desired import PROCESS_BYTES, Blueprint
+from triptych.core.fleet import Stage
 from triptych.engine.dtypes import choose_dtype, dtype_name
+from triptych.experts.fit import free_memory
+from triptych.experts.settings import OffloadSettings
 from triptych.models.config import read_config
 from triptych.models.embedding.reading import read_either
+from triptych.models.expert_sizes import element_bytes
 from triptych.models.files import ModelFiles
 from triptych.models.packed.settings import find_schemes
 from triptych.models.parameters import require_whole
@@ -32,9 +38,24 @@ from triptych.models.towers.layout import vision_tensors
 
 
 def survey(
-    model: str, dtype: str, quantization: str, layout: str, threads: int | None, progress: Progress
+    model: str,
+    dtype: str,
+    quantization: str,
+    layout: str,
+    threads: int | None,
+    offload: OffloadSettings,
+    progress: Progress,
 ) -> Report | EmbeddingReport:
     """Reads headers and measures the machine for some seconds.
+
+    Args:
+        model: A folder, a .gguf file, a hub id or builtin:NAME.
+        dtype: Of the computation.
+        quantization: Of the language model's matrices.
+        layout: Of the workers.
+        threads: That measure; None for all there are.
+        offload: How experts would be kept that do not all fit; the budget is to be found.
+        progress: Told about downloads and measurements.
 
     Raises:
         TriptychError: the model cannot be found, or not be served; the message says why.
@@ -44,8 +65,9 @@ def survey(
     if isinstance(spec, EmbedderSpec):
         return survey_embedder(model, files, spec, dtype, quantization, threads, progress)
     require_whole(files, spec)
-    chosen = choose_dtype(dtype, read_config(files))
-    element = _element_bytes(form, files, spec, chosen.itemsize)
+    config = read_config(files)
+    chosen = choose_dtype(dtype, config)
+    element = element_bytes(form, files, spec.decoder, chosen.itemsize)
     kv_bytes = kv_elements(spec.decoder) * chosen.itemsize
     vision_bytes = _vision_parameters(spec) * chosen.itemsize
     settings = make_spec({"model": model, "layout": layout, "dtype": dtype, "quantization": form})
@@ -67,11 +89,12 @@ def survey(
         vision_bytes=vision_bytes,
         kv_token_bytes=kv_bytes,
         stages=stages,
-        available_bytes=psutil.virtual_memory().available,
+        available_bytes=free_memory(),
         fits_tokens=KvCacheSpec().memory_on(machine_bytes) // kv_bytes,
         decode_tokens_per_second=read / (step_parameters(spec.decoder) * element),
         prefill_tokens_per_second=products / (2 * linear_parameters(spec.decoder)),
-        notes=tuple(_notes(files, spec, form)),
+        notes=tuple(_notes(files, config, spec, form)),
+        mixture=check_mixture(files, spec.decoder, element, stages, offload, read),
     )
 
 
@@ -79,7 +102,7 @@ def _stages(settings: ClusterSpec, files: ModelFiles, spec: ModelSpec, vision_by
     """What each worker of a stage takes for itself."""
     cpu_count = len(os.sched_getaffinity(0))
     resources = resolve_stages(settings, "images" if spec.vision else "texts", cpu_count=cpu_count)
-    blueprint = Blueprint(settings, files, spec, resources, psutil.virtual_memory().total)
+    blueprint = Blueprint(settings, files, spec, resources, psutil.virtual_memory().total, dict.fromkeys(Stage))
     for stage, workers in groupby(blueprint.workers(), key=lambda worker: worker.settings.role):
         alike = tuple(workers)
         own = alike[0].settings
@@ -92,19 +115,12 @@ def _vision_parameters(spec: ModelSpec) -> int:
     return 0 if spec.vision is None else sum(map(prod, vision_tensors(spec.vision).values()))
 
 
-def _element_bytes(form: Quantization, files: ModelFiles, spec: ModelSpec, plain: int) -> float:
-    """Bytes of one weight in memory."""
-    if form == "gguf":
-        return files.path.stat().st_size / parameters(spec.decoder)
-    return 1.0 if form == "int8" else float(plain)
-
-
-def _notes(files: ModelFiles, spec: ModelSpec, form: Quantization) -> Iterator[str]:
+def _notes(files: ModelFiles, config: dict[str, Any], spec: ModelSpec, form: Quantization) -> Iterator[str]:
     if files.format == "gguf" and form == "none":
         yield "its blocks are unpacked once into the cache; --quantization gguf multiplies by them as they are stored"
-    if files.format == "safetensors" and find_schemes(read_config(files)):
+    if files.format == "safetensors" and find_schemes(config):
         yield "its packed weights are unpacked once into the cache; --quantization int8 takes a byte for each"
-    if (kind := _stretch(files)) in ("dynamic", "longrope", "su"):
+    if (kind := _stretch(config)) in ("dynamic", "longrope", "su"):
         limit = f"{spec.context_length:,} tokens"
         yield f"its rotary scaling {kind} depends on the length of the prompt beyond {limit}: served up to there"
     heads = {layer.attention.head_dim for layer in spec.decoder.layers if isinstance(layer.attention, AttentionSpec)}
@@ -113,9 +129,8 @@ def _notes(files: ModelFiles, spec: ModelSpec, form: Quantization) -> Iterator[s
         yield f"heads of {widths} dimensions have no compiled attention: torch computes, and steps are not replayed"
 
 
-def _stretch(files: ModelFiles) -> str:
+def _stretch(config: dict[str, Any]) -> str:
     """The kind of rotary scaling, as the configuration has it."""
-    config = read_config(files)
     for section in (config, config.get("text_config") or {}):
         for name in ("rope_parameters", "rope_scaling"):
             rope = section.get(name)

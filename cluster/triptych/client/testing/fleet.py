@@ -1,9 +1,11 @@
 """The fake cluster's workers."""
 
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 from triptych.admin.v1 import admin_pb2
+from triptych.core.errors import FailedPrecondition
 from triptych.core.fleet import Stage
 from triptych.core.reconcile import Roster, Serving, Worker, drain, scale
 from triptych.wire.stage import stage_from_proto, stage_to_proto
@@ -39,6 +41,7 @@ class FakeFleet:
                         self._status.workers.remove(worker)
                     case admin_pb2.WORKER_HEALTH_STARTING:
                         worker.health = admin_pb2.WORKER_HEALTH_HEALTHY
+                _settle(worker)
             return seen
 
     def drain(self, worker_id: str) -> None:
@@ -58,6 +61,20 @@ class FakeFleet:
                 self._status.workers.add(worker_id=worker_id, role=stage_to_proto(stage), health=starting)
             return started, drained
 
+    def balance(self, worker_ids: Sequence[str]) -> list[str]:
+        """Begins to move experts; who does."""
+        with self._lock:
+            able = [w for w in self._status.workers if w.load.HasField("experts")]
+            told = [w for w in able if w.worker_id in (worker_ids or [w.worker_id])]
+            if not told:
+                raise FailedPrecondition(
+                    "no worker divides experts among ranks, and can move them", field="worker_ids"
+                )
+            for worker in told:
+                worker.load.experts.moving = True
+                worker.load.experts.rebalances += 1
+            return [worker.worker_id for worker in told]
+
     def _roster(self) -> Roster:
         roles = {w.worker_id: role for w in self._status.workers if (role := stage_from_proto(w.role))}
         leaving = {w.worker_id for w in self._status.workers if w.health == admin_pb2.WORKER_HEALTH_DRAINING}
@@ -69,3 +86,12 @@ class FakeFleet:
         for worker in self._status.workers:
             if worker.worker_id == worker_id:
                 worker.health = admin_pb2.WORKER_HEALTH_DRAINING
+
+
+def _settle(worker: admin_pb2.WorkerStatus) -> None:
+    """Experts that move are where they should be at the next look."""
+    if worker.load.experts.moving:
+        worker.load.experts.moving = False
+        for layer in worker.load.experts.layers:
+            layer.before, layer.after, layer.now = layer.now, 1.0, 1.0
+            worker.load.experts.commits += 1

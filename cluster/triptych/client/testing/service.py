@@ -24,8 +24,10 @@ from triptych.client.testing.script import (
 )
 from triptych.core.errors import Cancelled, InvalidArgument, NotFound, TriptychError
 from triptych.core.inputs import GenerationInput
+from triptych.core.trace import Lane
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.inference.v1 import inference_pb2_grpc
+from triptych.stage.v1 import stage_pb2
 from triptych.wire.embedding import embedding_from_proto
 from triptych.wire.prompt import prompt_from_proto
 from triptych.wire.request import generation_from_proto
@@ -129,6 +131,25 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
                 raise InvalidArgument("stage must be encode, prefill or decode", field="stage")
             started, drained = self._fleet.scale(stage, request.replicas)
         return admin_pb2.ScaleStageResponse(started=started, drained=drained)
+
+    def BalanceExperts(
+        self, request: admin_pb2.BalanceExpertsRequest, context: grpc.ServicerContext
+    ) -> admin_pb2.BalanceExpertsResponse:
+        with _aborting(context):
+            return admin_pb2.BalanceExpertsResponse(worker_ids=self._fleet.balance(request.worker_ids))
+
+    def Trace(self, request: admin_pb2.TraceRequest, context: grpc.ServicerContext) -> admin_pb2.TraceResponse:
+        with _aborting(context):
+            known = [worker.worker_id for worker in self._fleet.look().workers]
+            if unknown := [worker_id for worker_id in request.worker_ids if worker_id not in known]:
+                raise NotFound(f"there is no worker {unknown[0]!r}; there are {', '.join(known)}")
+        spans = [
+            stage_pb2.Span(lane=Lane.COMPUTE, name="decode", start_ns=step * 10**7, duration_ns=8 * 10**6, size=1)
+            for step in range(request.steps)
+        ]
+        trace = stage_pb2.StepTrace(spans=spans, steps=request.steps)
+        workers = [admin_pb2.WorkerTrace(worker_id=one, trace=trace) for one in request.worker_ids or known]
+        return admin_pb2.TraceResponse(workers=workers)
 
     def _answer(
         self, message: pb.GenerationInput, context: grpc.ServicerContext

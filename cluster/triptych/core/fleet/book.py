@@ -91,9 +91,9 @@ class FleetBook:
         return Fleet(tuple(w for w in self.workers.values() if w.accepts(now)))
 
     def kv_tokens(self) -> int | None:
-        """Tokens that the smallest connected KV cache holds; None while there is none."""
+        """Tokens of a sequence that every connected KV cache can hold; None while there is none."""
         said = (w.introduction for w in self.workers.values())
-        return min((i.total_blocks * i.block_size for i in said if i.total_blocks), default=None)
+        return min((i.kv_tokens for i in said if i.total_blocks), default=None)
 
 
 def _either(before: Mapping[str, Load], after: Mapping[str, Load]) -> Iterator[str]:

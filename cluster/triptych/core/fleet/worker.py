@@ -32,6 +32,7 @@ class Introduction:
         stages: What it is able to do.
         total_blocks: Size of its KV pool.
         block_size: Tokens per block.
+        lanes: Equal parts that the pool consists of; a sequence fits into one.
         draining: It refuses new work already, whoever has drained it.
     """
 
@@ -42,6 +43,12 @@ class Introduction:
     total_blocks: int = 0
     block_size: int = 0
     draining: bool = False
+    lanes: int = 1
+
+    @property
+    def kv_tokens(self) -> int:
+        """What one sequence can have."""
+        return self.total_blocks // self.lanes * self.block_size
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Reservations of KV blocks for a sender that may die at any moment: who may write what, until when."""
 
+from triptych.core.leases.divided import DividedLedger
 from triptych.core.leases.ledger import Admission, Audit, Busy, Duplicate, Ledger, Write
 from triptych.core.leases.reservation import (
     MAX_MISMATCHES,
@@ -22,6 +23,7 @@ __all__ = [
     "Closed",
     "Closing",
     "Complete",
+    "DividedLedger",
     "Duplicate",
     "Ledger",
     "Lost",

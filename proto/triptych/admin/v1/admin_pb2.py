@@ -25,35 +25,45 @@ _sym_db = _symbol_database.Default()
 from triptych.stage.v1 import stage_pb2 as triptych_dot_stage_dot_v1_dot_stage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtriptych/admin/v1/admin.proto\x12\x11triptych.admin.v1\x1a\x1dtriptych/stage/v1/stage.proto\"\x19\n\x17GetClusterStatusRequest\"\xab\x01\n\x18GetClusterStatusResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06layout\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x30\n\x07workers\x18\x04 \x03(\x0b\x32\x1f.triptych.admin.v1.WorkerStatus\x12/\n\x06router\x18\x05 \x01(\x0b\x32\x1f.triptych.admin.v1.RouterStatus\"\xc0\x02\n\x0cWorkerStatus\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12&\n\x04role\x18\x03 \x01(\x0e\x32\x18.triptych.stage.v1.Stage\x12(\n\x06stages\x18\x04 \x03(\x0e\x32\x18.triptych.stage.v1.Stage\x12/\n\x06health\x18\x05 \x01(\x0e\x32\x1f.triptych.admin.v1.WorkerHealth\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x0b\n\x03pid\x18\x07 \x01(\x05\x12\x10\n\x08restarts\x18\x08 \x01(\x05\x12\x14\n\x0ctotal_blocks\x18\t \x01(\x05\x12\x12\n\nblock_size\x18\n \x01(\x05\x12+\n\x04load\x18\x0b \x01(\x0b\x32\x1d.triptych.stage.v1.LoadReport\"\xd2\x02\n\x0cRouterStatus\x12\x18\n\x10running_requests\x18\x01 \x01(\x05\x12\x1c\n\x14max_running_requests\x18\x02 \x01(\x05\x12\x19\n\x11\x66inished_requests\x18\x03 \x01(\x03\x12\x17\n\x0f\x66\x61iled_requests\x18\x04 \x01(\x03\x12\x1a\n\x12\x63\x61ncelled_requests\x18\x05 \x01(\x03\x12\x18\n\x10refused_requests\x18\x06 \x01(\x03\x12\x18\n\x10generated_tokens\x18\x07 \x01(\x03\x12\x15\n\rawaiting_free\x18\x08 \x01(\x05\x12\x11\n\tuptime_ms\x18\t \x01(\x03\x12\x0f\n\x07replays\x18\n \x01(\x03\x12\x17\n\x0freplayed_tokens\x18\x0b \x01(\x03\x12\x18\n\x10resumed_requests\x18\x0c \x01(\x03\x12\x18\n\x10waiting_requests\x18\r \x01(\x05\"-\n\x17\x43\x61ncelGenerationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x1a\n\x18\x43\x61ncelGenerationResponse\"O\n\x12\x44rainWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x17\n\ntimeout_ms\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_timeout_ms\"\x15\n\x13\x44rainWorkerResponse\"N\n\x11ScaleStageRequest\x12\'\n\x05stage\x18\x01 \x01(\x0e\x32\x18.triptych.stage.v1.Stage\x12\x10\n\x08replicas\x18\x02 \x01(\x05\"6\n\x12ScaleStageResponse\x12\x0f\n\x07started\x18\x01 \x03(\t\x12\x0f\n\x07\x64rained\x18\x02 \x03(\t*\xb3\x01\n\x0cWorkerHealth\x12\x1d\n\x19WORKER_HEALTH_UNSPECIFIED\x10\x00\x12\x1a\n\x16WORKER_HEALTH_STARTING\x10\x01\x12\x19\n\x15WORKER_HEALTH_HEALTHY\x10\x02\x12\x16\n\x12WORKER_HEALTH_LOST\x10\x03\x12\x19\n\x15WORKER_HEALTH_SUSPECT\x10\x04\x12\x1a\n\x16WORKER_HEALTH_DRAINING\x10\x05\x32\xa1\x03\n\x0c\x41\x64minService\x12k\n\x10GetClusterStatus\x12*.triptych.admin.v1.GetClusterStatusRequest\x1a+.triptych.admin.v1.GetClusterStatusResponse\x12k\n\x10\x43\x61ncelGeneration\x12*.triptych.admin.v1.CancelGenerationRequest\x1a+.triptych.admin.v1.CancelGenerationResponse\x12\\\n\x0b\x44rainWorker\x12%.triptych.admin.v1.DrainWorkerRequest\x1a&.triptych.admin.v1.DrainWorkerResponse\x12Y\n\nScaleStage\x12$.triptych.admin.v1.ScaleStageRequest\x1a%.triptych.admin.v1.ScaleStageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtriptych/admin/v1/admin.proto\x12\x11triptych.admin.v1\x1a\x1dtriptych/stage/v1/stage.proto\"\x19\n\x17GetClusterStatusRequest\"\xab\x01\n\x18GetClusterStatusResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06layout\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x30\n\x07workers\x18\x04 \x03(\x0b\x32\x1f.triptych.admin.v1.WorkerStatus\x12/\n\x06router\x18\x05 \x01(\x0b\x32\x1f.triptych.admin.v1.RouterStatus\"\xe5\x02\n\x0cWorkerStatus\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12&\n\x04role\x18\x03 \x01(\x0e\x32\x18.triptych.stage.v1.Stage\x12(\n\x06stages\x18\x04 \x03(\x0e\x32\x18.triptych.stage.v1.Stage\x12/\n\x06health\x18\x05 \x01(\x0e\x32\x1f.triptych.admin.v1.WorkerHealth\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x0b\n\x03pid\x18\x07 \x01(\x05\x12\x10\n\x08restarts\x18\x08 \x01(\x05\x12\x14\n\x0ctotal_blocks\x18\t \x01(\x05\x12\x12\n\nblock_size\x18\n \x01(\x05\x12+\n\x04load\x18\x0b \x01(\x0b\x32\x1d.triptych.stage.v1.LoadReport\x12\x11\n\trank_pids\x18\x0c \x03(\x05\x12\x10\n\x08last_end\x18\r \x01(\t\"\xd2\x02\n\x0cRouterStatus\x12\x18\n\x10running_requests\x18\x01 \x01(\x05\x12\x1c\n\x14max_running_requests\x18\x02 \x01(\x05\x12\x19\n\x11\x66inished_requests\x18\x03 \x01(\x03\x12\x17\n\x0f\x66\x61iled_requests\x18\x04 \x01(\x03\x12\x1a\n\x12\x63\x61ncelled_requests\x18\x05 \x01(\x03\x12\x18\n\x10refused_requests\x18\x06 \x01(\x03\x12\x18\n\x10generated_tokens\x18\x07 \x01(\x03\x12\x15\n\rawaiting_free\x18\x08 \x01(\x05\x12\x11\n\tuptime_ms\x18\t \x01(\x03\x12\x0f\n\x07replays\x18\n \x01(\x03\x12\x17\n\x0freplayed_tokens\x18\x0b \x01(\x03\x12\x18\n\x10resumed_requests\x18\x0c \x01(\x03\x12\x18\n\x10waiting_requests\x18\r \x01(\x05\"-\n\x17\x43\x61ncelGenerationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x1a\n\x18\x43\x61ncelGenerationResponse\"O\n\x12\x44rainWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x17\n\ntimeout_ms\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_timeout_ms\"\x15\n\x13\x44rainWorkerResponse\"N\n\x11ScaleStageRequest\x12\'\n\x05stage\x18\x01 \x01(\x0e\x32\x18.triptych.stage.v1.Stage\x12\x10\n\x08replicas\x18\x02 \x01(\x05\"6\n\x12ScaleStageResponse\x12\x0f\n\x07started\x18\x01 \x03(\t\x12\x0f\n\x07\x64rained\x18\x02 \x03(\t\"+\n\x15\x42\x61lanceExpertsRequest\x12\x12\n\nworker_ids\x18\x01 \x03(\t\",\n\x16\x42\x61lanceExpertsResponse\x12\x12\n\nworker_ids\x18\x01 \x03(\t\"E\n\x0cTraceRequest\x12\x12\n\nworker_ids\x18\x01 \x03(\t\x12\r\n\x05steps\x18\x02 \x01(\x05\x12\x12\n\ntimeout_ms\x18\x03 \x01(\r\"@\n\rTraceResponse\x12/\n\x07workers\x18\x01 \x03(\x0b\x32\x1e.triptych.admin.v1.WorkerTrace\"M\n\x0bWorkerTrace\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12+\n\x05trace\x18\x02 \x01(\x0b\x32\x1c.triptych.stage.v1.StepTrace*\xb3\x01\n\x0cWorkerHealth\x12\x1d\n\x19WORKER_HEALTH_UNSPECIFIED\x10\x00\x12\x1a\n\x16WORKER_HEALTH_STARTING\x10\x01\x12\x19\n\x15WORKER_HEALTH_HEALTHY\x10\x02\x12\x16\n\x12WORKER_HEALTH_LOST\x10\x03\x12\x19\n\x15WORKER_HEALTH_SUSPECT\x10\x04\x12\x1a\n\x16WORKER_HEALTH_DRAINING\x10\x05\x32\xd4\x04\n\x0c\x41\x64minService\x12k\n\x10GetClusterStatus\x12*.triptych.admin.v1.GetClusterStatusRequest\x1a+.triptych.admin.v1.GetClusterStatusResponse\x12k\n\x10\x43\x61ncelGeneration\x12*.triptych.admin.v1.CancelGenerationRequest\x1a+.triptych.admin.v1.CancelGenerationResponse\x12\\\n\x0b\x44rainWorker\x12%.triptych.admin.v1.DrainWorkerRequest\x1a&.triptych.admin.v1.DrainWorkerResponse\x12Y\n\nScaleStage\x12$.triptych.admin.v1.ScaleStageRequest\x1a%.triptych.admin.v1.ScaleStageResponse\x12J\n\x05Trace\x12\x1f.triptych.admin.v1.TraceRequest\x1a .triptych.admin.v1.TraceResponse\x12\x65\n\x0e\x42\x61lanceExperts\x12(.triptych.admin.v1.BalanceExpertsRequest\x1a).triptych.admin.v1.BalanceExpertsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triptych.admin.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKERHEALTH']._serialized_start=1264
-  _globals['_WORKERHEALTH']._serialized_end=1443
+  _globals['_WORKERHEALTH']._serialized_start=1608
+  _globals['_WORKERHEALTH']._serialized_end=1787
   _globals['_GETCLUSTERSTATUSREQUEST']._serialized_start=83
   _globals['_GETCLUSTERSTATUSREQUEST']._serialized_end=108
   _globals['_GETCLUSTERSTATUSRESPONSE']._serialized_start=111
   _globals['_GETCLUSTERSTATUSRESPONSE']._serialized_end=282
   _globals['_WORKERSTATUS']._serialized_start=285
-  _globals['_WORKERSTATUS']._serialized_end=605
-  _globals['_ROUTERSTATUS']._serialized_start=608
-  _globals['_ROUTERSTATUS']._serialized_end=946
-  _globals['_CANCELGENERATIONREQUEST']._serialized_start=948
-  _globals['_CANCELGENERATIONREQUEST']._serialized_end=993
-  _globals['_CANCELGENERATIONRESPONSE']._serialized_start=995
-  _globals['_CANCELGENERATIONRESPONSE']._serialized_end=1021
-  _globals['_DRAINWORKERREQUEST']._serialized_start=1023
-  _globals['_DRAINWORKERREQUEST']._serialized_end=1102
-  _globals['_DRAINWORKERRESPONSE']._serialized_start=1104
-  _globals['_DRAINWORKERRESPONSE']._serialized_end=1125
-  _globals['_SCALESTAGEREQUEST']._serialized_start=1127
-  _globals['_SCALESTAGEREQUEST']._serialized_end=1205
-  _globals['_SCALESTAGERESPONSE']._serialized_start=1207
-  _globals['_SCALESTAGERESPONSE']._serialized_end=1261
-  _globals['_ADMINSERVICE']._serialized_start=1446
-  _globals['_ADMINSERVICE']._serialized_end=1863
+  _globals['_WORKERSTATUS']._serialized_end=642
+  _globals['_ROUTERSTATUS']._serialized_start=645
+  _globals['_ROUTERSTATUS']._serialized_end=983
+  _globals['_CANCELGENERATIONREQUEST']._serialized_start=985
+  _globals['_CANCELGENERATIONREQUEST']._serialized_end=1030
+  _globals['_CANCELGENERATIONRESPONSE']._serialized_start=1032
+  _globals['_CANCELGENERATIONRESPONSE']._serialized_end=1058
+  _globals['_DRAINWORKERREQUEST']._serialized_start=1060
+  _globals['_DRAINWORKERREQUEST']._serialized_end=1139
+  _globals['_DRAINWORKERRESPONSE']._serialized_start=1141
+  _globals['_DRAINWORKERRESPONSE']._serialized_end=1162
+  _globals['_SCALESTAGEREQUEST']._serialized_start=1164
+  _globals['_SCALESTAGEREQUEST']._serialized_end=1242
+  _globals['_SCALESTAGERESPONSE']._serialized_start=1244
+  _globals['_SCALESTAGERESPONSE']._serialized_end=1298
+  _globals['_BALANCEEXPERTSREQUEST']._serialized_start=1300
+  _globals['_BALANCEEXPERTSREQUEST']._serialized_end=1343
+  _globals['_BALANCEEXPERTSRESPONSE']._serialized_start=1345
+  _globals['_BALANCEEXPERTSRESPONSE']._serialized_end=1389
+  _globals['_TRACEREQUEST']._serialized_start=1391
+  _globals['_TRACEREQUEST']._serialized_end=1460
+  _globals['_TRACERESPONSE']._serialized_start=1462
+  _globals['_TRACERESPONSE']._serialized_end=1526
+  _globals['_WORKERTRACE']._serialized_start=1528
+  _globals['_WORKERTRACE']._serialized_end=1605
+  _globals['_ADMINSERVICE']._serialized_start=1790
+  _globals['_ADMINSERVICE']._serialized_end=2386
 # @@protoc_insertion_point(module_scope)

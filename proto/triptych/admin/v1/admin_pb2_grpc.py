@@ -55,6 +55,16 @@ class AdminServiceStub:
                 request_serializer=triptych_dot_admin_dot_v1_dot_admin__pb2.ScaleStageRequest.SerializeToString,
                 response_deserializer=triptych_dot_admin_dot_v1_dot_admin__pb2.ScaleStageResponse.FromString,
                 _registered_method=True)
+        self.Trace = channel.unary_unary(
+                '/triptych.admin.v1.AdminService/Trace',
+                request_serializer=triptych_dot_admin_dot_v1_dot_admin__pb2.TraceRequest.SerializeToString,
+                response_deserializer=triptych_dot_admin_dot_v1_dot_admin__pb2.TraceResponse.FromString,
+                _registered_method=True)
+        self.BalanceExperts = channel.unary_unary(
+                '/triptych.admin.v1.AdminService/BalanceExperts',
+                request_serializer=triptych_dot_admin_dot_v1_dot_admin__pb2.BalanceExpertsRequest.SerializeToString,
+                response_deserializer=triptych_dot_admin_dot_v1_dot_admin__pb2.BalanceExpertsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -90,6 +100,22 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Trace(self, request, context):
+        """Records what workers do, each until it has computed some steps or the time is over. NOT_FOUND when there is no such
+        worker, FAILED_PRECONDITION while another trace of one is being taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BalanceExperts(self, request, context):
+        """Has workers move experts among their ranks now. Returns at once; the status shows how far they are. NOT_FOUND when
+        there is no such worker, FAILED_PRECONDITION when it has no experts to move.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +138,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ScaleStage,
                     request_deserializer=triptych_dot_admin_dot_v1_dot_admin__pb2.ScaleStageRequest.FromString,
                     response_serializer=triptych_dot_admin_dot_v1_dot_admin__pb2.ScaleStageResponse.SerializeToString,
+            ),
+            'Trace': grpc.unary_unary_rpc_method_handler(
+                    servicer.Trace,
+                    request_deserializer=triptych_dot_admin_dot_v1_dot_admin__pb2.TraceRequest.FromString,
+                    response_serializer=triptych_dot_admin_dot_v1_dot_admin__pb2.TraceResponse.SerializeToString,
+            ),
+            'BalanceExperts': grpc.unary_unary_rpc_method_handler(
+                    servicer.BalanceExperts,
+                    request_deserializer=triptych_dot_admin_dot_v1_dot_admin__pb2.BalanceExpertsRequest.FromString,
+                    response_serializer=triptych_dot_admin_dot_v1_dot_admin__pb2.BalanceExpertsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,6 +259,60 @@ class AdminService:
             '/triptych.admin.v1.AdminService/ScaleStage',
             triptych_dot_admin_dot_v1_dot_admin__pb2.ScaleStageRequest.SerializeToString,
             triptych_dot_admin_dot_v1_dot_admin__pb2.ScaleStageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.admin.v1.AdminService/Trace',
+            triptych_dot_admin_dot_v1_dot_admin__pb2.TraceRequest.SerializeToString,
+            triptych_dot_admin_dot_v1_dot_admin__pb2.TraceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BalanceExperts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.admin.v1.AdminService/BalanceExperts',
+            triptych_dot_admin_dot_v1_dot_admin__pb2.BalanceExpertsRequest.SerializeToString,
+            triptych_dot_admin_dot_v1_dot_admin__pb2.BalanceExpertsResponse.FromString,
             options,
             channel_credentials,
             insecure,

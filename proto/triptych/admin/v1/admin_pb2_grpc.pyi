@@ -43,6 +43,14 @@ class AdminServiceStub:
     """
     ScaleStage: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ScaleStageRequest, _admin_pb2.ScaleStageResponse]
     """Sets how many workers a stage has: new ones are started, superfluous ones drained. Returns at once."""
+    Trace: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TraceRequest, _admin_pb2.TraceResponse]
+    """Records what workers do, each until it has computed some steps or the time is over. NOT_FOUND when there is no such
+    worker, FAILED_PRECONDITION while another trace of one is being taken.
+    """
+    BalanceExperts: _grpc.UnaryUnaryMultiCallable[_admin_pb2.BalanceExpertsRequest, _admin_pb2.BalanceExpertsResponse]
+    """Has workers move experts among their ranks now. Returns at once; the status shows how far they are. NOT_FOUND when
+    there is no such worker, FAILED_PRECONDITION when it has no experts to move.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -59,6 +67,14 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """
     ScaleStage: _aio.UnaryUnaryMultiCallable[_admin_pb2.ScaleStageRequest, _admin_pb2.ScaleStageResponse]  # type: ignore[assignment]
     """Sets how many workers a stage has: new ones are started, superfluous ones drained. Returns at once."""
+    Trace: _aio.UnaryUnaryMultiCallable[_admin_pb2.TraceRequest, _admin_pb2.TraceResponse]  # type: ignore[assignment]
+    """Records what workers do, each until it has computed some steps or the time is over. NOT_FOUND when there is no such
+    worker, FAILED_PRECONDITION while another trace of one is being taken.
+    """
+    BalanceExperts: _aio.UnaryUnaryMultiCallable[_admin_pb2.BalanceExpertsRequest, _admin_pb2.BalanceExpertsResponse]  # type: ignore[assignment]
+    """Has workers move experts among their ranks now. Returns at once; the status shows how far they are. NOT_FOUND when
+    there is no such worker, FAILED_PRECONDITION when it has no experts to move.
+    """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """What an operator asks a running cluster."""
@@ -96,5 +112,25 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ScaleStageResponse, _abc.Awaitable[_admin_pb2.ScaleStageResponse]]:
         """Sets how many workers a stage has: new ones are started, superfluous ones drained. Returns at once."""
+
+    @_abc_1.abstractmethod
+    def Trace(
+        self,
+        request: _admin_pb2.TraceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.TraceResponse, _abc.Awaitable[_admin_pb2.TraceResponse]]:
+        """Records what workers do, each until it has computed some steps or the time is over. NOT_FOUND when there is no such
+        worker, FAILED_PRECONDITION while another trace of one is being taken.
+        """
+
+    @_abc_1.abstractmethod
+    def BalanceExperts(
+        self,
+        request: _admin_pb2.BalanceExpertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.BalanceExpertsResponse, _abc.Awaitable[_admin_pb2.BalanceExpertsResponse]]:
+        """Has workers move experts among their ranks now. Returns at once; the status shows how far they are. NOT_FOUND when
+        there is no such worker, FAILED_PRECONDITION when it has no experts to move.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

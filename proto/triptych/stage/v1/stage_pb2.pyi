@@ -40,6 +40,112 @@ STAGE_DECODE: Stage.ValueType  # 3
 Global___Stage: _TypeAlias = Stage  # noqa: Y015
 
 @_typing.final
+class TraceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    steps: _builtins.int
+    timeout_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        steps: _builtins.int = ...,
+        timeout_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["steps", b"steps", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TraceRequest: _TypeAlias = TraceRequest  # noqa: Y015
+
+@_typing.final
+class TraceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def trace(self) -> Global___StepTrace: ...
+    def __init__(
+        self,
+        *,
+        trace: Global___StepTrace | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trace", b"trace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["trace", b"trace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TraceResponse: _TypeAlias = TraceResponse  # noqa: Y015
+
+@_typing.final
+class StepTrace(_message.Message):
+    """What a worker did when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPANS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    steps: _builtins.int
+    """Steps that were computed meanwhile."""
+    @_builtins.property
+    def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]: ...
+    def __init__(
+        self,
+        *,
+        spans: _abc.Iterable[Global___Span] | None = ...,
+        steps: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["spans", b"spans", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepTrace: _TypeAlias = StepTrace  # noqa: Y015
+
+@_typing.final
+class Span(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LANE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    START_NS_FIELD_NUMBER: _builtins.int
+    DURATION_NS_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    lane: _builtins.str
+    """Beside what: "compute", "collectives", "KV send", "KV receive", "embedding pull", "weight prefetch", "text"."""
+    name: _builtins.str
+    start_ns: _builtins.int
+    """Of the worker's host, since 1970."""
+    duration_ns: _builtins.int
+    size: _builtins.int
+    """Bytes that were moved, or rows that were computed."""
+    rank: _builtins.int
+    """Which of the worker's processes."""
+    def __init__(
+        self,
+        *,
+        lane: _builtins.str = ...,
+        name: _builtins.str = ...,
+        start_ns: _builtins.int = ...,
+        duration_ns: _builtins.int = ...,
+        size: _builtins.int = ...,
+        rank: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ns", b"duration_ns", "lane", b"lane", "name", b"name", "rank", b"rank", "size", b"size", "start_ns", b"start_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Span: _TypeAlias = Span  # noqa: Y015
+
+@_typing.final
 class ConnectRequest(_message.Message):
     """Router to worker."""
 
@@ -54,6 +160,7 @@ class ConnectRequest(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     EMBED_FIELD_NUMBER: _builtins.int
+    BALANCE_EXPERTS_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts the messages of this direction of the stream from 1. A number that was left out means that a message was
@@ -77,6 +184,8 @@ class ConnectRequest(_message.Message):
     def drain(self) -> Global___Drain: ...
     @_builtins.property
     def embed(self) -> Global___Embed: ...
+    @_builtins.property
+    def balance_experts(self) -> Global___BalanceExperts: ...
     def __init__(
         self,
         *,
@@ -89,13 +198,14 @@ class ConnectRequest(_message.Message):
         heartbeat: Global___Heartbeat | None = ...,
         drain: Global___Drain | None = ...,
         embed: Global___Embed | None = ...,
+        balance_experts: Global___BalanceExperts | None = ...,
         number: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "decode", b"decode", "drain", b"drain", "embed", b"embed", "encode", b"encode", "free", b"free", "heartbeat", b"heartbeat", "hello", b"hello", "prefill", b"prefill", "reserve", b"reserve"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance_experts", b"balance_experts", "command", b"command", "decode", b"decode", "drain", b"drain", "embed", b"embed", "encode", b"encode", "free", b"free", "heartbeat", b"heartbeat", "hello", b"hello", "prefill", b"prefill", "reserve", b"reserve"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "decode", b"decode", "drain", b"drain", "embed", b"embed", "encode", b"encode", "free", b"free", "heartbeat", b"heartbeat", "hello", b"hello", "number", b"number", "prefill", b"prefill", "reserve", b"reserve"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_experts", b"balance_experts", "command", b"command", "decode", b"decode", "drain", b"drain", "embed", b"embed", "encode", b"encode", "free", b"free", "heartbeat", b"heartbeat", "hello", b"hello", "number", b"number", "prefill", b"prefill", "reserve", b"reserve"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["hello", "encode", "reserve", "prefill", "decode", "free", "heartbeat", "drain", "embed"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["hello", "encode", "reserve", "prefill", "decode", "free", "heartbeat", "drain", "embed", "balance_experts"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -201,6 +311,7 @@ class Welcome(_message.Message):
     BLOCK_SIZE_FIELD_NUMBER: _builtins.int
     TOTAL_BLOCKS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    LANES_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     incarnation: _builtins.str
     """Changes whenever the worker process is started again."""
@@ -210,6 +321,8 @@ class Welcome(_message.Message):
     total_blocks: _builtins.int
     draining: _builtins.bool
     """It is being taken out and refuses new operations: its first load report would come too late to say so."""
+    lanes: _builtins.int
+    """Its blocks are so many pools of equal size, of which a sequence fits into one; 0 means 1."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedScalarFieldContainer[Global___Stage.ValueType]:
         """What this worker is able to do; the role that it has been given is `role`."""
@@ -225,10 +338,11 @@ class Welcome(_message.Message):
         block_size: _builtins.int = ...,
         total_blocks: _builtins.int = ...,
         draining: _builtins.bool = ...,
+        lanes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "draining", b"draining", "incarnation", b"incarnation", "model", b"model", "role", b"role", "stages", b"stages", "total_blocks", b"total_blocks", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "draining", b"draining", "incarnation", b"incarnation", "lanes", b"lanes", "model", b"model", "role", b"role", "stages", b"stages", "total_blocks", b"total_blocks", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -532,6 +646,7 @@ class Ticket(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
     ticket_id: _builtins.str
     worker_id: _builtins.str
     incarnation: _builtins.str
@@ -539,6 +654,10 @@ class Ticket(_message.Message):
     """How many blocks are reserved."""
     @_builtins.property
     def endpoint(self) -> Global___DataEndpoint: ...
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___KvShare]:
+        """Who takes which part of each block, where the worker has several ranks; `endpoint` takes all of it otherwise."""
+
     def __init__(
         self,
         *,
@@ -547,14 +666,43 @@ class Ticket(_message.Message):
         incarnation: _builtins.str = ...,
         endpoint: Global___DataEndpoint | None = ...,
         blocks: _builtins.int = ...,
+        shares: _abc.Iterable[Global___KvShare] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "endpoint", b"endpoint", "incarnation", b"incarnation", "ticket_id", b"ticket_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "endpoint", b"endpoint", "incarnation", b"incarnation", "shares", b"shares", "ticket_id", b"ticket_id", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Ticket: _TypeAlias = Ticket  # noqa: Y015
+
+@_typing.final
+class KvShare(_message.Message):
+    """Some KV heads of the model, and the rank whose pool holds them. Shares may overlap: each gets all of its heads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    FIRST_HEAD_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
+    first_head: _builtins.int
+    heads: _builtins.int
+    @_builtins.property
+    def endpoint(self) -> Global___DataEndpoint: ...
+    def __init__(
+        self,
+        *,
+        endpoint: Global___DataEndpoint | None = ...,
+        first_head: _builtins.int = ...,
+        heads: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "first_head", b"first_head", "heads", b"heads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KvShare: _TypeAlias = KvShare  # noqa: Y015
 
 @_typing.final
 class Prefill(_message.Message):
@@ -1020,6 +1168,195 @@ class Drain(_message.Message):
 Global___Drain: _TypeAlias = Drain  # noqa: Y015
 
 @_typing.final
+class BalanceExperts(_message.Message):
+    """Move experts among the worker's ranks now, wherever that makes their loads any more even."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BalanceExperts: _TypeAlias = BalanceExperts  # noqa: Y015
+
+@_typing.final
+class ExpertBalance(_message.Message):
+    """How even the loads of a worker's ranks are that divide experts, and what has been done about it since it started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYERS_FIELD_NUMBER: _builtins.int
+    MOVING_FIELD_NUMBER: _builtins.int
+    REBALANCES_FIELD_NUMBER: _builtins.int
+    COMMITS_FIELD_NUMBER: _builtins.int
+    MOVED_EXPERTS_FIELD_NUMBER: _builtins.int
+    STAGED_BYTES_FIELD_NUMBER: _builtins.int
+    STAGING_US_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_FIELD_NUMBER: _builtins.int
+    SLOW_STEPS_FIELD_NUMBER: _builtins.int
+    moving: _builtins.bool
+    """A rebalance is under way."""
+    rebalances: _builtins.int
+    """Rebalances that were begun, layers whose experts have moved, experts that a rank had to read for it and their size."""
+    commits: _builtins.int
+    moved_experts: _builtins.int
+    staged_bytes: _builtins.int
+    staging_us: _builtins.int
+    """Until every rank was ready, added up over the commits."""
+    given_up: _builtins.int
+    """Moves that a rank could not prepare, or not in time."""
+    slow_steps: _builtins.int
+    """Steps with a commit before them that took more than twice as long as the longest of those around them."""
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerBalance]:
+        """Those with experts."""
+
+    def __init__(
+        self,
+        *,
+        layers: _abc.Iterable[Global___LayerBalance] | None = ...,
+        moving: _builtins.bool = ...,
+        rebalances: _builtins.int = ...,
+        commits: _builtins.int = ...,
+        moved_experts: _builtins.int = ...,
+        staged_bytes: _builtins.int = ...,
+        staging_us: _builtins.int = ...,
+        given_up: _builtins.int = ...,
+        slow_steps: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commits", b"commits", "given_up", b"given_up", "layers", b"layers", "moved_experts", b"moved_experts", "moving", b"moving", "rebalances", b"rebalances", "slow_steps", b"slow_steps", "staged_bytes", b"staged_bytes", "staging_us", b"staging_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpertBalance: _TypeAlias = ExpertBalance  # noqa: Y015
+
+@_typing.final
+class LayerBalance(_message.Message):
+    """Mean load of a rank over the largest; 1 is best."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    layer: _builtins.int
+    now: _builtins.float
+    """By the last loads, if the copies of an expert shared its rows equally; not set before any has been counted."""
+    before: _builtins.float
+    """By the loads that decided the layer's last move: as its experts were, and as they have been since."""
+    after: _builtins.float
+    def __init__(
+        self,
+        *,
+        layer: _builtins.int = ...,
+        now: _builtins.float | None = ...,
+        before: _builtins.float | None = ...,
+        after: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after", b"_after", "_before", b"_before", "_now", b"_now", "after", b"after", "before", b"before", "now", b"now"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after", b"_after", "_before", b"_before", "_now", b"_now", "after", b"after", "before", b"before", "layer", b"layer", "now", b"now"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__after: _TypeAlias = _typing.Literal["after"]  # noqa: Y015
+    _WhichOneofArgType__after: _TypeAlias = _typing.Literal["_after", b"_after"]  # noqa: Y015
+    _WhichOneofReturnType__before: _TypeAlias = _typing.Literal["before"]  # noqa: Y015
+    _WhichOneofArgType__before: _TypeAlias = _typing.Literal["_before", b"_before"]  # noqa: Y015
+    _WhichOneofReturnType__now: _TypeAlias = _typing.Literal["now"]  # noqa: Y015
+    _WhichOneofArgType__now: _TypeAlias = _typing.Literal["_now", b"_now"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after) -> _WhichOneofReturnType__after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__before) -> _WhichOneofReturnType__before | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__now) -> _WhichOneofReturnType__now | None: ...
+
+Global___LayerBalance: _TypeAlias = LayerBalance  # noqa: Y015
+
+@_typing.final
+class ExpertOffload(_message.Message):
+    """What a worker that keeps some of its experts in memory has had to read, since it started; of rank 0 where there are
+    several, each of which keeps its own.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_BYTES_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    DEMANDED_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    COVERED_FIELD_NUMBER: _builtins.int
+    MISSES_FIELD_NUMBER: _builtins.int
+    PREFETCHED_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    WASTED_BYTES_FIELD_NUMBER: _builtins.int
+    READS_FIELD_NUMBER: _builtins.int
+    READ_BYTES_FIELD_NUMBER: _builtins.int
+    STALL_US_FIELD_NUMBER: _builtins.int
+    FAILED_READS_FIELD_NUMBER: _builtins.int
+    PREFETCH_FIELD_NUMBER: _builtins.int
+    SWITCHED_OFF_FIELD_NUMBER: _builtins.int
+    pool_bytes: _builtins.int
+    """Memory for experts."""
+    steps: _builtins.int
+    """Passes through the layers that have experts."""
+    demanded: _builtins.int
+    """Experts that layers asked for, each once per step and layer; those that were there since an earlier step, those
+    that were there or under way because they were read in advance, and the rest.
+    """
+    hits: _builtins.int
+    covered: _builtins.int
+    misses: _builtins.int
+    prefetched: _builtins.int
+    """Experts read in advance, those of them that the step they were read for asked for, and the size of the others."""
+    used: _builtins.int
+    wasted_bytes: _builtins.int
+    reads: _builtins.int
+    """Experts read, for whatever reason, and their size."""
+    read_bytes: _builtins.int
+    stall_us: _builtins.int
+    """That steps waited for experts."""
+    failed_reads: _builtins.int
+    """Reads that did not give what was written."""
+    prefetch: _builtins.str
+    """Who says what is read in advance: next-gate, route, ring or none."""
+    switched_off: _builtins.bool
+    """Reading in advance has been given up for now, because it did not pay."""
+    def __init__(
+        self,
+        *,
+        pool_bytes: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        demanded: _builtins.int = ...,
+        hits: _builtins.int = ...,
+        covered: _builtins.int = ...,
+        misses: _builtins.int = ...,
+        prefetched: _builtins.int = ...,
+        used: _builtins.int = ...,
+        wasted_bytes: _builtins.int = ...,
+        reads: _builtins.int = ...,
+        read_bytes: _builtins.int = ...,
+        stall_us: _builtins.int = ...,
+        failed_reads: _builtins.int = ...,
+        prefetch: _builtins.str = ...,
+        switched_off: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["covered", b"covered", "demanded", b"demanded", "failed_reads", b"failed_reads", "hits", b"hits", "misses", b"misses", "pool_bytes", b"pool_bytes", "prefetch", b"prefetch", "prefetched", b"prefetched", "read_bytes", b"read_bytes", "reads", b"reads", "stall_us", b"stall_us", "steps", b"steps", "switched_off", b"switched_off", "used", b"used", "wasted_bytes", b"wasted_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpertOffload: _TypeAlias = ExpertOffload  # noqa: Y015
+
+@_typing.final
 class LoadReport(_message.Message):
     """Sent on change, at most ten times a second, and with every heartbeat."""
 
@@ -1044,6 +1381,8 @@ class LoadReport(_message.Message):
     RUNNABLE_REQUESTS_FIELD_NUMBER: _builtins.int
     OPEN_LEASES_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    EXPERTS_FIELD_NUMBER: _builtins.int
+    OFFLOAD_FIELD_NUMBER: _builtins.int
     running_requests: _builtins.int
     queued_requests: _builtins.int
     queued_tokens: _builtins.int
@@ -1069,6 +1408,14 @@ class LoadReport(_message.Message):
     open_leases: _builtins.int
     """Reservations whose lease runs."""
     draining: _builtins.bool
+    @_builtins.property
+    def experts(self) -> Global___ExpertBalance:
+        """Where ranks divide experts and can move them."""
+
+    @_builtins.property
+    def offload(self) -> Global___ExpertOffload:
+        """Where not all experts are in memory."""
+
     def __init__(
         self,
         *,
@@ -1091,10 +1438,12 @@ class LoadReport(_message.Message):
         runnable_requests: _builtins.int = ...,
         open_leases: _builtins.int = ...,
         draining: _builtins.bool = ...,
+        experts: Global___ExpertBalance | None = ...,
+        offload: Global___ExpertOffload | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experts", b"experts", "offload", b"offload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "encoded_images", b"encoded_images", "free_blocks", b"free_blocks", "generated_tokens", b"generated_tokens", "held_blocks", b"held_blocks", "held_embedding_bytes", b"held_embedding_bytes", "held_embeddings", b"held_embeddings", "open_leases", b"open_leases", "prefilled_tokens", b"prefilled_tokens", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "queued_images", b"queued_images", "queued_requests", b"queued_requests", "queued_tokens", b"queued_tokens", "resident_bytes", b"resident_bytes", "runnable_requests", b"runnable_requests", "running_requests", b"running_requests", "step_messages", b"step_messages", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "encoded_images", b"encoded_images", "experts", b"experts", "free_blocks", b"free_blocks", "generated_tokens", b"generated_tokens", "held_blocks", b"held_blocks", "held_embedding_bytes", b"held_embedding_bytes", "held_embeddings", b"held_embeddings", "offload", b"offload", "open_leases", b"open_leases", "prefilled_tokens", b"prefilled_tokens", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "queued_images", b"queued_images", "queued_requests", b"queued_requests", "queued_tokens", b"queued_tokens", "resident_bytes", b"resident_bytes", "runnable_requests", b"runnable_requests", "running_requests", b"running_requests", "step_messages", b"step_messages", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

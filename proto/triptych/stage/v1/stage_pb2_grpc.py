@@ -41,6 +41,11 @@ class StageServiceStub:
                 request_serializer=triptych_dot_stage_dot_v1_dot_stage__pb2.ConnectRequest.SerializeToString,
                 response_deserializer=triptych_dot_stage_dot_v1_dot_stage__pb2.ConnectResponse.FromString,
                 _registered_method=True)
+        self.Trace = channel.unary_unary(
+                '/triptych.stage.v1.StageService/Trace',
+                request_serializer=triptych_dot_stage_dot_v1_dot_stage__pb2.TraceRequest.SerializeToString,
+                response_deserializer=triptych_dot_stage_dot_v1_dot_stage__pb2.TraceResponse.FromString,
+                _registered_method=True)
 
 
 class StageServiceServicer:
@@ -54,6 +59,14 @@ class StageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Trace(self, request, context):
+        """Records what the worker does from now on, until it has computed some steps or the time is over.
+        FAILED_PRECONDITION while another trace is being taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +74,11 @@ def add_StageServiceServicer_to_server(servicer, server):
                     servicer.Connect,
                     request_deserializer=triptych_dot_stage_dot_v1_dot_stage__pb2.ConnectRequest.FromString,
                     response_serializer=triptych_dot_stage_dot_v1_dot_stage__pb2.ConnectResponse.SerializeToString,
+            ),
+            'Trace': grpc.unary_unary_rpc_method_handler(
+                    servicer.Trace,
+                    request_deserializer=triptych_dot_stage_dot_v1_dot_stage__pb2.TraceRequest.FromString,
+                    response_serializer=triptych_dot_stage_dot_v1_dot_stage__pb2.TraceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +110,33 @@ class StageService:
             '/triptych.stage.v1.StageService/Connect',
             triptych_dot_stage_dot_v1_dot_stage__pb2.ConnectRequest.SerializeToString,
             triptych_dot_stage_dot_v1_dot_stage__pb2.ConnectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.stage.v1.StageService/Trace',
+            triptych_dot_stage_dot_v1_dot_stage__pb2.TraceRequest.SerializeToString,
+            triptych_dot_stage_dot_v1_dot_stage__pb2.TraceResponse.FromString,
             options,
             channel_credentials,
             insecure,

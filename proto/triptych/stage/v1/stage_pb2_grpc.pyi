@@ -36,6 +36,10 @@ class StageServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> StageServiceAsyncStub: ...
     Connect: _grpc.StreamStreamMultiCallable[_stage_pb2.ConnectRequest, _stage_pb2.ConnectResponse]
+    Trace: _grpc.UnaryUnaryMultiCallable[_stage_pb2.TraceRequest, _stage_pb2.TraceResponse]
+    """Records what the worker does from now on, until it has computed some steps or the time is over.
+    FAILED_PRECONDITION while another trace is being taken.
+    """
 
 @_typing.type_check_only
 class StageServiceAsyncStub(StageServiceStub):
@@ -45,6 +49,10 @@ class StageServiceAsyncStub(StageServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Connect: _aio.StreamStreamMultiCallable[_stage_pb2.ConnectRequest, _stage_pb2.ConnectResponse]  # type: ignore[assignment]
+    Trace: _aio.UnaryUnaryMultiCallable[_stage_pb2.TraceRequest, _stage_pb2.TraceResponse]  # type: ignore[assignment]
+    """Records what the worker does from now on, until it has computed some steps or the time is over.
+    FAILED_PRECONDITION while another trace is being taken.
+    """
 
 class StageServiceServicer(metaclass=_abc_1.ABCMeta):
     """A stage worker's door for the router. One bidirectional stream per router-worker pair carries every command and
@@ -57,5 +65,15 @@ class StageServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_stage_pb2.ConnectRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_stage_pb2.ConnectResponse], _abc.AsyncIterator[_stage_pb2.ConnectResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Trace(
+        self,
+        request: _stage_pb2.TraceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_stage_pb2.TraceResponse, _abc.Awaitable[_stage_pb2.TraceResponse]]:
+        """Records what the worker does from now on, until it has computed some steps or the time is over.
+        FAILED_PRECONDITION while another trace is being taken.
+        """
 
 def add_StageServiceServicer_to_server(servicer: StageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.config.sizes import format_bytes, parse_bytes
+from triptych.core.sizes import format_bytes, parse_bytes
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""`triptych experts`: their balance among ranks, and keeping more of them than fit."""

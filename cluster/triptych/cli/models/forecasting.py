@@ -1,0 +1,121 @@
+"""Surveys the experts of a mixture for `triptych models check`."""
+
+from contextlib import nullcontext
+from typing import Final, Literal, assert_never
+
+from triptych.cli.models.checking import StageMemory
+from triptych.cli.models.mixture import Forecast, MixtureReport
+from triptych.core.fleet import Stage
+from triptych.engine.expert_fit import need_of_pools
+from triptych.experts.fit import (
+    Everything,
+    Need,
+    Part,
+    Prediction,
+    Speeds,
+    TooLittle,
+    Verdict,
+    Work,
+    choose_budget,
+    disk_bandwidth,
+    expected_hits,
+    free_memory,
+    predict,
+    scratch_file,
+)
+from triptych.experts.fit.disk import SCRATCH_BYTES
+from triptych.experts.pool import LayerNeed, pool_of
+from triptych.experts.settings import Bytes, OffloadSettings
+from triptych.models.cache import cache_directory
+from triptych.models.expert_sizes import expert_parameters, layer_needs, with_earlier_uses
+from triptych.models.files import ModelFiles
+from triptych.models.size import parameters, step_parameters
+from triptych.models.spec import DecoderSpec
+
+SHARES: Final = (0.1, 0.25, 0.5, 0.75)
+
+
+def check_mixture(
+    files: ModelFiles,
+    spec: DecoderSpec,
+    element: float,
+    stages: tuple[StageMemory, ...],
+    offload: OffloadSettings,
+    read: float,
+) -> MixtureReport | None:
+    """What is said of a model's experts, None without any; reads a file for half a second.
+
+    Args:
+        files: The model.
+        spec: What it is.
+        element: Bytes of a weight in memory.
+        stages: The workers, all ranks of their own.
+        offload: How they keep experts; the budget is to be found.
+        read: Bytes per second that come from memory.
+
+    Raises:
+        ResourceExhausted, Unavailable: the disk of the cache directory cannot be measured.
+    """
+    if not (elements := expert_parameters(spec)):
+        return None
+    layers, pack = with_earlier_uses(layer_needs(spec, element, compact=offload.twelve_bits("cpu")), files)
+    pool, least = need_of_pools(layers)
+    fixed = (parameters(spec) - elements) * element + sum(stage.workers * stage.bytes for stage in stages)
+    processes = sum(stage.workers for stage in stages if stage.stage != Stage.ENCODE.value)
+    need = Need(round(fixed), round(elements * element), pool, least, processes)
+    used = sum(layer.top_k * layer.nbytes for layer in layers)
+    size = max(layer.nbytes for layer in layers)
+    with nullcontext(pack) if pack else scratch_file(cache_directory(), max(SCRATCH_BYTES, size)) as file:
+        speeds = Speeds(read, disk_bandwidth(file, size, offload.readers))
+    return survey_mixture(layers, need, free_memory(), Work(step_parameters(spec) * element, used), speeds)
+
+
+def survey_mixture(layers: tuple[LayerNeed, ...], need: Need, free: int, work: Work, speeds: Speeds) -> MixtureReport:
+    """Pure.
+
+    Args:
+        layers: Of the model, with what earlier runs counted.
+        need: Of all workers.
+        free: Bytes of memory.
+        work: Of a token.
+        speeds: Measured.
+    """
+    whole = sum(layer.whole for layer in layers)
+    auto, auto_bytes = _auto(choose_budget(need, free), whole)
+    budgets = {round(share * whole) for share in SHARES} | ({auto_bytes} if auto == "part" else set())
+    return MixtureReport(
+        experts=sum(layer.experts for layer in layers),
+        expert_bytes=max(layer.nbytes for layer in layers),
+        bytes=whole,
+        token_bytes=sum(layer.top_k * layer.nbytes for layer in layers),
+        least_bytes=need.least,
+        auto=auto,
+        auto_bytes=auto_bytes,
+        disk_bytes_per_second=speeds.disk,
+        counted=any(any(layer.uses) for layer in layers),
+        everything=_forecast(whole, 1.0, predict(work, speeds, 1.0)),
+        forecasts=tuple(
+            _with_budget(budget, layers, work, speeds) for budget in sorted(budgets) if budget >= need.least
+        ),
+    )
+
+
+def _auto(verdict: Verdict, whole: int) -> tuple[Literal["everything", "part", "nothing"], int]:
+    match verdict:
+        case Everything():
+            return "everything", whole
+        case Part(nbytes):
+            return "part", nbytes
+        case TooLittle():
+            return "nothing", 0
+        case _:
+            assert_never(verdict)
+
+
+def _with_budget(budget: int, layers: tuple[LayerNeed, ...], work: Work, speeds: Speeds) -> Forecast:
+    hits = expected_hits(pool_of(OffloadSettings(budget=Bytes(budget)), layers), layers)
+    return _forecast(budget, hits, predict(work, speeds, hits))
+
+
+def _forecast(budget: int, hits: float, prediction: Prediction) -> Forecast:
+    return Forecast(budget, hits, prediction.tokens_per_second, prediction.bound)
