@@ -16,12 +16,22 @@ from fault_harness.recovery import Recovery, append, table
 RECOVERIES_VARIABLE = "TRIPTYCH_RECOVERIES"
 
 
-@pytest.fixture(scope="session")
-def rng() -> random.Random:
-    """Fresh questions every run; the seed is printed with a failure."""
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
+@pytest.fixture(scope="module")
+def seed() -> int:
+    """Another one every run."""
+    return secrets.randbits(32)
+
+
+@pytest.fixture(scope="module")
+def rng(seed: int) -> random.Random:
+    """Fresh questions."""
     return random.Random(seed)
+
+
+@pytest.fixture(autouse=True)
+def _told_seed(seed: int) -> None:
+    """Whichever test of a module fails, its questions can be had again."""
+    print(f"seed {seed}")
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fault_harness.certain import certain_questions
 from fault_harness.cluster import eventually, held, wait_ready
 from fault_harness.recovery import Recovery
 from fault_harness.serving import Serve, ray_head
-from fault_harness.trial import recovery_of, require_same
-from fault_harness.workload import Countdown, Question, ask_all, make_questions
+from fault_harness.trial import recovery_of, require_same, undisturbed_answers
+from fault_harness.workload import Countdown, Question, ask_all
 
 from triptych.client import Client
 
@@ -41,8 +42,7 @@ def settings(tmp_path: Path) -> Path:
 def restart_under_load(name: str, serve: Serve, questions: list[Question], note: Note) -> None:
     """Sixteen streams; SIGKILL once they have 150 tokens together, then the same command again."""
     with Client(serve.address, timeout=240, reconnect=120) as client, ThreadPoolExecutor(1) as aside:
-        undisturbed = ask_all(client, questions)
-        assert not [told.error for told in undisturbed if told.error]
+        undisturbed = undisturbed_answers(client, questions)
         enough = threading.Event()
         asking = aside.submit(ask_all, client, questions, on_token=Countdown(150, enough.set))
         assert enough.wait(60)
@@ -69,7 +69,7 @@ def test_a_new_router_and_controller_take_over_the_workers_of_the_old(
             restart_under_load(
                 "kill -9 of `triptych serve`, started again; Ray and workers live on",
                 serve,
-                make_questions(rng, ()),
+                certain_questions("builtin:smollm2", rng, ()),
                 note,
             )
             assert workers(serve) == before
@@ -89,7 +89,7 @@ def test_a_cluster_that_is_started_again_goes_on_with_the_answers(
         restart_under_load(
             "kill -9 of `triptych serve`, started again; Ray and workers die with it",
             serve,
-            make_questions(rng, ()),
+            certain_questions("builtin:smollm2", rng, ()),
             note,
         )
         assert not workers(serve) & before

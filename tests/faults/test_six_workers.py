@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fault_harness.certain import certain_questions
 from fault_harness.cluster import eventually, running
 from fault_harness.traps import Deed, Point
 from fault_harness.trial import Trial, require_same, wait_until
-from fault_harness.workload import Countdown, ask_all, make_questions
+from fault_harness.workload import Countdown, ask_all
 
 from triptych.cli.demo.digits import held_out_digits
 from triptych.client import Client
@@ -29,8 +30,9 @@ pytestmark = pytest.mark.timeout(600)  # Ray starts, and models load, within the
 
 @pytest.fixture(scope="module")
 def trial(rng: random.Random, note: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    questions = certain_questions("builtin:smollm2-digits", rng, held_out_digits())
     with running(SETTINGS, tmp_path_factory.mktemp("six")) as cluster:
-        yield Trial.begin(cluster, make_questions(rng, held_out_digits()), note)
+        yield Trial.begin(cluster, questions, note)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fault_harness.certain import certain_questions
 from fault_harness.cluster import running
 from fault_harness.traps import Deed, Point
 from fault_harness.trial import Trial
-from fault_harness.workload import make_questions
 
 from triptych.cli.demo.digits import held_out_digits
 
@@ -28,8 +28,9 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def trial(rng: random.Random, note: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    questions = certain_questions("builtin:smollm2-digits", rng, held_out_digits())
     with running(SETTINGS, tmp_path_factory.mktemp("three")) as cluster:
-        yield Trial.begin(cluster, make_questions(rng, held_out_digits()), note)
+        yield Trial.begin(cluster, questions, note)
 
 
 @pytest.mark.parametrize(

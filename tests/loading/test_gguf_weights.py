@@ -100,7 +100,7 @@ def test_plain_tensors_of_a_gguf_are_used_where_they_lie(
         extent = source.extent(f"model.{name}.weight", kind)
         assert extent is not None
         assert extent.path == files.path
-    assert map_file(files.path).numel() == files.path.stat().st_size
+    assert map_file(files.path).content.numel() == files.path.stat().st_size
 
 
 def test_rows_are_the_same_read_one_by_one(llama_gguf: Gguf, rng: np.random.Generator) -> None:

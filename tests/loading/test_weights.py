@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from mmap import PAGESIZE
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from triptych.core.errors import FailedPrecondition, InvalidArgument, ResourceEx
 from triptych.models.checkpoint import open_checkpoint
 from triptych.models.extent import Extent
 from triptych.models.files import ModelFiles
+from triptych.models.mapping import MappedFile
+from triptych.models.sharding import Interval, Rows
 from triptych.models.testing import RecordingProgress
 from triptych.models.weights import Weights, open_weights
 
@@ -53,7 +56,7 @@ def test_asking_for_one_name_does_not_go_over_all() -> None:
             return super().__iter__()
 
     stored = Walked(a=Extent(Path("a"), 0, (1,), "F32"))
-    weights = Weights(stored, interleaved=False)
+    weights = Weights(stored, torch.float32, interleaved=False)
     assert "a" in weights.names
     assert "b" not in weights.names
     assert stored.count == 0
@@ -103,9 +106,38 @@ def test_the_converted_file_is_plain_safetensors_on_cache_lines(
 def test_rows_are_a_view_of_the_mapping(folder: Folder, cache: Path) -> None:
     matrix = torch.arange(40.0).view(10, 4)
     weights = open_weights(open_checkpoint(folder({"model.safetensors": {"m": matrix}})), torch.float32)
-    rows = weights.tensor("m", slice(3, 5))
+    rows = weights.tensor("m", Rows(Interval(3, 5)))
     assert torch.equal(rows, matrix[3:5])
     assert rows.data_ptr() == weights.tensor("m").data_ptr() + 3 * 4 * 4
+
+
+def pages(view: torch.Tensor) -> tuple[int, int]:
+    """The addresses of the pages that it lies in."""
+    start, stop = view.data_ptr(), view.data_ptr() + view.nbytes
+    return start // PAGESIZE * PAGESIZE, -(-stop // PAGESIZE) * PAGESIZE
+
+
+def test_the_disk_reads_what_is_asked_for_in_that_order(
+    folder: Folder, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = folder({"model.safetensors": {name: torch.ones(64, 1000) for name in "abcd"}})
+    weights = open_weights(open_checkpoint(files), torch.float32)
+    ahead: list[tuple[int, int]] = []
+    begin = MappedFile.read_ahead
+
+    def watched(mapped: MappedFile, run: range) -> None:
+        start = mapped.content.data_ptr() + run.start
+        ahead.append((start, start + len(run)))
+        begin(mapped, run)
+
+    monkeypatch.setattr(MappedFile, "read_ahead", watched)
+    asked = [pages(weights.tensor(name)) for name in "cab"]
+    assert ahead == asked
+    weights._ahead = 32 * 1000 * 4  # more would drive out what is needed first
+    assert weights.tensor("d").sum() == 64_000
+    assert ahead == asked
+    rows = weights.tensor("d", Rows(Interval(0, 16)))
+    assert ahead == [*asked, pages(rows)], "a part uses up no more than itself"
 
 
 def test_a_misaligned_tensor_is_moved_into_place(tmp_path: Path, cache: Path) -> None:

@@ -2,6 +2,8 @@
 
 import os
 from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 
 import pytest
 
@@ -36,25 +38,21 @@ FAILED = {
 """Share of the requests of a scenario, over all its seeds, that may fail for the cluster; none in any other."""
 
 
-def block(scenario: str, first: int, count: int) -> Totals:
-    spec, sums = load_scenario(scenario), Totals()
-    for seed in range(first, first + count):
-        sums.add(simulate(spec, seed))
-    return sums
-
-
 def run(first: int, seeds: int) -> dict[str, Totals]:
-    """So many seeds, spread over the scenarios and two processes."""
+    """So many seeds, spread over the scenarios and two processes.
+
+    Processes that begin anew: a fork of one in which others' threads held a lock would wait for it for ever.
+    """
     each = -(-seeds // len(names()))
     sums = {name: Totals() for name in names()}
-    with ProcessPoolExecutor(2) as pool:
-        parts = [
-            (name, pool.submit(block, name, at, min(BLOCK, first + each - at)))
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        parts = {
+            name: pool.map(simulate, repeat(load_scenario(name)), range(first, first + each), chunksize=BLOCK)
             for name in names()
-            for at in range(first, first + each, BLOCK)
-        ]
-        for name, part in parts:
-            sums[name].add(part.result())
+        }
+        for name, part in parts.items():
+            for totals in part:
+                sums[name].add(totals)
     return sums
 
 

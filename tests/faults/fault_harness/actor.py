@@ -50,6 +50,8 @@ class FaultyActor(StageActor):
                 return {}
             case "disarm":
                 self._trap_door.disarm()
+                return {}
+            case "count":
                 return {"sprung": self._trap_door.sprung}
             case "audit":
                 return self._audit()

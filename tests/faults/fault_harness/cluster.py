@@ -66,9 +66,13 @@ class FaultyCluster:
         self.tell(pid, do="arm", point=point, deed=deed, after=after, times=times)
         return pid
 
-    def disarm(self, pid: int) -> int:
-        """Takes the trap out of a process that still lives; how often it has sprung."""
-        sprung: int = self.tell(pid, do="disarm")["sprung"]
+    def disarm(self, pid: int) -> None:
+        """Takes the trap out of a process that still lives."""
+        self.tell(pid, do="disarm")
+
+    def sprung(self, pid: int) -> int:
+        """How often the trap in a process that still lives has sprung."""
+        sprung: int = self.tell(pid, do="count")["sprung"]
         return sprung
 
     def held(self) -> dict[str, Any]:

@@ -34,11 +34,13 @@ class Question:
     Attributes:
         digit: A picture that goes before the text.
         options: Keywords of `Client.stream`.
+        answer: The tokens that follow, whatever happens.
     """
 
     text: str
     digit: Digit | None
     options: dict[str, Any]
+    answer: tuple[int, ...] = ()
 
     def prompt(self) -> str | list[ChatMessage]:
         """The prompt; a picture's file differs every time, so that no cache knows it, and shows the same."""
@@ -118,21 +120,17 @@ def unheard_of(png: bytes) -> bytes:
     return png[:33] + chunk + png[33:]  # signature and IHDR come first
 
 
-def make_questions(rng: random.Random, digits: Sequence[Digit], count: int = 16) -> list[Question]:
-    """Short and long, split and colocated, greedy and sampled; every other one with a digit, if there are any."""
-    return [_question(rng, index, rng.choice(digits) if digits and index % 2 else None) for index in range(count)]
-
-
-def _question(rng: random.Random, index: int, digit: Digit | None) -> Question:
+def draw_question(rng: random.Random, index: int, digits: Sequence[Digit]) -> Question:
+    """By the index short or long, split or colocated, greedy or sampled; every other one with a digit, if any."""
+    digit = rng.choice(digits) if digits and index % 2 else None
     text = " ".join(rng.choices(WORDS, k=(12, 40, 110)[index % 3]))
     placement = (Placement.DISAGGREGATED, Placement.DISAGGREGATED, Placement.COLOCATED, Placement.ANY)[index // 2 % 4]
-    # Of the eight likeliest: far down in the tail neighbours are so alike that rounding may order them another way.
     options = {"max_tokens": rng.randint(40, 48), "ignore_eos": True, "placement": placement}
     match index // 4 % 4:
         case 1:
-            sampling: dict[str, Any] = {"temperature": 0.9, "top_k": 8, "seed": rng.getrandbits(40)}
+            sampling: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95, "seed": rng.getrandbits(40)}
         case 3:  # the random numbers follow from the id
-            sampling = {"temperature": 0.9, "top_k": 8, "request_id": f"question-{rng.getrandbits(40)}"}
+            sampling = {"temperature": 0.7, "top_p": 0.95, "request_id": f"question-{rng.getrandbits(40)}"}
         case _:
             sampling = {"temperature": 0.0}
     return Question(text, digit, options | sampling)

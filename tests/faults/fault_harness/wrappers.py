@@ -11,6 +11,7 @@ from triptych.models.towers.encoder import VisionEncoder
 from triptych.transfer.codec import encode
 from triptych.transfer.connection import Connection
 from triptych.transfer.frames import Chunk, Found, Frame
+from triptych.transfer.heads import Heads
 from triptych.transfer.pages import Pages
 from triptych.transfer.runs import Run, block_count, runs_of
 from triptych.transfer.source import SharedSource, StreamSource
@@ -82,16 +83,16 @@ def _send(original: Any, door: TrapDoor) -> Any:
 def _copy(original: Any, door: TrapDoor) -> Any:
     """The first half of a chunk's blocks is copied; then comes the deed, then the rest."""
 
-    def wrapped(self: Any, target: Pages, source: Sequence[Run], runs: Sequence[Run]) -> Any:
+    def wrapped(self: Any, target: Pages, source: Sequence[Run], runs: Sequence[Run], heads: Heads) -> Any:
         deed = door.visit(Point.COPY)
         if deed is not None and isinstance(self, SharedSource):
-            done = original(self, target, _half(source), _half(runs))
+            done = original(self, target, _half(source), _half(runs), heads)
             if deed is Deed.TRUNCATE:
                 return done
         end_or_halt(deed)
-        counts = original(self, target, source, runs)
+        counts = original(self, target, source, runs, heads)
         if deed is Deed.DAMAGE:
-            target.pieces(runs)[0][0] ^= 1
+            target.pieces(runs, heads)[0][0] ^= 1
         return counts
 
     return wrapped

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from triptych.kernels import ClampedSilu, DenseWeight, ExpertProjection, Experts, Gating, Weight, moe
+from triptych.kernels import ClampedSilu, DenseWeight, ExpertProjection, Experts, Gating, Projection, Weight, moe
+from triptych.kernels.compact import CompactWeight, compacted
 from triptych.kernels.gguf_blocks import GgufKind
 from triptych.kernels.native import team
 from triptych.kernels.native.experts import Moe
@@ -116,13 +117,13 @@ def exact(x: Tensor, experts: Experts, ids: Tensor, weights: Tensor, gating: Gat
         gate, up = (apply(experts_part, expert, x[token].double()) for experts_part in (experts.gate, experts.up))
         hidden = gated(gate, up, gating)
         out[token] += share * apply(experts.down, expert, hidden)
-        size[token] += share * (dequantize(experts.down.weights[expert]).double().abs() @ hidden.abs() + 1)
+        size[token] += share * (dequantize(experts.down.weight(expert)).double().abs() @ hidden.abs() + 1)
     return out, size
 
 
-def apply(part: ExpertProjection, expert: int, x: Tensor) -> Tensor:
+def apply(part: Projection, expert: int, x: Tensor) -> Tensor:
     bias = part.bias(expert)
-    product = dequantize(part.weights[expert]).double() @ x
+    product = dequantize(part.weight(expert)).double() @ x
     return product if bias is None else product + bias.double()
 
 
@@ -230,4 +231,64 @@ def test_what_the_kernels_refuse(isa: Isa) -> None:
     assert not mixture.accepts(x, Experts(gguf.gate, experts.up, experts.down), ids, weights, "silu", out)
     assert not mixture.accepts(x, Experts(experts.gate, experts.up, experts.up), ids, weights, "silu", out)
     with pytest.raises(ValueError, match="one form and shape"):
-        ExpertProjection((*experts.gate.weights, *gguf.gate.weights))
+        ExpertProjection((experts.gate.template, gguf.gate.template))
+
+
+def twelve_bits(part: ExpertProjection) -> ExpertProjection:
+    weights = []
+    for expert in range(part.experts):
+        dense = part.weight(expert)
+        assert isinstance(dense, DenseWeight)
+        compact = compacted(dense)
+        assert compact is not None
+        weights.append(compact)
+    return ExpertProjection(tuple(weights), part.biases)
+
+
+@pytest.mark.parametrize(("tokens", "top_k", "count"), [(1, 3, 8), (3, 2, 4), (7, 4, 5), (16, 2, 40), (100, 3, 6)])
+@pytest.mark.parametrize("biased", [False, True], ids=["", "biased"])
+def test_twelve_bits_give_the_bits_of_sixteen(
+    isa: Isa, tokens: int, top_k: int, count: int, biased: bool, seed: int
+) -> None:
+    random.seed(seed)
+    hidden, features = random.choice((48, 64, 576)), random.choice((16, 48, 96))
+    dense = experts_of(CASES["bf16"], count, hidden, features, biased=biased)
+    for part in (dense.gate, dense.up, dense.down):
+        values = part.weight(0).values  # type: ignore[union-attr]  # dense
+        for value in (0.0, -1e-30):  # exceptions
+            values[random.randrange(len(values)), random.randrange(values.shape[1])] = value
+    parts = [twelve_bits(part) for part in (dense.gate, dense.up, dense.down) if isinstance(part, ExpertProjection)]
+    ids, weights = choices(tokens, top_k, count)
+    x = torch.randn(tokens, hidden).bfloat16()
+    assert torch.equal(run(isa, x, Experts(*parts), ids, weights), run(isa, x, dense, ids, weights))
+
+
+def test_every_exception_that_there_is_room_for_is_seen(isa: Isa) -> None:
+    """All of them in the last run, where the compiled table ends."""
+    dense = experts_of(CASES["bf16"], 2, 64, 48)
+    parts = [part for part in (dense.gate, dense.up, dense.down) if isinstance(part, ExpertProjection)]
+    for part in parts:
+        for expert in range(2):
+            values = part.weight(expert).values  # type: ignore[union-attr]  # dense
+            values.abs_().clamp_(min=0.01)
+            places = torch.randperm(16 * values.shape[1])[: 4 + values.numel() // 512]
+            last = values[-16:].clone().view(-1)
+            last[places] = 1e-20
+            values[-16:] = last.view(16, -1)
+    ids, weights = choices(3, 2, 2)
+    x = torch.randn(3, 64).bfloat16()
+    assert torch.equal(run(isa, x, Experts(*map(twelve_bits, parts)), ids, weights), run(isa, x, dense, ids, weights))
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 200])
+def test_tables_of_anything_end_no_process(isa: Isa, tokens: int) -> None:
+    """As a slot has them whose expert could not be read; the step is run again."""
+    dense = experts_of(CASES["bf16"], 4, 64, 48)
+    parts = [twelve_bits(part) for part in (dense.gate, dense.up, dense.down) if isinstance(part, ExpertProjection)]
+    for part in parts:
+        for expert in range(part.experts):
+            weight = part.weight(expert)
+            assert isinstance(weight, CompactWeight)
+            weight.table.copy_(torch.randint(-(2**31), 2**31, weight.table.shape))
+    ids, weights = choices(tokens, 2, 4)
+    run(isa, torch.randn(tokens, 64).bfloat16(), Experts(*parts), ids, weights)

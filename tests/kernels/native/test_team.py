@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import threading
 
 import pytest
@@ -141,6 +142,8 @@ def test_a_forked_child_computes_on_its_own_thread(norm: Norm, threads: int) -> 
     chain(norm, x, residual)
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(60)  # a child that waits for a lock of a thread that it does not have ends, too
         again, beside = inputs()
         chain(norm, again, beside)
         os._exit(0 if team.threads() == 1 and torch.equal(beside, residual) else 1)
