@@ -32,11 +32,17 @@ demo: $(STAMP)  ## Start 1E1P1D on this machine, stream a chat, read eight digit
 serve: $(STAMP)  ## Start the same cluster and stay up
 	@$(BIN)/triptych serve builtin:smollm2-digits --layout 1E1P1D
 
+# Tests that compute side by side; all others start clusters, count seconds, or compute on every core themselves.
+SIDE_BY_SIDE = $(addprefix tests/,config core embedding engine experts kernels loading models parallel processing simulator wire)
+
+# The kernels are tested for every instruction set of this CPU, and compiled for all of them beforehand.
 test: $(STAMP)  ## Run every test but the long ones
-	$(BIN)/python -m pytest -m 'not soak'
+	@$(BIN)/triptych kernels build --isa all >/dev/null 2>&1 || true
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not soak' -n 2 --dist loadfile $(SIDE_BY_SIDE); side=$$?; \
+	$(BIN)/python -m pytest -m 'not soak' $(addprefix --ignore=,$(SIDE_BY_SIDE)) && exit $$side
 
 soak: $(STAMP)  ## Run the long tests
-	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest -m soak -o faulthandler_timeout=4000
 
 lint: $(STAMP)  ## Ruff, mypy strict, import walls, proto style
 	$(BIN)/ruff check .
