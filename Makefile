@@ -41,8 +41,8 @@ test: $(STAMP)  ## Run every test but the long ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not soak' -n 2 --dist loadfile $(SIDE_BY_SIDE); side=$$?; \
 	$(BIN)/python -m pytest -m 'not soak' $(addprefix --ignore=,$(SIDE_BY_SIDE)) && exit $$side
 
-soak: $(STAMP)  ## Run the long tests
-	$(BIN)/python -m pytest -m soak -o faulthandler_timeout=4000
+soak: $(STAMP)  ## Run the long tests, with new random inputs every time
+	TRIPTYCH_TEST_SEED=fresh $(BIN)/python -m pytest -m soak -o faulthandler_timeout=4000
 
 lint: $(STAMP)  ## Ruff, mypy strict, import walls, proto style
 	$(BIN)/ruff check .

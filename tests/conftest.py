@@ -14,15 +14,26 @@ import pytest
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported, which transformers does
 
 import torch
+from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from tests.support.seeds import FRESH, seed_generators
 from triptych.models.resolve import resolve
 from triptych.models.spec import read_spec
+
+# Tests judge results, never how long they take.
+settings.register_profile("triptych", deadline=None, derandomize=not FRESH)
+settings.load_profile("triptych")
 
 REFERENCE_LENGTH = 64
 
 _CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 _LONG = " ".join(f"Item {n} of the list costs {n * 7 % 31} coins and weighs {n * 5 % 13} kilos." for n in range(24))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    seed_generators(item.nodeid)
 
 
 @pytest.fixture(scope="session")

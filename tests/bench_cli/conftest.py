@@ -1,5 +1,4 @@
 import io
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.support.seeds import drawn_seed
 from triptych.cli.bench.words import WORDS
 from triptych.cli.main import main
 
@@ -24,7 +24,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def seed() -> int:
     """A fresh one per test, printed so that a failure can be repeated."""
-    drawn = secrets.randbits(32)
+    drawn = drawn_seed()
     print(f"seed {drawn}")
     return drawn
 
@@ -59,7 +59,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer_object=tokenizer, eos_token="<|end|>"
     )
     fast.save_pretrained(folder)
-    drawn = secrets.randbits(32)
+    drawn = drawn_seed()
     print(f"seed of the tiny model: {drawn}")
     torch.manual_seed(drawn)
     config = LlamaConfig(

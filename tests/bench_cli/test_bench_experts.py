@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.seeds import drawn_seed
 from triptych.cli.bench.experts import run as run_module
 from triptych.cli.bench.experts.arms import DEFAULT, Cached, OnDemand, Resident, offload, parse_arms
 from triptych.cli.bench.experts.figures import Beside, Failed, Figures, computing_seconds, figures
@@ -138,7 +138,7 @@ def test_none_kept_is_one_layer_of_slots_that_no_layer_keeps() -> None:
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_a_recording_of_all_prompts_becomes_the_steps_of_the_arms(batch: int) -> None:
-    seed = secrets.randbits(32)
+    seed = drawn_seed()
     print(f"seed: {seed}")
     sequences, answered, random = 5, 4, np.random.default_rng(seed)
     positions = PROMPT + answered - 1

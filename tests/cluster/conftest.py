@@ -2,7 +2,6 @@
 
 import io
 import json
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -30,6 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tests.support.seeds import drawn_seed
 from triptych.client import Client
 from triptych.config.load import make_spec
 from triptych.controller.local import LocalCluster
@@ -62,7 +62,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def rng() -> np.random.Generator:
     """Fresh random inputs every run; the seed is printed with a failure."""
-    seed = secrets.randbits(32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     torch.manual_seed(seed)
     return np.random.default_rng(seed)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.seeds import drawn_seed
+
 REQUESTS = 1000
 CLIENTS = 12
 
@@ -19,7 +21,7 @@ def test_a_thousand_requests_of_every_kind_leave_nothing_held(
     tiny_llava: Path, running: Callable[..., AbstractContextManager[Any]], ask: Callable[..., Any], oracle: Any
 ) -> None:
     """The end of `running` asserts that every worker is idle and holds nothing."""
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(drawn_seed())
     makers = [lambda: ask(6), lambda: ask(12, images=1), lambda: ask(3, images=2)]
     questions = [q for make in makers for q in oracle.questions(tiny_llava, make, 4, max_tokens=24)]
     fates = rng.choice(["finish", "cancel"], REQUESTS, p=[0.7, 0.3])

@@ -2,6 +2,7 @@ import random
 
 import pytest
 
+from tests.support.seeds import drawn_seed
 from triptych.core.errors import InvalidArgument
 from triptych.core.generation import FinishReason
 from triptych.core.prompt import ImageSpan, Prompt
@@ -58,7 +59,7 @@ def test_every_beginning_of_an_answer_passes() -> None:
 
 
 def test_the_same_question_has_the_same_digest_and_no_other_has() -> None:
-    seed = random.randrange(2**32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     ids = tuple(random.Random(seed).choices(range(1000), k=50))
     base = (Prompt(ids, (ImageSpan(3, 4),)), ["a"], SamplingParams(stop=("x",), seed=1))

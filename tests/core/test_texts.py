@@ -1,10 +1,10 @@
 """The work of a worker that makes vectors: which texts pass the encoder together, and who is told what."""
 
 import random
-import secrets
 
 import pytest
 
+from tests.support.seeds import drawn_seed
 from triptych.core.errors import DeadlineExceeded, Internal, ResourceExhausted, Unavailable
 from triptych.core.generation import OperationKey
 from triptych.core.texts import Acknowledge, Answer, Batch, Refuse, TextControl, TextJob
@@ -94,7 +94,7 @@ def test_a_batch_that_fails_ends_its_jobs_and_no_others() -> None:
 
 @pytest.mark.parametrize("_", range(20))
 def test_at_random_every_operation_ends_once_and_nothing_stays(_: int) -> None:
-    seed = secrets.randbits(32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     dice = random.Random(seed)
     work, now, asked, told, batch = control(20, 40), 0.0, 0, [], None

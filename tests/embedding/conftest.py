@@ -1,7 +1,6 @@
 """Tiny random embedding models with a tokenizer, as sentence-transformers saves them."""
 
 import json
-import secrets
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from tests.support.seeds import drawn_seed
 from triptych.models.files import ModelFiles
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *string.ascii_lowercase]
@@ -24,7 +24,7 @@ Build = Callable[..., ModelFiles]
 @pytest.fixture(autouse=True)
 def seed() -> int:
     """Fresh random inputs every run; the seed is printed with a failure."""
-    value = secrets.randbits(32)
+    value = drawn_seed()
     print(f"seed {value}")
     torch.manual_seed(value)
     return value

@@ -1,6 +1,5 @@
 """A scheduler whose model is a table: what was written in each slot of the KV pool, and by whom."""
 
-import secrets
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from tests.support.seeds import drawn_seed
 from triptych.core.generation import OperationKey
 from triptych.core.sampling import SamplingParams
 from triptych.engine.kv_cache import KvCache
@@ -177,7 +177,7 @@ def bench() -> Callable[..., Bench]:
 @pytest.fixture
 def seed() -> int:
     """Fresh random inputs every run; the seed is printed with a failure."""
-    value = secrets.randbits(32)
+    value = drawn_seed()
     print(f"seed {value}")
     torch.manual_seed(value)
     return value

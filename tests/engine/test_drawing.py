@@ -1,10 +1,10 @@
-import secrets
 from collections import Counter
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.support.seeds import drawn_seed
 from triptych.engine.drawing import Draw, draw
 from triptych.engine.penalties import Seen, penalise
 from triptych.engine.sampling import Sampling
@@ -16,7 +16,7 @@ EVENLY = [(i + 0.5) / 1000 for i in range(1000)]
 
 @pytest.fixture
 def generator() -> torch.Generator:
-    seed = secrets.randbits(32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     return torch.Generator().manual_seed(seed)
 

@@ -1,6 +1,5 @@
 """Tokens from logits: against transformers' processors, against float64, and reproducible by seed."""
 
-import secrets
 from collections import Counter
 from typing import Any
 
@@ -17,6 +16,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from tests.support.seeds import drawn_seed
 from triptych.core.sampling import MAX_LOGPROBS, SamplingParams
 from triptych.engine.drawing import Draw, draw
 from triptych.engine.penalties import Seen, penalise
@@ -89,7 +89,7 @@ def test_each_filter_keeps_what_transformers_keeps(seed: int, spread: float) -> 
 def test_tokens_are_drawn_with_the_probabilities_of_transformers(seed: int, params: dict[str, Any]) -> None:
     logits, prompt, draws = 1.5 * torch.randn(8), (1, 3, 3, 5), 6000
     expected = _processed(logits, prompt, params).softmax(-1)
-    first = secrets.randbits(63)
+    first = drawn_seed(63)
     rows = [row(first + i, prompt, len(prompt), **params) for i in range(draws)]
     counts = torch.bincount(torch.tensor(chosen(logits, *rows)), minlength=8).double()
     assert counts[expected == 0].sum() == 0
@@ -118,7 +118,7 @@ def _processed(logits: Tensor, prompt: tuple[int, ...], params: dict[str, Any]) 
 def test_a_seed_gives_the_same_tokens_in_any_company_and_order(seed: int) -> None:
     logits = 2 * torch.randn(16, 500)
     variants: list[dict[str, Any]] = [{}, {"top_k": 40}, {"top_p": 0.9}, {"temperature": 0}, {"min_p": 0.1}]
-    rows = [row(secrets.randbits(64), (1,) * (i + 1), i % 3, **variants[i % 5]) for i in range(16)]
+    rows = [row(drawn_seed(64), (1,) * (i + 1), i % 3, **variants[i % 5]) for i in range(16)]
     alone = [chosen(logits[i], rows[i])[0] for i in range(16)]
     for order in (list(range(16)), torch.randperm(16).tolist(), torch.randperm(16)[:5].tolist()):
         together = sample(logits[order].clone(), [rows[i] for i in order])
@@ -144,7 +144,7 @@ def test_every_seed_can_be_used(seed_: int) -> None:
 def test_greedy_takes_the_likeliest_whatever_the_seed_and_the_filters(seed: int) -> None:
     logits = torch.randn(100)
     for params in ({}, {"top_k": 3}, {"top_p": 0.1}, {"min_p": 0.9}):
-        rows = [row(s, temperature=0, **params) for s in (0, secrets.randbits(64), MAX_SEED)]
+        rows = [row(s, temperature=0, **params) for s in (0, drawn_seed(64), MAX_SEED)]
         assert chosen(logits, *rows) == [int(logits.argmax())] * 3
 
 

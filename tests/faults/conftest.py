@@ -2,12 +2,13 @@
 
 import os
 import random
-import secrets
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.seeds import drawn_seed
 
 sys.path.insert(0, str(Path(__file__).parent))  # the harness, which the actors import too
 
@@ -19,7 +20,7 @@ RECOVERIES_VARIABLE = "TRIPTYCH_RECOVERIES"
 @pytest.fixture(scope="module")
 def seed() -> int:
     """Another one every run."""
-    return secrets.randbits(32)
+    return drawn_seed()
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
 import json
-import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +15,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from tests.support.seeds import drawn_seed
 from triptych.models.files import ModelFiles, local_files
 from triptych.models.resolve import resolve
 from triptych.models.testing import RecordingProgress
@@ -38,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    seed = random.SystemRandom().randrange(2**32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     return np.random.default_rng(seed)
 

@@ -21,6 +21,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from tests.support.seeds import drawn_seed
 from triptych.core.errors import Unimplemented
 from triptych.models import gguf_tokenizer
 from triptych.models.convert.vocabulary import add_vocabulary, read_vocabulary
@@ -121,7 +122,7 @@ def texts(seed: int) -> Iterator[str]:
 
 @pytest.mark.parametrize("name", [*BYTES, *PIECES])
 def test_ids_are_those_of_the_tokenizer_that_was_written(name: str, tmp_path: Path) -> None:
-    seed = random.SystemRandom().randrange(2**32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     expected = trained(name, tmp_path)
     path = written(tmp_path, name if name in PIECES else "qwen2")

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders
 
+from tests.support.seeds import drawn_seed
 from triptych.core.errors import Unimplemented
 from triptych.core.sampling import SamplingParams
 from triptych.models.detokenize import IncrementalDetokenizer
@@ -212,7 +213,7 @@ def test_the_work_is_linear_in_the_tokens(byte_fallback: Tokenizer) -> None:
             text: str = byte_fallback.decode(ids, skip_special_tokens=skip_special_tokens)
             return text
 
-    seed = random.randrange(2**32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     ids = random.Random(seed).choices(range(byte_fallback.get_vocab_size()), k=1500) + [70] * 1500
     counting = Counting()

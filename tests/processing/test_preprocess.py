@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from tests.support.seeds import drawn_seed
 from triptych.core.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from triptych.models.files import ModelFiles
 from triptych.models.pictures import MediaLayout, Rows, open_preprocessor
@@ -39,7 +40,7 @@ MODES = (
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (37, 53)) -> Image.Image:
-    seed = random.randrange(2**32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
     if mode == "P":

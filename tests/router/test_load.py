@@ -13,6 +13,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from tests.support.seeds import drawn_seed
 from triptych.admin.v1 import admin_pb2, admin_pb2_grpc
 from triptych.core.fleet.stage import Stage
 from triptych.core.plan import RoutingPolicy
@@ -135,7 +136,7 @@ async def load(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Load]:
 
 async def check(load: Load, warm_up: int, requests: int) -> None:
     """Memory after `requests` further ones is what it was after the first `warm_up`, and every holder was freed."""
-    seed = random.randrange(2**32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     dice = random.Random(seed)
     await load.run(warm_up, dice)

@@ -1,6 +1,5 @@
 """Checkpoints of tiny mixtures of experts with random weights, as transformers writes them."""
 
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from transformers import (
     Qwen2MoeConfig,
 )
 
+from tests.support.seeds import drawn_seed
 from triptych.experts.traces import RouteModel, TracedModel, write_route_model
 from triptych.models.decoder import Decoder
 from triptych.models.expert_route import routers_digest
@@ -46,7 +46,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
 
 def save_mixture(name: str, folder: Path) -> ModelFiles:
     """Writes one of `CONFIGS`; biases and corrections are random, too."""
-    seed = secrets.randbits(32)
+    seed = drawn_seed()
     print(f"seed of {name}: {seed}")
     torch.manual_seed(seed)
     model: Any = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32)  # type: ignore[no-untyped-call]
@@ -63,6 +63,6 @@ def save_route(files: ModelFiles, path: Path) -> Path:
     layers = Decoder.load(files, read_spec(files), torch.float32)._layers
     routers = [layer.mlp.mixer.router for layer in layers if isinstance(layer.mlp.mixer, MixtureOfExperts)]
     model = TracedModel("tiny", routers_digest(routers), layers=4, experts=8, top_k=2, hidden=64, blob=1, resident=1)
-    weight, bias = np.random.default_rng().normal(size=(32, 64)), np.zeros(32)
+    weight, bias = np.random.default_rng(drawn_seed()).normal(size=(32, 64)), np.zeros(32)
     write_route_model(path, RouteModel(model, weight.astype(np.float32), bias.astype(np.float32)))
     return path

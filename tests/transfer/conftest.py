@@ -2,7 +2,6 @@
 
 import json
 import queue
-import secrets
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.seeds import drawn_seed
 from triptych.core.errors import TriptychError
 from triptych.transfer import (
     Endpoint,
@@ -38,7 +38,7 @@ GEOMETRY = PoolGeometry(layers=3, blocks=24, page_bytes=520)
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    seed = secrets.randbits(32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     return np.random.default_rng(seed)
 

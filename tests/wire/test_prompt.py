@@ -3,6 +3,7 @@ import random
 
 import pytest
 
+from tests.support.seeds import drawn_seed
 from triptych.core.chat import ChatEnd, ChatOptions, ToolCall
 from triptych.core.errors import InvalidArgument
 from triptych.core.inputs import ChatInput, GenerationInput, TextInput, TokenInput
@@ -89,7 +90,7 @@ def test_a_video_without_frames_or_speed_is_refused_by_name(video: pb.Video, fie
 
 
 def test_a_data_uri_and_its_bytes_are_the_same_image() -> None:
-    seed = random.randrange(2**32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     data = random.Random(seed).randbytes(1000)
     uri = f"data:image/png;base64,{base64.b64encode(data).decode()}"

@@ -3,6 +3,7 @@ import random
 import grpc
 import pytest
 
+from tests.support.seeds import drawn_seed
 from triptych.core import errors
 from triptych.core.errors import (
     Cancelled,
@@ -111,7 +112,7 @@ def test_a_transport_failure_is_a_plain_sentence(
 
 
 def test_garbage_in_the_details_is_ignored() -> None:
-    seed = random.randrange(2**32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     noise = b"\xff" + random.Random(seed).randbytes(40)
     error = FakeRpcError(grpc.StatusCode.INTERNAL, "broken", (("grpc-status-details-bin", noise),))

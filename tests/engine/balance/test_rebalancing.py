@@ -1,7 +1,6 @@
 """Experts that move while ranks generate: the same tokens, whatever moves, and no step that waits for it."""
 
 import random
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import pytest
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
+from tests.support.seeds import drawn_seed
 from triptych.engine.balance import Balancer, ExpertMover, open_balancer
 from triptych.models.decoder import Decoder
 from triptych.models.expert_share import Expert
@@ -32,7 +32,7 @@ IF_BETTER = BalancePolicy(threshold=0.0)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
-    seed = secrets.randbits(32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     torch.manual_seed(seed)
     folder = tmp_path_factory.mktemp("mixture")

@@ -1,6 +1,5 @@
 """Tiny random checkpoints with a tokenizer of their own, as transformers writes them."""
 
-import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from tests.support.seeds import drawn_seed
 from triptych.engine import Completion, Engine
 
 SPECIAL = ["<|end|>", "<|im_start|>", "<|im_end|>", "<image>"]
@@ -171,7 +171,7 @@ def _language() -> LlamaConfig:
 
 
 def _save(kind: type[PreTrainedModel], config: Any, folder: Path) -> None:
-    seed = secrets.randbits(32)
+    seed = drawn_seed()
     print(f"seed of {folder.name}: {seed}")
     torch.manual_seed(seed)
     kind(config).save_pretrained(folder)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
+from tests.support.seeds import drawn_seed
 from triptych.core.errors import InvalidArgument
 from triptych.core.prompt import ChatMessage, ImagePart, Part, TextPart
 from triptych.engine import Engine, SamplingParams
@@ -58,7 +59,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
 
 
 def picture(width: int, height: int) -> ImagePart:
-    seed = random.randrange(2**32)
+    seed = drawn_seed()
     print(f"picture of {width} x {height}: seed {seed}")
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     data = io.BytesIO()

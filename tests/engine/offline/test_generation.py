@@ -2,7 +2,6 @@
 
 import json
 import random
-import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.support.seeds import drawn_seed
 from triptych.core.prompt import ChatMessage, TextPart
 from triptych.core.sampling import choice_seed
 from triptych.engine import ChatInput, ChatOptions, Engine, SamplingParams
@@ -57,7 +57,7 @@ def test_without_them_what_is_left_open_is_neutral(
 
 
 def test_answer_i_of_several_is_the_only_answer_with_its_seed_and_the_prompt_is_computed_once(engine: Engine) -> None:
-    seed = secrets.randbits(32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     prompt = random.Random(seed).choices(range(4, 320), k=22)
     asked: dict[str, Any] = {"max_tokens": 6, "ignore_eos": True}

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from tests.support.seeds import drawn_seed
 from triptych.core.errors import InvalidArgument
 from triptych.core.prompt import ChatMessage, ImagePart, TextPart
 from triptych.engine import Completion, Engine, SamplingParams
@@ -43,7 +44,7 @@ def alone(engine: Engine, chats: list[Parts]) -> list[Completion]:
 
 
 def _picture(size: tuple[int, int] = (40, 25)) -> ImagePart:
-    pixels = np.random.default_rng().integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    pixels = np.random.default_rng(drawn_seed()).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return ImagePart(buffer.getvalue())

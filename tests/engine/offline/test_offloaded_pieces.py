@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 
+from tests.support.seeds import drawn_seed
 from triptych.engine import Engine, SamplingParams
 from triptych.engine.ranks.replica import Replica
 from triptych.engine.ranks.testing import RankThreads
@@ -39,7 +40,7 @@ def _pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    seed = random.getrandbits(32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     torch.manual_seed(seed)
     MixtralForCausalLM(MixtralConfig(**SIZES)).to(torch.bfloat16).save_pretrained(tmp_path / "mixture")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.seeds import drawn_seed
 from triptych.core.errors import InvalidArgument
 from triptych.core.prompt import ChatMessage, ImagePart, TextPart
 from triptych.engine import Engine, SamplingParams
@@ -178,7 +179,7 @@ def test_ranks_that_would_have_nothing_to_do_are_refused(
 
 
 def picture() -> ImagePart:
-    pixels = np.random.default_rng().integers(0, 256, (25, 40, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(drawn_seed()).integers(0, 256, (25, 40, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return ImagePart(buffer.getvalue())

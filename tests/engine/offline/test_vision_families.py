@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.seeds import drawn_seed
 from triptych.core.errors import FailedPrecondition
 from triptych.core.generation import OperationKey
 from triptych.core.positions import Grid
@@ -76,7 +77,7 @@ def alone(model: Model, chats: list[Parts]) -> list[Completion]:
 
 
 def _picture(width: int, height: int) -> ImagePart:
-    seed = random.randrange(2**32)
+    seed = drawn_seed()
     print(f"picture of {width} x {height}: seed {seed}")
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     buffer = io.BytesIO()

@@ -1,12 +1,12 @@
 """Low-rank adapters of projections against float64, on every instruction set."""
 
-import secrets
 from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.support.seeds import drawn_seed
 from triptych.kernels import LowRank, LowRankPair, low_rank
 from triptych.kernels.native import team
 from triptych.kernels.native.isa import Isa
@@ -18,7 +18,7 @@ TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 2**-7}
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    value = secrets.randbits(32)
+    value = drawn_seed()
     print(f"seed {value}")
     torch.manual_seed(value)
 

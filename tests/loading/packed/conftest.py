@@ -1,6 +1,5 @@
 """Packs weights as each format defines it, number by number: what the readers are held against."""
 
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+
+from tests.support.seeds import drawn_seed
 
 Array = npt.NDArray[Any]
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -31,7 +32,7 @@ class Packing:
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    seed = random.SystemRandom().randrange(2**32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     return np.random.default_rng(seed)
 

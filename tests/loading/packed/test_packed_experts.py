@@ -32,9 +32,8 @@ SIZES: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def seeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "cache"))
-    print(f"seed {torch.seed()}")
 
 
 def close_to(model: Any, folder: Path) -> None:

@@ -1,12 +1,13 @@
 """Experts of bfloat16 lie in a file of three quarters of their size, if their exponents allow it."""
 
-import random
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.support.seeds import drawn_seed
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 from checkpoint_packs import compact_of, opened, packs
@@ -84,7 +85,7 @@ def test_without_a_compiler_experts_stay_as_they_are(files: ModelFiles, monkeypa
 
 
 def test_answers_have_the_bits_of_plain_experts_and_a_budget_is_a_share_of_those(files: ModelFiles) -> None:
-    print("seed", seed := random.SystemRandom().randrange(2**32))
+    print("seed", seed := drawn_seed())
     torch.manual_seed(seed)
     tokens, found, held = torch.randint(0, 100, (24,)), [], []
     for settings in (replace(HALF, compact=False), HALF):

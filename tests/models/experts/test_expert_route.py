@@ -1,6 +1,5 @@
 """The trained predictor as a step has it."""
 
-import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.seeds import drawn_seed
 from triptych.core.errors import FailedPrecondition
 from triptych.engine import Engine, SamplingParams
 from triptych.engine.route_recording import record
@@ -22,7 +22,7 @@ PROMPTS = [[3, 4, 5], [20, 21], [40], [60, 61], [80]]
 
 @pytest.fixture(scope="module")
 def mixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Routes]]:
-    seed = secrets.randbits(31)
+    seed = drawn_seed(31)
     print(f"seed of the synthetic model: {seed}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIPTYCH_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -2,7 +2,6 @@
 
 import io
 import json
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from tests.support.seeds import drawn_seed
 from triptych.models.files import ModelFiles
 from triptych.models.spec import (
     BlocksSpec,
@@ -201,7 +201,7 @@ def picture() -> Callable[[int, int], bytes]:
     """A PNG of noise."""
 
     def make(width: int, height: int) -> bytes:
-        seed = random.randrange(2**32)
+        seed = drawn_seed()
         print(f"picture of {width} x {height}: seed {seed}")
         noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
         buffer = io.BytesIO()

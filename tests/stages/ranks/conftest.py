@@ -2,7 +2,6 @@
 
 import contextlib
 import queue
-import secrets
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.seeds import drawn_seed
 from triptych.core.generation import OperationKey
 from triptych.parallel import RankLost
 from triptych.parallel.channel import Hub, Member
@@ -29,7 +29,7 @@ HEAD_BYTES = TOKENS * DIM
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    seed = secrets.randbits(32)
+    seed = drawn_seed()
     print(f"seed {seed}")
     return np.random.default_rng(seed)
 

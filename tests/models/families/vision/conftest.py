@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tests.support.seeds import drawn_seed
 from triptych.core.positions import Grid
 from triptych.core.prompt import ImageSpan
 from triptych.engine.positions import Positions, positions_of
@@ -158,7 +159,7 @@ class PagedSequence:
 
 
 def picture(size: tuple[int, int]) -> bytes:
-    noise = np.random.default_rng(random.randrange(2**32)).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    noise = np.random.default_rng(drawn_seed()).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
     return buffer.getvalue()
