@@ -203,7 +203,7 @@ def test_leaving_ends_the_wait(waiting: FakeServer, leave: str, lost: threading.
         next(stream)
         with ThreadPoolExecutor(1) as thread:
             reading = thread.submit(next, stream)
-            assert lost.wait(10)
+            assert lost.wait(60)
             stream.cancel() if leave == "cancel" else client.close()
         error = reading.exception()
         assert isinstance(error, Cancelled)
@@ -218,7 +218,7 @@ async def test_leaving_ends_the_wait_for_asyncio_too(waiting: FakeServer, leave:
         stream = client.stream("Hi", request_id="r")
         await anext(stream)
         reading = asyncio.create_task(anext(stream))
-        assert await asyncio.to_thread(lost.wait, 10)
+        assert await asyncio.to_thread(lost.wait, 60)
         match leave:
             case "cancel":
                 stream.cancel()

@@ -29,12 +29,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tests.support.brakes import Brake
+from tests.support.doubt import doubtful_rows
 from tests.support.seeds import drawn_seed
 from triptych.client import Client
 from triptych.config.load import make_spec
 from triptych.controller.local import LocalCluster
 from triptych.controller.testing import InProcessRuntime
 from triptych.core.prompt import ChatMessage, ImagePart, TextPart
+from triptych.core.request.record import Away
 from triptych.engine import Engine, SamplingParams
 from triptych.stages.host import StageHost
 from triptych.transfer import KvReceiver
@@ -48,6 +51,7 @@ TEMPLATE = (
 )
 PIXELS = 20
 GREEDY = {"temperature": 0.0, "ignore_eos": True}
+LOOK_SECONDS = 0.005
 CLEAR = 2e-3
 """By how much the likeliest token must lead for its choice not to depend on the order of float32 sums."""
 
@@ -142,6 +146,13 @@ class Oracle:
         clear = all(first.logprob - second.logprob > self.margin for first, second in tops)
         return completion.token_ids if clear else None
 
+    def sampled(self, model: Path, prompt: Prompt, **params: Any) -> list[tuple[int, ...]] | None:
+        """All answers, drawn with a seed; None when one of their tokens is a matter of rounding."""
+        engine = self.engines.setdefault(model, Engine(str(model), dtype="float32", kv_cache_memory=1 << 22))
+        with doubtful_rows() as doubtful:
+            [first] = engine.generate([prompt], SamplingParams(**{"logprobs": 0} | params))
+        return None if doubtful else [answer.token_ids for answer in (first, *first.others)]
+
     def questions(
         self, model: Path, make: Callable[[], Prompt], count: int, max_tokens: int
     ) -> list[tuple[Prompt, tuple[int, ...]]]:
@@ -167,6 +178,22 @@ class Cluster:
     client: Client
     runtime: InProcessRuntime
     restart_router: Callable[[], None]
+    local: LocalCluster
+
+    def brake(self, worker_id: str) -> Brake:
+        """Holds a worker up from its next step on."""
+        return Brake(self.host(worker_id).panel.decoding.stage.core)
+
+    def at_step(self, worker_id: str, request_id: str = "") -> int:
+        """Requests that the next step of a worker takes on, if it has room: all of them, or those of one id."""
+        roster = self.host(worker_id).panel.decoding.stage.core.scheduler._roster
+        sequences = [*roster.waiting, *roster.ready, *roster.running]
+        return sum(request_id in ("", sequence.key.request_id) for sequence in sequences)
+
+    def away(self) -> int:
+        """Requests whose client has lost its connection and may come back."""
+        entries = list(self.local._running.result()._router.dispatcher._works)
+        return sum(isinstance(entry.record.client, Away) for entry in entries)
 
     def host(self, worker_id: str) -> StageHost:
         host = self.runtime.actors[worker_id].host
@@ -196,7 +223,7 @@ class Cluster:
         return {name: count for name, count in counts.items() if count}
 
     def require_idle(self) -> None:
-        """Every worker and the router let go of everything within two seconds, and no block is lost."""
+        """Every worker and the router let go of everything within two seconds of a calm machine; no block is lost."""
         eventually(lambda: not self.held(), 2.0, self.held)
         for worker_id in (worker.worker_id for worker in self.client.status().workers):
             if decoding := getattr(self.host(worker_id).panel, "decoding", None):
@@ -206,12 +233,16 @@ class Cluster:
                 assert receiver._gate._ledger.audit(time.monotonic()).held == ()
 
 
-def eventually(condition: Callable[[], object], within: float = 10.0, explain: Callable[[], object] = str) -> None:
-    """Polls for something that another thread or process is about to do."""
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not happen within {within:g} s: {explain()}"
-        time.sleep(0.005)
+def eventually(condition: Callable[[], object], within: float = 30.0, explain: Callable[[], object] = str) -> None:
+    """Looks for something that another thread or process is about to do.
+
+    Seconds are counted in looks, of which each takes 5 ms or more: they pass more slowly where many want the machine.
+    """
+    for _ in range(round(within / LOOK_SECONDS)):
+        if condition():
+            return
+        time.sleep(LOOK_SECONDS)
+    raise AssertionError(f"it did not happen within {within:g} s: {explain()}")
 
 
 @pytest.fixture(name="eventually", scope="session")
@@ -224,8 +255,8 @@ def running(model: Path, layout: str, **settings: Any) -> Iterator[Cluster]:
     """A cluster with settings whose dots are written as "__"; at the end it must be idle and hold nothing."""
     runtime = InProcessRuntime()
     local = LocalCluster(_spec(model, layout, settings), make_runtime=lambda *_: runtime)
-    with local as serving, Client(serving.address, timeout=60) as client:
-        cluster = Cluster(serving.address, client, runtime, local.restart_router)
+    with local as serving, Client(serving.address, timeout=240) as client:
+        cluster = Cluster(serving.address, client, runtime, local.restart_router, local)
         yield cluster
         cluster.require_idle()
 

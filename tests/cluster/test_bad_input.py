@@ -64,7 +64,7 @@ class Door:
     def answer(self) -> int:
         sampling = sampling_pb2.SamplingParams(max_tokens=3, ignore_eos=True)
         body = pb.GenerationInput(text="all right", sampling=sampling)
-        return len(self.inference.Generate(pb.GenerateRequest(input=body), timeout=20).token_ids)
+        return len(self.inference.Generate(pb.GenerateRequest(input=body), timeout=60).token_ids)
 
 
 @pytest.fixture(scope="module")

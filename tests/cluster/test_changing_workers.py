@@ -23,16 +23,18 @@ def ask_all(threads: ThreadPoolExecutor, client: Client, questions: list[Any]) -
     return [threads.submit(client.generate, prompt, **GREEDY, max_tokens=TOKENS) for prompt, _ in questions]
 
 
-@pytest.mark.parametrize("timeout", [0.0, 30.0])
+@pytest.mark.parametrize("timeout", [0.0, 240.0])
 def test_a_decode_worker_is_drained_while_it_writes_answers(
     tiny_llama: Path, start: Any, oracle: Any, ask: Ask, eventually: Any, timeout: float
 ) -> None:
     cluster = start(tiny_llama, "1P2D")
     questions = oracle.questions(tiny_llama, ask, 8, TOKENS)
+    brake = cluster.brake("decode-1")
     with ThreadPoolExecutor(8) as threads:
         answers = ask_all(threads, cluster.client, questions)
         eventually(lambda: cluster.host("decode-1").panel.report().running_requests)
         cluster.client.drain("decode-1", timeout=timeout)
+        brake.release()
         assert [answer.result().token_ids for answer in answers] == [tokens for _, tokens in questions]
     eventually(lambda: "decode-1" not in workers(cluster))
     assert workers(cluster) == {"prefill-0": "healthy", "decode-0": "healthy"}
@@ -53,7 +55,7 @@ def test_every_stage_is_scaled_up_and_down_under_load(
             for stage in Stage:
                 scaling = cluster.client.scale(stage, count)
                 assert len(scaling.started) + len(scaling.drained) == 1
-            eventually(lambda n=count: list(workers(cluster).values()) == ["healthy"] * 3 * n, 20.0)
+            eventually(lambda n=count: list(workers(cluster).values()) == ["healthy"] * 3 * n, 60.0)
             assert [answer.result().token_ids for answer in answers] == [tokens for _, tokens in questions]
 
 

@@ -43,25 +43,15 @@ def test_a_worker_killed_at_work_costs_its_requests_nothing(
     words = 60 if worker_id == "prefill-0" else 4  # prefill: 16 of 300 tokens a step
     questions = oracle.questions(tiny_llava, lambda: ask(words, images=1), 2, 3 * TOKENS)
     cluster = start(tiny_llava, "1E1P1D", scheduler__max_batch_tokens=16, kv_cache__prefix_caching=False)
-    killed = cluster.host(worker_id)
-    core, held = killed.panel.decoding.stage.core, threading.Event()
-    real = core.step
-
-    def step(*arguments: Any) -> Any:
-        if core.steps > 5:  # still at work when it is killed, however fast the machine is
-            held.wait(20)
-        return real(*arguments)
-
-    core.step = step
+    killed, brake = cluster.host(worker_id), cluster.brake(worker_id)
     with ThreadPoolExecutor(3) as threads:
         options = {"temperature": 0.0, "ignore_eos": True, "max_tokens": 3 * TOKENS}
         running = [threads.submit(cluster.client.generate, prompt, **options) for prompt, _ in questions]
-        eventually(lambda: core.steps > 5)
+        eventually(lambda: cluster.at_step(worker_id) == 2)
+        brake.allow(6)
+        eventually(lambda: brake.standing)
         incarnation = killed.panel.welcome().incarnation
-        killing = threads.submit(cluster.runtime.actors[worker_id].crash)
-        eventually(lambda: cluster.client.status().router.replays == 2)
-        held.set()
-        killing.result()
+        cluster.runtime.actors[worker_id].crash()
         answers = [future.result() for future in running]
     assert [answer.token_ids for answer in answers] == [tokens for _, tokens in questions]
     assert [answer.usage.replays for answer in answers] == [1, 1]
@@ -85,7 +75,7 @@ def test_an_encode_worker_killed_at_work_costs_nothing_and_others_do_not_notice(
 
     def encode(*arguments: Any) -> Any:
         seeing.set()
-        blind.wait(20)
+        blind.wait(120)
         return real(*arguments)
 
     real = BatchEncoder.encode
@@ -93,7 +83,7 @@ def test_an_encode_worker_killed_at_work_costs_nothing_and_others_do_not_notice(
     with ThreadPoolExecutor(2) as threads, cluster.client.stream(ask(4), **LONG) as other:
         next(other)
         running = threads.submit(answers_of, cluster, prompt)
-        assert seeing.wait(10)
+        assert seeing.wait(60)
         killing = threads.submit(cluster.runtime.actors["encode-0"].crash)
         eventually(lambda: cluster.client.status().router.replays == 1)
         blind.set()

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
+from tests.support.doubt import doubtful_rows
 from triptych.core.fleet import Stage
 from triptych.inference.v1 import sampling_pb2
 from triptych.models.resolve import resolve
@@ -20,7 +22,6 @@ from triptych.stages.settings import StageSettings
 
 PROMPT = list(range(100, 113))
 TOKENS = 20
-CLEAR = 2e-3
 GREEDY = sampling_pb2.SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True, logprobs=2)
 SEEDED = sampling_pb2.SamplingParams(
     temperature=0.8, top_k=40, top_p=0.95, repetition_penalty=1.2, presence_penalty=0.6, frequency_penalty=0.4,
@@ -44,7 +45,7 @@ class Router:
         self.panel.handle(Command(cast(Any, self), pb.ConnectRequest(**command), time.monotonic()))
 
     def hear(self, kind: str) -> Any:
-        event = self.events.get(timeout=20)
+        event = self.events.get(timeout=120)
         assert event.WhichOneof("event") == kind, event
         return getattr(event, kind)
 
@@ -83,21 +84,25 @@ def routers(request: pytest.FixtureRequest, tiny_llama: Path) -> Iterator[tuple[
         panel.stop()
 
 
-def alone(one: Router, _: Router, sampling: sampling_pb2.SamplingParams, emitted: list[int]) -> list[pb.TokenDelta]:
+def alone(
+    one: Router, _: Router, asked: list[int], sampling: sampling_pb2.SamplingParams, emitted: list[int]
+) -> list[pb.TokenDelta]:
     key = pb.OperationKey(request_id="alone", epoch=len(emitted))
-    one.ask(prefill=pb.Prefill(key=key, token_ids=PROMPT, sampling=sampling, emitted_token_ids=emitted))
+    one.ask(prefill=pb.Prefill(key=key, token_ids=asked, sampling=sampling, emitted_token_ids=emitted))
     first = one.hear("prefill_done").token
     found = [first] if first.finish_reason else [first, *one.deltas()]
     one.free(key)
     return found
 
 
-def apart(one: Router, two: Router, sampling: sampling_pb2.SamplingParams, emitted: list[int]) -> list[pb.TokenDelta]:
+def apart(
+    one: Router, two: Router, asked: list[int], sampling: sampling_pb2.SamplingParams, emitted: list[int]
+) -> list[pb.TokenDelta]:
     key = pb.OperationKey(request_id="apart", epoch=len(emitted))
     prompt: dict[str, Any] = {"key": key, "sampling": sampling, "emitted_token_ids": emitted}
-    two.ask(reserve=pb.Reserve(prompt_token_ids=PROMPT, **prompt))
+    two.ask(reserve=pb.Reserve(prompt_token_ids=asked, **prompt))
     ticket = two.hear("reserved").ticket
-    one.ask(prefill=pb.Prefill(token_ids=PROMPT, ticket=ticket, **prompt))
+    one.ask(prefill=pb.Prefill(token_ids=asked, ticket=ticket, **prompt))
     first = one.hear("prefill_done").token
     found = [first]
     two.hear("kv_ready")
@@ -112,17 +117,21 @@ def apart(one: Router, two: Router, sampling: sampling_pb2.SamplingParams, emitt
 @pytest.mark.parametrize("way", [alone, apart])
 @pytest.mark.parametrize("sampling", [GREEDY, SEEDED], ids=["greedy", "seeded"])
 def test_an_answer_goes_on_with_the_tokens_of_the_undisturbed_one(
-    routers: tuple[Router, Router], way: Callable[..., list[pb.TokenDelta]], sampling: sampling_pb2.SamplingParams
+    routers: tuple[Router, Router],
+    way: Callable[..., list[pb.TokenDelta]],
+    sampling: sampling_pb2.SamplingParams,
+    rng: np.random.Generator,
 ) -> None:
     """From its places, those of a block's end among them; penalties, limits and places count what was said."""
-    whole = alone(*routers, sampling, [])
+    doubtful, prompt = {0}, PROMPT
+    while doubtful:  # a token that is a matter of rounding may become another
+        prompt = rng.integers(4, 260, len(PROMPT)).tolist()
+        with doubtful_rows() as doubtful:
+            whole = alone(*routers, prompt, sampling, [])
     assert [delta.first for delta in whole] == list(range(TOKENS))
     tokens = [token for delta in whole for token in delta.token_ids]
-    leads = [delta.logprobs[0].top[0].logprob - delta.logprobs[0].top[1].logprob for delta in whole]
-    if sampling is GREEDY and min(leads) < CLEAR:
-        pytest.skip("two tokens are as likely as each other; float32 may order them either way")
     for count in (1, 2, 3, 4, 7, TOKENS - 2, TOKENS - 1):
-        rest = way(*routers, sampling, tokens[:count])
+        rest = way(*routers, prompt, sampling, tokens[:count])
         assert [token for delta in rest for token in delta.token_ids] == tokens[count:]
         assert [delta.first for delta in rest] == list(range(count, TOKENS))
         assert rest[-1].finish_reason == whole[-1].finish_reason

@@ -51,12 +51,17 @@ def test_a_picture_is_encoded_once(start: Any, tiny_llava: Path, oracle: Any, as
 
 
 def test_a_decode_worker_out_of_blocks_fetches_the_embeddings_again(
-    start: Any, tiny_llava: Path, oracle: Any, ask: Any, answers: Any
+    start: Any, tiny_llava: Path, oracle: Any, ask: Any, answers: Any, eventually: Any
 ) -> None:
     tokens = 60
     questions = oracle.questions(tiny_llava, lambda: ask(4, images=2), 6, tokens)
     cluster = start(tiny_llava, "1E1P1D", kv_cache__memory="1MiB")
-    assert answers(cluster, [prompt for prompt, _ in questions], tokens) == [answer for _, answer in questions]
+    brake = cluster.brake("decode-0")
+    with ThreadPoolExecutor(1) as threads:
+        found = threads.submit(answers, cluster, [prompt for prompt, _ in questions], tokens)
+        eventually(lambda: cluster.at_step("decode-0") == len(questions))
+        brake.release()
+        assert found.result() == [answer for _, answer in questions]
     decode = cluster.host("decode-0").panel.decoding.stage
     assert decode.core.scheduler.preemptions > 0
     assert decode.prefilled_tokens > 0
@@ -82,21 +87,24 @@ def test_an_answer_that_gave_way_to_a_reservation_goes_on_when_that_is_gone(
     def launch(self: ModelRunner, plan: StepPlan) -> Pending:
         if self is prefill.core.runner and plan.tokens > 200:
             held_up.set()
-            go_on.wait(20)
+            go_on.wait(240)
         return real(self, plan)
 
     monkeypatch.setattr(ModelRunner, "launch", launch)
+    brake = cluster.brake("decode-0")
+    brake.allow(5)
     with ThreadPoolExecutor(1) as threads:
-        answer = threads.submit(answers, cluster, [prompt], tokens, timeout=15)
-        eventually(lambda: decode.core.steps > 0)
+        answer = threads.submit(answers, cluster, [prompt], tokens)
+        eventually(lambda: brake.standing)
         with cluster.client.stream(ask(85), max_tokens=3):
-            assert held_up.wait(10)
+            assert held_up.wait(60)  # its blocks are reserved
+            brake.release()
             eventually(lambda: decode.core.scheduler.preemptions)
-            later = cluster.client.stream(ask(1), max_tokens=3, ignore_eos=True, timeout=15)
+            later = cluster.client.stream(ask(1), max_tokens=3, ignore_eos=True)
             eventually(lambda: decode.jobs.waiting == 1)
             assert decode.core.scheduler.pool.free_count > 3, "the later one would fit, but must not overtake"
         try:
-            assert answer.result(10) == [expected]
+            assert answer.result(60) == [expected]
         finally:
             go_on.set()
         assert later.result().usage.completion_tokens == 3

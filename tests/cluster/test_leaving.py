@@ -4,7 +4,6 @@ import base64
 import json
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ def test_within_two_seconds_of_a_killed_client_nothing_is_held(
     layout: str, start: Any, tiny_llava: Path, ask: Any, eventually: Any
 ) -> None:
     cluster = start(tiny_llava, layout, **ROOMY)
+    brake = cluster.brake("decode-0")
     prompts = [[ask(4), None] for _ in range(2)]
     for message in (ask(4, images=1)[0] for _ in range(2)):
         [image] = [part.data for part in message.parts if isinstance(part, ImagePart)]
@@ -41,6 +41,8 @@ def test_within_two_seconds_of_a_killed_client_nothing_is_held(
         assert process.stdout is not None
         process.stdin.write(json.dumps(prompts) + "\n")
         process.stdin.flush()
+        eventually(lambda: cluster.at_step("decode-0") == len(prompts), 120)
+        brake.allow(200)  # far from the end of their answers
         for _ in prompts[:-1]:
             assert process.stdout.readline() == "streaming\n"
 
@@ -53,12 +55,10 @@ def test_within_two_seconds_of_a_killed_client_nothing_is_held(
             embeddings = sum(embeddings for _, _, embeddings in held().values())
             return held()["decode-0"][0] >= 4 and held()["decode-0"][1] > 8 and embeddings == 2
 
-        eventually(everything_is_held, 10, held)
+        eventually(everything_is_held, 60, held)
         assert process.poll() is None
         process.kill()
-        killed = time.monotonic()
         eventually(lambda: not any(map(any, held().values())), 2.0, held)
-        assert time.monotonic() - killed < 2.5
     finally:
         process.kill()
         process.communicate()
@@ -85,6 +85,7 @@ def test_a_deadline_frees_every_stage(images: int, start: Any, tiny_llava: Path,
 def test_requests_that_wait_for_blocks_give_up_in_time(start: Any, tiny_llama: Path, ask: Any) -> None:
     """One long answer holds most of the cache; the others never get a ticket."""
     cluster = start(tiny_llama, "1P1D", kv_cache__memory="8MiB")
+    cluster.brake("decode-0").allow(20)
     with cluster.client.stream(ask(600), max_tokens=1000, temperature=0.0, ignore_eos=True) as stream:
         next(stream)
         with ThreadPoolExecutor(4) as threads:
@@ -97,6 +98,7 @@ def test_requests_that_wait_for_blocks_give_up_in_time(start: Any, tiny_llama: P
 @pytest.mark.parametrize("layout", ["1D", "1E1P1D"])
 def test_an_operator_cancels_a_running_request(layout: str, start: Any, tiny_llava: Path, ask: Any) -> None:
     cluster = start(tiny_llava, layout, **ROOMY)
+    cluster.brake("decode-0").allow(20)
     stream = cluster.client.stream(ask(4, images=1), request_id="mine", **LONG)
     next(stream)
     cluster.client.cancel("mine")
@@ -106,14 +108,22 @@ def test_an_operator_cancels_a_running_request(layout: str, start: Any, tiny_lla
     assert cluster.client.status().router.cancelled_requests == 1
 
 
+def texts(cluster: Any, questions: Any, model: Path, ask: Any, count: int) -> list[tuple[Any, str]]:
+    """Prompts and the texts of 40 tokens of answer, of which some may be hidden or parts of one character."""
+    found: list[tuple[Any, str]] = []
+    while len(found) < count:
+        [(prompt, tokens)] = questions(model, lambda: ask(4), 1, 40)
+        if len(text := cluster.client.detokenize(tokens)) > 30:
+            found.append((prompt, text))
+    return found
+
+
 def test_a_stop_text_ends_the_work_and_the_answer_before_it(
     start: Any, tiny_llama: Path, oracle: Any, ask: Any
 ) -> None:
     cluster = start(tiny_llama, "1P1D", **ROOMY)
-    [(prompt, tokens)] = oracle.questions(tiny_llama, lambda: ask(4), 1, 40)
-    text = cluster.client.detokenize(tokens)
+    [(prompt, text)] = texts(cluster, oracle.questions, tiny_llama, ask, 1)
     stop = text[12:15]
-    assert len(stop) == 3
     generation = cluster.client.generate(prompt, stop=[stop], **LONG)
     assert (generation.text, generation.finish_reason) == (text[: text.index(stop)], FinishReason.STOP)
     cluster.require_idle()
@@ -124,16 +134,15 @@ def test_answers_that_their_stop_texts_end_leave_the_others_what_they_are(
     block_size: int, start: Any, tiny_llama: Path, oracle: Any, ask: Any
 ) -> None:
     cluster = start(tiny_llama, "1D", kv_cache__memory="8MiB")
-    questions = oracle.questions(tiny_llama, lambda: ask(4), 6, 40)
-    texts = [cluster.client.detokenize(tokens) for _, tokens in questions]
-    stops = [text[4 * place : 4 * place + 3] for place, text in enumerate(texts, 1)]
+    questions = texts(cluster, oracle.questions, tiny_llama, ask, 6)
+    stops = [text[4 * place : 4 * place + 3] for place, (_, text) in enumerate(questions, 1)]
     with ThreadPoolExecutor(len(questions)) as threads:
         running = [
             threads.submit(cluster.client.generate, prompt, stop=[stop], **LONG | {"max_tokens": 100})
             for (prompt, _), stop in zip(questions, stops, strict=True)
         ]
         found = [future.result().text for future in running]
-    assert found == [text[: text.index(stop)] for text, stop in zip(texts, stops, strict=True)]
+    assert found == [text[: text.index(stop)] for (_, text), stop in zip(questions, stops, strict=True)]
     cluster.require_idle()
     assert (cluster.recorded("decode-0") > 0) == (block_size == 16)
 

@@ -51,15 +51,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_worker_below_its_experts_answers_alike_and_says_what_it_read(
-    start: Any, answers: Any, tiny_mixtral: Path, asked: Any, offload: Callable[[Any], Any]
+    start: Any, answers: Any, tiny_mixtral: Path, asked: Any, offload: Callable[[Any], Any], eventually: Any
 ) -> None:
     prompts, expected = asked
-    cluster = start(tiny_mixtral, "1D", experts__budget="75%")
+    cluster = start(tiny_mixtral, "1D", experts__budget="75%", experts__warm=False)
     assert answers(cluster, prompts, TOKENS) == expected
     seen = offload(cluster)
     assert seen.demanded == seen.hits + seen.covered + seen.misses
     assert seen.misses > 0
-    assert seen.read_bytes == seen.reads * (seen.pool_bytes // 9)
+    eventually(lambda: (one := offload(cluster)).read_bytes == one.reads * (one.pool_bytes // 9))  # none under way
     assert (seen.failed_reads, seen.prefetch) == (0, "next-gate")
     assert cluster.recorded("decode-0") > 0
 
@@ -83,7 +83,7 @@ def test_ranks_that_divide_experts_read_their_own(
     start: Any, answers: Any, tiny_mixtral: Path, asked: Any, offload: Callable[[Any], Any]
 ) -> None:
     prompts, expected = asked
-    cluster = start(tiny_mixtral, "1D", experts__budget="60%", expert_parallel=2)
+    cluster = start(tiny_mixtral, "1D", experts__budget="60%", experts__warm=False, expert_parallel=2)
     assert answers(cluster, prompts, TOKENS) == expected
     assert offload(cluster).misses > 0
 
@@ -95,6 +95,7 @@ def test_experts_that_were_damaged_on_disk_are_mended_while_requests_wait(
     asked: Any,
     offload: Callable[[Any], Any],
     cache: Path,
+    eventually: Any,
 ) -> None:
     prompts, expected = asked
     cluster = start(tiny_mixtral, "1D", experts__budget="60%")
@@ -106,7 +107,7 @@ def test_experts_that_were_damaged_on_disk_are_mended_while_requests_wait(
         file.flush()
         os.fsync(file.fileno())
     assert answers(cluster, prompts, TOKENS) == expected
-    assert offload(cluster).failed_reads > 0
+    eventually(lambda: offload(cluster).failed_reads > 0)
     [worker] = cluster.client.status().workers
     assert (worker.restarts, worker.health) == (0, "healthy")
 

@@ -10,9 +10,11 @@ import grpc
 import numpy as np
 import pytest
 
+from tests.support.brakes import Brake
 from triptych.client import AlreadyExists, Client, Generation, TextStream, TriptychError
 from triptych.client.requests import GenerateOptions, generation_request
 from triptych.core.generation import PositionLogprobs
+from triptych.core.sampling import seed_of
 from triptych.inference.v1 import inference_pb2 as pb
 from triptych.inference.v1 import inference_pb2_grpc
 from triptych.wire.status import error_from_rpc
@@ -55,19 +57,17 @@ def close(ours: PositionLogprobs, theirs: PositionLogprobs) -> bool:
 
 @pytest.fixture
 def questions(ask: Callable[..., Any], oracle: Any, rng: np.random.Generator) -> Callable[..., list[Question]]:
-    """Questions of two kinds: greedy ones without ties, and sampled ones that were given no seed."""
+    """Questions of two kinds, greedy ones and sampled ones that were given no seed; none is a matter of rounding."""
 
     def make(model: Path, count: int, max_tokens: int) -> list[Question]:
-        greedy = oracle.questions(model, lambda: ask(6), count // 2, max_tokens)
-        prompts = [prompt for prompt, _ in greedy] + [ask(6) for _ in range(count - len(greedy))]
         base: GenerateOptions = {"max_tokens": max_tokens, "ignore_eos": True, "logprobs": 1}
-        return [
-            Question(
-                prompt,
-                {**base, "request_id": f"q{rng.integers(2**60)}", "temperature": 0.0 if n < len(greedy) else 0.8},
-            )
-            for n, prompt in enumerate(prompts)
-        ]
+        found: list[Question] = []
+        while len(found) < count:
+            prompt, request_id = ask(6), f"q{rng.integers(2**60)}"
+            options: GenerateOptions = {**base, "temperature": 0.0 if len(found) < count // 2 else 0.8}
+            if oracle.sampled(model, prompt, **options, seed=seed_of(request_id)):
+                found.append(Question(prompt, {**options, "request_id": request_id}))
+        return found
 
     return make
 
@@ -80,16 +80,29 @@ def read(stream: TextStream, tokens: int) -> None:
 
 @pytest.mark.parametrize("layout", ["1D", "1P1D"])
 def test_eight_streams_outlive_two_restarts_of_the_router(
-    layout: str, start: Any, tiny_llama: Path, questions: Any, rng: np.random.Generator
+    layout: str, start: Any, tiny_llama: Path, questions: Any, rng: np.random.Generator, eventually: Any
 ) -> None:
+    """Seven are anywhere when it happens; the last one is in the middle of its answer."""
     cluster = start(tiny_llama, layout, **ROOMY)
     asked = questions(tiny_llama, 8, 100)
     ask_undisturbed(cluster.client, asked)
-    streams = [cluster.client.stream(q.prompt, **q.options) for q in asked]
-    for _ in range(2):
-        for stream in streams:
-            read(stream, int(rng.integers(1, 20)))
-        cluster.restart_router()
+    brake, last = cluster.brake("decode-0"), asked[-1].options["request_id"]
+    brake.release()
+    streams = [cluster.client.stream(q.prompt, **q.options) for q in asked[:-1]]
+    with ThreadPoolExecutor(1) as threads:
+        for _ in range(2):
+            for stream in streams[:7]:
+                read(stream, int(rng.integers(1, 20)))
+            brake.hold()
+            if len(streams) == 7:
+                streams.append(cluster.client.stream(asked[-1].prompt, **asked[-1].options))
+            reading = threads.submit(read, streams[-1], int(rng.integers(1, 20)))
+            eventually(lambda: cluster.at_step("decode-0", last))
+            brake.allow(40)
+            reading.result()
+            cluster.restart_router()
+            eventually(lambda: not cluster.at_step("decode-0"))
+            brake.release()
     for question, stream in zip(asked, streams, strict=True):
         question.require(stream.result())
     assert cluster.client.status().router.resumed_requests
@@ -100,10 +113,12 @@ def test_whole_answers_outlive_a_restart_too(start: Any, tiny_llama: Path, quest
     cluster = start(tiny_llama, "1P1D", **ROOMY)
     asked = questions(tiny_llama, 4, 100)
     ask_undisturbed(cluster.client, asked)
+    brake = cluster.brake("decode-0")
     with ThreadPoolExecutor(len(asked)) as threads:
         answers = [threads.submit(cluster.client.generate, q.prompt, **q.options) for q in asked]
         eventually(lambda: cluster.client.status().router.running_requests == len(asked))
         cluster.restart_router()
+        brake.release()
         for question, answer in zip(asked, answers, strict=True):
             question.require(answer.result())
     cluster.require_idle()
@@ -169,10 +184,10 @@ class Raw:
 
 @pytest.fixture
 def raw(start: Any, tiny_llama: Path, questions: Any) -> Any:
-    """A cluster, a client of it that lingers for 30 seconds, and what it is to hear."""
+    """A cluster, a client of it that lingers for 30 seconds, what it is to hear, and what holds its answer up."""
     channels = []
 
-    def make() -> tuple[Any, Raw, Generation]:
+    def make() -> tuple[Any, Raw, Generation, Brake]:
         cluster = start(tiny_llama, "1P1D", **ROOMY)
         [_, question] = questions(tiny_llama, 2, 80)
         ask_undisturbed(cluster.client, [question])
@@ -180,7 +195,9 @@ def raw(start: Any, tiny_llama: Path, questions: Any) -> Any:
         options: GenerateOptions = {**question.options, "linger": 30.0}  # type: ignore[typeddict-item]
         body = generation_request(question.prompt, options)
         stub = inference_pb2_grpc.InferenceServiceStub(channels[-1])
-        return cluster, Raw(stub, body), question.undisturbed[0]
+        brake = cluster.brake("decode-0")
+        brake.allow(20)
+        return cluster, Raw(stub, body), question.undisturbed[0], brake
 
     yield make
     for channel in channels:
@@ -188,13 +205,15 @@ def raw(start: Any, tiny_llama: Path, questions: Any) -> Any:
 
 
 def prefilled(cluster: Any) -> int:
-    return sum(worker.load.prefilled_tokens for worker in cluster.client.status().workers)
+    return sum(cluster.host(name).panel.decoding.stage.prefilled_tokens for name in ("prefill-0", "decode-0"))
 
 
 def test_a_client_that_is_away_finds_its_answer_finished(raw: Any, eventually: Any) -> None:
-    cluster, client, expected = raw()
+    cluster, client, expected, brake = raw()
     call, ids, text = client.begin(5)
     call.cancel()
+    eventually(lambda: cluster.away() == 1)
+    brake.release()
     eventually(lambda: cluster.client.status().router.finished_requests == 2)
     before = prefilled(cluster)
     more_ids, more_text = client.come_back(ids)
@@ -206,10 +225,14 @@ def test_a_client_that_is_away_finds_its_answer_finished(raw: Any, eventually: A
     assert (tuple(ids_again), text_again) == (expected.token_ids, expected.text)
 
 
-def test_a_client_may_come_back_while_its_old_connection_looks_alive(raw: Any) -> None:
-    cluster, client, expected = raw()
+def test_a_client_may_come_back_while_its_old_connection_looks_alive(raw: Any, eventually: Any) -> None:
+    cluster, client, expected, brake = raw()
     call, ids, text = client.begin(5)
-    more_ids, more_text = client.come_back(ids)
+    with ThreadPoolExecutor(1) as threads:
+        coming_back = threads.submit(client.come_back, ids)
+        eventually(lambda: cluster.client.status().router.resumed_requests == 1)
+        brake.release()
+        more_ids, more_text = coming_back.result()
     assert (tuple(ids + more_ids), text + more_text) == (expected.token_ids, expected.text)
     with pytest.raises(grpc.RpcError) as caught:
         for _ in call:
@@ -228,7 +251,8 @@ def test_leaving_a_stream_that_lingers_ends_it_all_the_same(start: Any, tiny_lla
 
 
 def test_without_its_router_a_client_is_told_the_end_of_what_it_has(raw: Any) -> None:
-    cluster, client, expected = raw()
+    cluster, client, expected, brake = raw()
+    brake.release()
     cluster.restart_router()
     for received in (expected.token_ids, expected.token_ids[:-1]):
         ids, _ = client.come_back(list(received))
@@ -236,7 +260,7 @@ def test_without_its_router_a_client_is_told_the_end_of_what_it_has(raw: Any) ->
 
 
 def test_another_prompt_under_the_same_id_is_refused(raw: Any, ask: Any) -> None:
-    cluster, client, _ = raw()
+    cluster, client, _, _ = raw()
     call, ids, _ = client.begin(5)
     call.cancel()
     other = Raw(client.stub, pb.GenerationInput())

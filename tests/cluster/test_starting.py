@@ -58,9 +58,10 @@ def failure(model: Path | str, layout: str = "1P1D", **settings: Any) -> Triptyc
     cluster = LocalCluster(make_spec(given | settings), make_runtime=make_runtime)
     with pytest.raises(TriptychError) as caught:
         cluster.__enter__()
-    cluster._thread.join(10)
+    cluster._thread.join(60)
     assert [runtime.closed for runtime in runtimes] == [1] * len(runtimes)
-    assert left() == before
+    for new, old in zip(left(), before, strict=True):
+        assert new <= old  # of an earlier test something may have ended only now
     assert "Traceback" not in caught.value.message
     return caught.value
 

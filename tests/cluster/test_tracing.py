@@ -20,13 +20,13 @@ def traffic(cluster: Any, ask: Any, askers: int = 6) -> Iterator[None]:
     """Asks without a pause, with pictures."""
     over = threading.Event()
 
-    def one(prompts: list[Any]) -> None:
+    def one() -> None:
         while not over.is_set():
-            cluster.client.generate(prompts.pop(), max_tokens=TOKENS, temperature=0.0, ignore_eos=True)
+            prompt = ask(30, images=1)  # nobody has seen this picture
+            cluster.client.generate(prompt, max_tokens=TOKENS, temperature=0.0, ignore_eos=True)
 
     with ThreadPoolExecutor(askers) as threads:
-        prompts = [[ask(30, images=1) for _ in range(30)] for _ in range(askers)]
-        asking = [threads.submit(one, own) for own in prompts]
+        asking = [threads.submit(one) for _ in range(askers)]
         try:
             yield
         finally:
@@ -42,24 +42,38 @@ def overlapping(trace: WorkerTrace, lane: Lane) -> int:
     return sum(any(step.start < one.end and one.start < step.end for step in steps) for one in moved)
 
 
-def test_transfers_run_beside_steps(start: Any, tiny_llava: Path, ask: Any) -> None:
-    cluster = start(tiny_llava, "1E1P1D", scheduler__max_batch_tokens=16)
-    with traffic(cluster, ask):
-        traces = {one.worker_id: one for one in cluster.client.trace(steps=30, within=60)}
-    assert list(traces) == ["encode-0", "prefill-0", "decode-0"]
+def beside_steps(traces: dict[str, WorkerTrace]) -> set[str]:
+    """What was seen to run beside steps, and whether what one side sent is what the other has received."""
     prefill, decode = traces["prefill-0"], traces["decode-0"]
-    assert all(trace.steps == 30 for trace in traces.values())
-    for trace in traces.values():
-        assert sum(span.lane is Lane.COMPUTE for span in trace.spans) == 30
-    assert overlapping(prefill, Lane.KV_SEND) > 0
-    assert overlapping(prefill, Lane.EMBEDDING_PULL) > 0
-    assert overlapping(prefill, Lane.TEXT) + overlapping(decode, Lane.TEXT) > 0
-    assert overlapping(decode, Lane.KV_RECEIVE) > 0
     sent, received = (
         {span.size for span in trace.spans if span.lane is lane}
         for trace, lane in ((prefill, Lane.KV_SEND), (decode, Lane.KV_RECEIVE))
     )
-    assert sent & received
+    seen = {
+        "send": overlapping(prefill, Lane.KV_SEND),
+        "pull": overlapping(prefill, Lane.EMBEDDING_PULL),
+        "text": overlapping(prefill, Lane.TEXT) + overlapping(decode, Lane.TEXT),
+        "receive": overlapping(decode, Lane.KV_RECEIVE),
+        "the same": len(sent & received),
+    }
+    return {name for name, count in seen.items() if count}
+
+
+def test_transfers_run_beside_steps(start: Any, tiny_llava: Path, ask: Any) -> None:
+    """Which of them meet a step within so many is up to the machine; each of them does in the end."""
+    cluster = start(tiny_llava, "1E1P1D", scheduler__max_batch_tokens=16)
+    seen: set[str] = set()
+    with traffic(cluster, ask):
+        for _ in range(20):
+            traces = {one.worker_id: one for one in cluster.client.trace(steps=30, within=60)}
+            assert list(traces) == ["encode-0", "prefill-0", "decode-0"]
+            assert all(trace.steps == 30 for trace in traces.values())
+            for trace in traces.values():
+                assert sum(span.lane is Lane.COMPUTE for span in trace.spans) == 30
+            seen |= beside_steps(traces)
+            if len(seen) == 5:
+                break
+    assert seen == {"send", "pull", "text", "receive", "the same"}
 
 
 def test_a_worker_without_work_ends_with_the_time(start: Any, tiny_llava: Path) -> None:
@@ -86,12 +100,13 @@ def test_what_cannot_be_traced_is_refused(start: Any, tiny_llama: Path, eventual
         assert [one.steps for one in first.result()] == [3]
 
 
-def test_all_ranks_of_a_worker_are_in_its_trace(start: Any, tiny_llama: Path, ask: Any) -> None:
+def test_all_ranks_of_a_worker_are_in_its_trace(start: Any, tiny_llama: Path, ask: Any, eventually: Any) -> None:
     cluster = start(tiny_llama, "1D", tensor_parallel=2)
     with ThreadPoolExecutor(1) as threads:
-        answer = threads.submit(cluster.client.generate, ask(20), max_tokens=60, ignore_eos=True)
-        [trace] = cluster.client.trace(steps=6, within=60)
-        answer.result()
+        tracing = threads.submit(cluster.client.trace, steps=6, within=60)
+        eventually(lambda: cluster.host("decode-0").panel.recorder.recording is not None)
+        cluster.client.generate(ask(20), max_tokens=60, ignore_eos=True)
+        [trace] = tracing.result()
     for rank in (0, 1):
         spans = [span for span in trace.spans if span.rank == rank]
         steps = [span for span in spans if span.lane is Lane.COMPUTE]

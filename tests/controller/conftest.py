@@ -83,7 +83,7 @@ class FakeRuntime:
     async def wait_for_placements(self, count: int) -> None:
         """Returns when `count` more workers have been placed."""
         for _ in range(count):
-            await asyncio.wait_for(self._arrivals.get(), 10)
+            await asyncio.wait_for(self._arrivals.get(), 60)
 
     async def take_over(self, cluster: str) -> tuple[FoundActor, ...]:
         self.cluster = cluster
@@ -141,7 +141,7 @@ class FakeFront:
 
     async def wait_until(self, condition: Callable[[], object]) -> None:
         """Returns when something is so that nobody tells of."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(0.001)
 
@@ -149,7 +149,7 @@ class FakeFront:
         """The latest publication, once it is as wanted."""
         async with self._changed:
             await asyncio.wait_for(
-                self._changed.wait_for(lambda: self.published and condition(self.published[-1])), 10
+                self._changed.wait_for(lambda: self.published and condition(self.published[-1])), 60
             )
         return self.published[-1]
 

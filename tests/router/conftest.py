@@ -210,13 +210,13 @@ class FakeWorker(stage_pb2_grpc.StageServiceServicer):
             return [command for command in self.commands if command.HasField(kind)]
 
         async with self.heard:
-            await asyncio.wait_for(self.heard.wait_for(lambda: len(found()) >= count), 10)
+            await asyncio.wait_for(self.heard.wait_for(lambda: len(found()) >= count), 60)
         return found()
 
     async def wait_for_streams(self, count: int) -> None:
         """Returns when routers have connected that many times."""
         async with self.heard:
-            await asyncio.wait_for(self.heard.wait_for(lambda: len(self.routers) >= count), 10)
+            await asyncio.wait_for(self.heard.wait_for(lambda: len(self.routers) >= count), 60)
 
     async def Connect(self, requests: AsyncIterator[pb.ConnectRequest], context: Any) -> AsyncIterator[Any]:  # noqa: N802
         hello = await anext(aiter(requests))
@@ -315,7 +315,7 @@ class Door:
         await self.router.place(
             WorkerAddress(w.worker_id, Stage(w.worker_id.partition("-")[0]), w.address) for w in self.workers.values()
         )
-        await asyncio.wait_for(self.router.wait_ready(), 10)
+        await asyncio.wait_for(self.router.wait_ready(), 60)
 
 
 @pytest_asyncio.fixture
@@ -329,7 +329,7 @@ async def open_door(fake_worker: Callable[..., Any]) -> AsyncIterator[Callable[.
             router = Router("127.0.0.1:0", make_intake(), limits)
             await router.start()
             stack.push_async_callback(router.stop, 0)
-            client = await stack.enter_async_context(AsyncClient(router.address, timeout=20))
+            client = await stack.enter_async_context(AsyncClient(router.address, timeout=60))
             door = Door(router, client, workers)
             if workers:
                 await door.place()

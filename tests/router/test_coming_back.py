@@ -99,7 +99,7 @@ async def test_a_pool_that_is_not_known_yet_ends_an_answer_that_fills_it(raw: An
     worker = door.workers["decode-0"]
     await worker.stop()
     call = stream([ids[0]] * 30, max_tokens=None)  # the prompt has 2, and nobody says there is room for 32
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (await door.client.status()).router.waiting_requests:
             pass
     worker.welcome.total_blocks = 2

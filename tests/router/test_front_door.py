@@ -95,7 +95,7 @@ async def test_workers_that_are_added_or_cannot_start_do_not_close_the_door(open
             await door.router.place((decode, WorkerAddress("prefill-0", Stage.PREFILL, "", restarts=restarts)))
             assert (await health.Check(health_pb2.HealthCheckRequest())).status == SERVING
             assert not (await door.client.status()).ready
-        await asyncio.wait_for(door.router.wait_ready(), 10)
+        await asyncio.wait_for(door.router.wait_ready(), 60)
 
 
 async def test_a_router_that_takes_over_waits_for_nobody_whom_others_can_stand_in_for(
@@ -107,7 +107,7 @@ async def test_a_router_that_takes_over_waits_for_nobody_whom_others_can_stand_i
         if take_over:
             door.router.take_over()
         await door.router.place(WorkerAddress(w.worker_id, Stage.DECODE, w.address) for w in workers)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await door.client.status()).workers[0].health != "healthy":
                 pass
         assert (await door.client.generate("Hi", max_tokens=1)).text == "a"
@@ -115,7 +115,7 @@ async def test_a_router_that_takes_over_waits_for_nobody_whom_others_can_stand_i
             answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         assert answer.status == expected
         if take_over:
-            await asyncio.wait_for(door.router.wait_ready(), 10)
+            await asyncio.wait_for(door.router.wait_ready(), 60)
 
 
 async def test_reflection_lists_the_services_and_describes_them(open_door: Any) -> None:
@@ -244,11 +244,11 @@ async def test_two_routers_do_not_count_from_the_same_epoch(open_door: Any) -> N
 async def test_a_deadline_ends_the_request_and_travels_to_the_worker(open_door: Any) -> None:
     door = await open_door("decode-0", patient=True)
     with pytest.raises(DeadlineExceeded):
-        await door.client.generate("Hi", timeout=0.3)
+        await door.client.generate("Hi", timeout=3.0)  # the worker is asked before it is over
     worker = door.workers["decode-0"]
     await worker.wait_for("free")
     [command] = await worker.wait_for("prefill")
-    assert 0 < command.prefill.timeout_ms <= 300
+    assert 0 < command.prefill.timeout_ms <= 3100  # gRPC rounds up
     async with grpc.aio.insecure_channel(door.router.address) as channel:
         call = inference_pb2_grpc.InferenceServiceStub(channel).GenerateStream(_request())
         await call.read()
@@ -270,7 +270,7 @@ async def test_a_lost_worker_is_unavailable_and_comes_back(open_door: Any) -> No
         await door.client.generate("Hi")
     assert caught.value.retry_after
     await door.workers["decode-0"].start()
-    await asyncio.wait_for(door.router.wait_ready(), 10)
+    await asyncio.wait_for(door.router.wait_ready(), 60)
     assert (await door.client.generate("Hi", max_tokens=1)).text == "a"
 
 
@@ -290,7 +290,7 @@ async def test_a_worker_with_an_unknown_role_is_not_taken(
     status = await door.client.status()
     assert [(w.worker_id, w.health) for w in status.workers] == [("decode-0", "healthy"), ("prefill-0", "lost")]
     stranger.welcome.role = stage_pb2.STAGE_PREFILL
-    await asyncio.wait_for(door.router.wait_ready(), 10)
+    await asyncio.wait_for(door.router.wait_ready(), 60)
 
 
 async def test_texts_and_chats_are_tokenized_and_back(open_door: Any) -> None:
@@ -387,7 +387,7 @@ async def test_status_shows_each_worker_with_its_last_report(open_door: Any) -> 
 
 
 async def _status_when(door: Any, true_of_decode: Callable[[WorkerStatus], bool]) -> ClusterStatus:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             status: ClusterStatus = await door.client.status()
             if true_of_decode(status.workers[2]):

@@ -35,7 +35,7 @@ class Listener:
 
     async def wait_for(self, note: str, count: int = 1) -> None:
         async with self.changed:
-            await asyncio.wait_for(self.changed.wait_for(lambda: self.heard.count(note) >= count), 10)
+            await asyncio.wait_for(self.changed.wait_for(lambda: self.heard.count(note) >= count), 60)
 
     def _note(self, note: str) -> None:
         self.heard.append(note)
@@ -156,8 +156,8 @@ async def test_heartbeats_come_however_busy_the_stream_is(
 
     busy = asyncio.create_task(keep_busy())
     await worker.wait_for("heartbeat", 3)
+    await worker.wait_for("decode", 4)
     busy.cancel()
-    assert len(await worker.wait_for("decode")) > 3
     count = len(await worker.wait_for("heartbeat"))
     await worker.wait_for("heartbeat", count + 2)
 
@@ -208,7 +208,7 @@ async def test_a_link_closes_whatever_it_is_doing(
         links = Links("this router", FleetDirectory(), listener)
         await links.place([at(worker)])
         await asyncio.sleep(number * 0.0002)
-        await asyncio.wait_for(links.close(), 10)
+        await asyncio.wait_for(links.close(), 60)
     assert listener.heard == []
 
 

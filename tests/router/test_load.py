@@ -62,7 +62,7 @@ class Load:
 
     async def place(self) -> None:
         await self.router.place(self._place)
-        await asyncio.wait_for(self.router.wait_ready(), 10)
+        await asyncio.wait_for(self.router.wait_ready(), 60)
 
     async def run(self, requests: int, dice: random.Random) -> None:
         """Sends them, so many at a time as there are clients; now and then a worker loses all its streams."""

@@ -65,7 +65,7 @@ async def test_workers_that_divide_experts_are_told_to_move_them(open_door: Any)
     report = stage_pb2.LoadReport(experts=stage_pb2.ExpertBalance(layers=layers, commits=3))
     for worker_id in ("decode-0", "decode-1"):
         door.workers[worker_id].say(stage_pb2.ConnectResponse(load_report=report))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while [w.experts is not None for w in (await door.client.status()).workers] != [False, True, True]:
             pass
     assert (await door.client.status()).workers[1].experts.layers[0].now == 0.5

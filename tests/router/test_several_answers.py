@@ -202,7 +202,7 @@ async def test_a_client_that_comes_back_goes_on_with_every_answer(raw: Any) -> N
     back = ask(2, [[a], [a, b]], linger_ms=10_000)
     say(worker, "r", [b, c, d], first=1, ends=True)
     say(worker, "r#1", [c, d], first=2, ends=True)
-    messages = await asyncio.wait_for(read(back), 10)
+    messages = await asyncio.wait_for(read(back), 60)
     assert texts(messages, 2) == ["bcd", "cd"]
     assert messages[-1].usage.completion_tokens == 8
     assert list(prefills(worker)) == ["r", "r#1"], "nothing was asked for again"

@@ -52,8 +52,8 @@ class Zombie(stage_pb2_grpc.StageServiceServicer):
 
     async def _greet(self, stream: OldStream) -> None:
         await self.awake.wait()
+        self.streams.append(stream)  # before the router has heard of it
         await stream.say(pb.ConnectResponse(welcome=pb.Welcome(worker_id="decode-0", incarnation="the same")))
-        self.streams.append(stream)
 
 
 class Listener:
@@ -72,7 +72,7 @@ class Listener:
         self.heard.put_nowait("lost")
 
     async def next(self) -> str:
-        return await asyncio.wait_for(self.heard.get(), 10)
+        return await asyncio.wait_for(self.heard.get(), 60)
 
 
 def report(steps: int) -> pb.ConnectResponse:
@@ -106,7 +106,7 @@ async def test_a_zombie_is_fenced_and_comes_back_with_an_empty_session(
     await worker.streams[0].say(report(2))  # was on its way when it was given up
     assert await listener.next() == "lost"
     for _ in range(4):  # once before, and then in vain
-        await asyncio.wait_for(worker.asked.get(), 10)
+        await asyncio.wait_for(worker.asked.get(), 60)
     assert listener.heard.empty()
     monkeypatch.setattr(stage_stream, "SILENCE_SECONDS", 10.0)
     worker.awake.set()

@@ -17,8 +17,8 @@ from triptych.client import Client, WorkerStatus
 from triptych.core.fleet import Stage
 
 READY = re.compile(r" serves as (\S+) on (\S+) after")
-START_SECONDS = 120.0
-END_SECONDS = 60.0
+START_SECONDS = 300.0
+END_SECONDS = 120.0
 
 Process = subprocess.Popen[str]
 
@@ -90,7 +90,7 @@ def serving(settings: str, folder: Path) -> Iterator[Served]:
     file.write_text(settings)
     process = serve("--config", str(file), "--grpc", "127.0.0.1:0")
     try:
-        with Client(wait_until_ready(process), timeout=60) as client:
+        with Client(wait_until_ready(process), timeout=240) as client:
             yield Served(process, client)
     finally:
         end(process)

@@ -93,23 +93,23 @@ def test_prefill_and_decode_share_one_mapping_of_the_weights(served: Any, langua
 
 def test_a_killed_decode_worker_comes_back_and_goes_on_with_the_answer(served: Any, eventually: Any) -> None:
     before, digit = served.worker(Stage.DECODE), held_out_digits()[0]
-    with served.client.stream("Once upon a time", max_tokens=100, ignore_eos=True) as stream:
+    with served.client.stream("Once upon a time", max_tokens=400, ignore_eos=True) as stream:
         for _ in range(3):  # so that the decode worker has all KV, and nothing is in transfer
             next(stream)
         os.kill(before.pid, signal.SIGKILL)
         answer = stream.result()
-    assert (len(answer.token_ids), answer.usage.completion_tokens, answer.usage.replays) == (100, 100, 1)
-    eventually(lambda: served.client.status().ready and served.worker(Stage.DECODE).restarts == 1, 60.0)
+    assert (len(answer.token_ids), answer.usage.completion_tokens, answer.usage.replays) == (400, 400, 1)
+    eventually(lambda: served.client.status().ready and served.worker(Stage.DECODE).restarts == 1, 240.0)
     after = served.worker(Stage.DECODE)
     assert after.pid != before.pid
     assert after.incarnation != before.incarnation
-    assert not psutil.pid_exists(before.pid)
+    eventually(lambda: not psutil.pid_exists(before.pid), 60.0)
     assert read(served, digit) == f"The digit is {digit.label}."
 
 
 def test_a_second_server_says_that_the_port_is_taken(served: Any, serve: Any) -> None:
     second = serve("builtin:smollm2", "--grpc", served.client.address)
-    _, said = second.communicate(timeout=60)
+    _, said = second.communicate(timeout=240)
     assert second.returncode == 1
     assert f"cannot listen on {served.client.address}" in said
     assert "Traceback" not in said
@@ -120,10 +120,10 @@ def test_sigterm_ends_everything(served: Any) -> None:
     family = served.family()
     assert {worker.pid for worker in served.client.status().workers} <= {process.pid for process in family}
     served.process.terminate()
-    _, said = served.process.communicate(timeout=60)
+    _, said = served.process.communicate(timeout=240)
     assert served.process.returncode == 0
     assert "stopping" in said
     assert "Traceback" not in said
-    gone, alive = psutil.wait_procs(family, timeout=10)
+    gone, alive = psutil.wait_procs(family, timeout=60)
     assert not [process.name() for process in alive]
     assert len(gone) == len(family)

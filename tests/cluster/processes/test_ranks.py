@@ -1,5 +1,6 @@
 """A worker of two ranks in Ray: one is killed or stopped while answers are written, which stay what they are."""
 
+import contextlib
 import os
 import signal
 import time
@@ -14,8 +15,6 @@ import pytest
 from triptych.core.fleet import Stage
 
 TOKENS = 200
-REBUILT = 30.0
-"""Seconds from the loss of a rank to a worker that serves again, on a machine that has nothing else to do."""
 
 pytestmark = pytest.mark.timeout(600)  # Ray starts within the first test, and a stopped rank is noticed after seconds
 
@@ -41,17 +40,19 @@ kv_cache: {{memory: 8MiB}}
         yield served
 
 
-def interrupted(served: Any, questions: Questions, blow: Any) -> list[tuple[int, ...]]:
-    """The answers, all of which are being written when `blow` comes."""
-    streams = [
-        served.client.stream(prompt, max_tokens=TOKENS, temperature=0.0, ignore_eos=True) for prompt, _ in questions
-    ]
-    for stream in streams:
-        next(stream)
-    blow()
-    with ThreadPoolExecutor(len(streams)) as threads:
-        results = list(threads.map(lambda stream: stream.result(), streams))
-    assert sum(result.usage.replays for result in results) > 0
+def interrupted(served: Any, questions: Questions, eventually: Any, blow: Any) -> list[tuple[int, ...]]:
+    """The answers, which are being written when `blow` comes; a far longer one beside them certainly is."""
+    client, options = served.client, {"temperature": 0.0, "ignore_eos": True}
+    before = client.status().router.replays
+    with client.stream("abcd", max_tokens=3000, **options) as endless:
+        next(endless)
+        streams = [client.stream(prompt, max_tokens=TOKENS, **options) for prompt, _ in questions]
+        for stream in streams:
+            next(stream)
+        blow()
+        with ThreadPoolExecutor(len(streams)) as threads:
+            results = list(threads.map(lambda stream: stream.result(), streams))
+        eventually(lambda: client.status().router.replays > before, 60.0)
     return [result.token_ids for result in results]
 
 
@@ -86,12 +87,9 @@ def test_a_lost_rank_costs_time_and_no_token(
     def rebuilt() -> bool:
         return bool(served.client.status().ready and served.worker(Stage.DECODE).restarts == before.restarts + 1)
 
-    answers = interrupted(served, questions, strike)
-    crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # how many want each processor
-    eventually(rebuilt, REBUILT * crowd)
-    seconds = time.monotonic() - struck[0]
-    print(f"rebuilt within {seconds:.1f} s, {crowd:.1f} to a processor")
-    assert seconds < REBUILT * crowd
+    answers = interrupted(served, questions, eventually, strike)
+    eventually(rebuilt, 240.0)
+    print(f"rebuilt within {time.monotonic() - struck[0]:.1f} s")
     assert answers == [tokens for _, tokens in questions]
     after = served.worker(Stage.DECODE)
     assert f"rank {rank}" in after.last_end
@@ -106,17 +104,22 @@ def test_rank_0_is_killed_and_another_one_while_they_start_again(
     before = served.worker(Stage.DECODE)
 
     def starting() -> list[psutil.Process]:
-        others = (process for process in served.family() if process.pid not in before.rank_pids)
-        return [process for process in others if process.name().startswith("ray::RankActor")]
+        found = []
+        for process in served.family():
+            with contextlib.suppress(psutil.NoSuchProcess):  # some are just ending
+                if process.pid not in before.rank_pids and process.name().startswith("ray::RankActor"):
+                    found.append(process)
+        return found
 
     def strike() -> None:
         os.kill(before.rank_pids[0], signal.SIGKILL)
-        eventually(starting, 120.0)
+        seen: list[psutil.Process] = []
+        eventually(lambda: seen or seen.extend(starting()) or seen, 240.0)
         assert "rank 0 died" in served.worker(Stage.DECODE).last_end
-        starting()[0].kill()
+        seen[0].kill()
 
-    assert interrupted(served, questions, strike) == [tokens for _, tokens in questions]
-    eventually(lambda: served.client.status().ready, 60.0)
+    assert interrupted(served, questions, eventually, strike) == [tokens for _, tokens in questions]
+    eventually(lambda: served.client.status().ready, 240.0)
     after = served.worker(Stage.DECODE)
     assert (after.restarts, len(after.rank_pids)) == (before.restarts + 2, 2)
     assert "rank 1" in after.last_end
@@ -125,6 +128,6 @@ def test_rank_0_is_killed_and_another_one_while_they_start_again(
 def test_the_end_of_the_command_is_the_end_of_every_rank(served: Any) -> None:
     family = served.family()
     served.process.terminate()
-    served.process.communicate(timeout=120)
+    served.process.communicate(timeout=240)
     assert served.process.returncode == 0
     assert not psutil.wait_procs(family, timeout=60)[1]

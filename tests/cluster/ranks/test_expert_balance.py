@@ -36,19 +36,22 @@ def test_experts_of_a_serving_worker_move(
 
 
 def test_experts_of_a_serving_worker_move_by_load(
-    start: Any, oracle: Any, ask: Any, answers: Any, tiny_mixtral: Path
+    start: Any, oracle: Any, ask: Any, answers: Any, eventually: Any, tiny_mixtral: Path
 ) -> None:
     """When the settings say so: by default after a thousand steps."""
     questions = oracle.questions(tiny_mixtral, lambda: ask(5), 6, TOKENS)
     prompts, expected = [prompt for prompt, _ in questions], [tokens for _, tokens in questions]
     balance = {"expert_balance__window": 32, "expert_balance__threshold": 1.0, "expert_balance__redundant_experts": 2}
     cluster = start(tiny_mixtral, "1D", expert_parallel=2, attention_parallel="tensor", **balance)
+
+    def experts() -> Any:
+        return cluster.client.status().workers[0].experts
+
     for _ in range(20):
         assert answers(cluster, prompts, TOKENS) == expected
-        if cluster.client.status().workers[0].experts.rebalances:
+        if experts().rebalances:
             break
-    else:
-        raise AssertionError(cluster.client.status().workers[0].experts)
+    eventually(lambda: experts().rebalances, explain=experts)
 
 
 def test_a_worker_of_one_rank_has_no_experts_to_move(start: Any, tiny_mixtral: Path) -> None:

@@ -33,8 +33,13 @@ def test_answers_go_on_after_a_rank_is_lost(
     layout = "1D" if worker_id == "decode-0" else "1P1D"
     questions = oracle.questions(tiny_llama, lambda: ask(5), 4, TOKENS)
     cluster = start(tiny_llama, layout, tensor_parallel=2)
-    actor = cluster.runtime.actors[worker_id]
-    blow = (lambda: actor.lose(rank)) if rank else actor.crash
+    actor, brake = cluster.runtime.actors[worker_id], cluster.brake("decode-0")
+    brake.allow(20)
+
+    def blow() -> None:
+        actor.lose(rank) if rank else actor.crash()
+        brake.release()
+
     answers, replays = interrupted(cluster, [prompt for prompt, _ in questions], blow)
     assert answers == [tokens for _, tokens in questions]
     assert replays or worker_id == "prefill-0"  # whose part may be over
@@ -44,7 +49,7 @@ def test_answers_go_on_after_a_rank_is_lost(
         [worker] = [one for one in status.workers if one.worker_id == worker_id]
         return status.ready and worker.restarts == 1 and len(worker.rank_pids) == 2
 
-    eventually(healed, 30.0)
+    eventually(healed, 60.0)
     [worker] = [one for one in cluster.client.status().workers if one.worker_id == worker_id]
     assert ("rank 1" in worker.last_end) == bool(rank)
     assert cluster.runtime.actors[worker_id] is not actor

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.doubt import doubtful_rows
 from triptych.engine import Engine, SamplingParams
 from triptych.models.testing import save_adapter
 
@@ -89,9 +90,14 @@ def test_an_adapter(
     targets = [name.split(".")[1] for name in rows]
     adapters = {"one": str(save_adapter(tmp_path / "one", factors, r=4, target_modules=targets))}
     engine = Engine(str(tiny_llama), dtype="float32", kv_cache_memory=1 << 22, adapters=adapters)
-    prompt, params = ask(6), SamplingParams(temperature=0, ignore_eos=True, max_tokens=TOKENS)
-    expected = [engine.generate([prompt], params, adapter=name)[0].token_ids for name in ("", "one")]
-    assert expected[0] != expected[1]
+    params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=TOKENS, logprobs=0)
+    expected: list[tuple[int, ...]] = []
+    while len(set(expected)) < 2:  # the adapter has an answer of its own, and none is a matter of rounding
+        prompt = ask(6)
+        with doubtful_rows() as doubtful:
+            expected = [engine.generate([prompt], params, adapter=name)[0].token_ids for name in ("", "one")]
+        if doubtful:
+            expected = []
     cluster = start_unequal(tiny_llama, prefill, decode, adapters=adapters)
     assert [answers(cluster, [prompt], TOKENS, adapter=name)[0] for name in ("", "one")] == expected
     require_split(cluster)

@@ -39,15 +39,15 @@ class FakeServer:
         self._server, port = self._listen("127.0.0.1:0")
         self.address: Final = f"127.0.0.1:{port}"
 
-    def wait_until_asked(self, timeout: float = 10.0) -> bool:
+    def wait_until_asked(self, timeout: float = 60.0) -> bool:
         """Whether, within `timeout` seconds, one more generation was asked for."""
         return self._service.arrived.acquire(timeout=timeout)
 
-    def wait_until_abandoned(self, timeout: float = 10.0) -> bool:
+    def wait_until_abandoned(self, timeout: float = 60.0) -> bool:
         """Whether, within `timeout` seconds, one more request lost its client midway."""
         return self._service.abandoned.acquire(timeout=timeout)
 
-    def wait_until_cancelled(self, timeout: float = 10.0) -> bool:
+    def wait_until_cancelled(self, timeout: float = 60.0) -> bool:
         """Whether, within `timeout` seconds, one more request was to be ended by its id."""
         return self._service.cancelled.acquire(timeout=timeout)
 
