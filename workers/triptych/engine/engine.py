@@ -146,6 +146,7 @@ class Engine:
         share = self._replica.group.share if self._replica else Share.load(settings, Mesh(), progress)
         self.spec = share.model.spec
         self.text = TextProcessor.load(self._files, self.spec)
+        give_back()  # before room is taken below that may never be used: what is made of freed pages is in memory
         self.defaults = read_sampling_defaults(self._files) if generation_config == "model" else NEUTRAL
         self.core = EngineCore(
             share.model.decoder,
@@ -156,10 +157,8 @@ class Engine:
             self._replica.group.runner if self._replica else ModelRunner,
         )
         self._requests = 0
-        if share.model.decoder.residency is not None:
-            give_back()
-            if self._closed is None:
-                self._closed = weakref.finalize(self.core, share.close)  # who still has the core may compute
+        if share.model.decoder.residency is not None and self._closed is None:
+            self._closed = weakref.finalize(self.core, share.close)  # who still has the core may compute
 
     def __enter__(self) -> Self:
         return self

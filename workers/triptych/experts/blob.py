@@ -110,6 +110,11 @@ class BlobLayout:
         sections = ((self.gate, self.up), (self.down,))
         return sum(_up_to(sum(parts.resident for parts in section), PAGE) for section in sections)
 
+    @property
+    def bare(self) -> int:
+        """Of `resident` the tensors alone: what a process has in memory that maps the checkpoint's."""
+        return sum(parts.resident for parts in (self.gate, self.up, self.down))
+
     def pack(self, expert: Expert, blob: Tensor) -> None:
         """Writes an expert into blob [nbytes] uint8; bytes between parts become 0."""
         blob.zero_()

@@ -121,8 +121,7 @@ class Share:
         except BaseException:
             model.decoder.close()
             raise
-        if model.decoder.residency is not None:  # memory is short
-            give_back()
+        give_back()
         return cls(settings, model, blocks)
 
     def close(self) -> None:
