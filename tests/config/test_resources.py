@@ -122,3 +122,19 @@ def test_a_stage_may_keep_its_experts_otherwise() -> None:
 
 def test_the_settings_of_experts_have_the_defaults_of_who_keeps_them() -> None:
     assert ExpertsSpec(budget=Auto()).offload() == OffloadSettings(budget=Auto())
+
+
+@pytest.mark.parametrize(("given", "rounding"), [(False, None), (True, "int8"), ("int8", "int8"), ("int4", "int4")])
+def test_experts_may_be_read_rounded_to_eight_bits_or_four(given: object, rounding: str | None) -> None:
+    spec = ExpertsSpec.model_validate({"budget": "50%", "lossy": given})
+    offload = spec.offload()
+    assert offload is not None
+    assert offload.rounding == rounding
+    assert offload.twelve_bits("cpu") == (rounding is None)
+    assert ExpertsSpec.model_validate(spec.model_dump()) == spec
+
+
+@pytest.mark.parametrize("given", ["int2", 1, "true"])
+def test_they_are_rounded_to_nothing_else(given: object) -> None:
+    with pytest.raises(ValidationError, match="lossy"):
+        ExpertsSpec.model_validate({"budget": "50%", "lossy": given})

@@ -55,10 +55,17 @@ def draw(form: str, hidden: int = 64, width: int = 40, *, bias: bool = False) ->
     return gate, up, down
 
 
-def make(path: Path, *layers: tuple[str, int], bias: bool = False, piece: int = PIECE) -> Made:
+def make(
+    path: Path,
+    *layers: tuple[str, int],
+    bias: bool = False,
+    piece: int = PIECE,
+    hidden: int = 64,
+    width: int = 40,
+) -> Made:
     """A file of random experts: form and number of each layer, and bytes that have a checksum each."""
     experts = {
-        (number, expert): draw(form, bias=bias)
+        (number, expert): draw(form, hidden, width, bias=bias)
         for number, (form, count) in enumerate(layers)
         for expert in range(count)
     }

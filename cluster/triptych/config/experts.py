@@ -16,6 +16,7 @@ from triptych.experts.settings import (
     OffloadSettings,
     PolicyName,
     PredictorName,
+    Rounding,
     Shares,
     format_budget,
     parse_budget,
@@ -83,9 +84,10 @@ class ExpertsSpec(Section):
     compact: bool = _DEFAULT.compact
     """Experts of bfloat16 are kept and read in twelve bits a weight, which loses nothing: a budget holds a third
     more of them. On CPUs, without `lossy`."""
-    lossy: bool = _DEFAULT.lossy
-    """Experts that their layer does not keep are read rounded to eight bits, and stay so while they stay: about half
-    the bytes to read, the same memory, and other answers."""
+    lossy: bool | Rounding = _DEFAULT.lossy
+    """Experts that their layer does not keep are read rounded to eight bits (`int8`, which `true` means) or four
+    (`int4`), and stay so while they stay: about half or a quarter of the bytes to read, the same memory, and other
+    answers."""
 
     @field_validator("route")
     @classmethod

@@ -1,6 +1,7 @@
 """Python reads the same experts rounded as compiled code does, and expands them to the same bits."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from rounded_experts import coarse, with_rounded
 from triptych.experts.native import NativeResidency
 from triptych.experts.pool import Pool
 from triptych.experts.residency import Residency
-from triptych.experts.settings import Fraction, OffloadSettings
+from triptych.experts.settings import Fraction, OffloadSettings, Rounding
 from triptych.experts.torch import open_cpu
 from triptych.kernels import moe
 from triptych.kernels.native import install
@@ -22,13 +23,19 @@ SETTINGS = OffloadSettings(budget=Fraction(0.5), readers=2)
 ALL = [tuple(range(EXPERTS))] * LAYERS
 
 
+@pytest.fixture(params=get_args(Rounding))
+def to(request: pytest.FixtureRequest) -> Rounding:
+    found: Rounding = request.param
+    return found
+
+
 @pytest.fixture(params=["bfloat16", "float32"])
-def made(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
+def made(request: pytest.FixtureRequest, tmp_path: Path, to: Rounding) -> Made:
     layer = (request.param, EXPERTS)
-    return with_rounded(make(tmp_path / "pack", layer, layer, bias=request.param == "bfloat16"))
+    return with_rounded(make(tmp_path / "pack", layer, layer, bias=request.param == "bfloat16"), to)
 
 
-def test_layers_that_keep_nobody_compute_with_rounded_experts_alone(made: Made) -> None:
+def test_layers_that_keep_nobody_compute_with_rounded_experts_alone(made: Made, to: Rounding) -> None:
     residency = open_cpu(
         made.store,
         lambda *_: made.store,
@@ -37,7 +44,7 @@ def test_layers_that_keep_nobody_compute_with_rounded_experts_alone(made: Made) 
         scores_of(made.store),
         ALL,
     )
-    stand_for = coarse(made)
+    stand_for = coarse(made, to)
     for _ in range(8):
         for layer in range(LAYERS):
             ids, weights = choices(2, TOP, EXPERTS)

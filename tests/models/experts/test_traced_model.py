@@ -38,6 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
         (OffloadSettings(budget=Fraction(0.75), warm=False), TWELVE_BITS),
         (OffloadSettings(budget=Fraction(0.75), warm=False, compact=False), SIXTEEN_BITS),
         (OffloadSettings(budget=Fraction(0.75), warm=False, lossy=True), SIXTEEN_BITS),
+        (OffloadSettings(budget=Fraction(0.75), warm=False, lossy="int4"), SIXTEEN_BITS),
     ],
 )
 def test_experts_are_as_large_as_those_that_are_read(

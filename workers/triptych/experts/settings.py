@@ -12,6 +12,7 @@ PolicyName = Literal["lfu-decay", "lru", "static-hot", "ring"]
 PredictorName = Literal["next-gate", "route", "none"]
 Shares = Literal["uniform", "shallow", "measured"]
 Cold = Literal["copied", "soonest"]
+Rounding = Literal["int8", "int4"]
 
 _FIELD: Final = "experts.budget"
 
@@ -90,8 +91,8 @@ class OffloadSettings:
         shares: How the budget is divided among layers.
         compact: Whether bfloat16 experts are kept and read in twelve bits a weight, which loses nothing: on CPUs,
             where not `lossy`, and where the exponents of all of them allow it.
-        lossy: Whether experts that their layer does not keep are read rounded to eight bits; they stay so while they
-            stay.
+        lossy: What experts that their layer does not keep are read rounded to, and stay while they stay: eight bits
+            (True as well), four, or nothing.
         regroup: Whether requests that need the same experts take turns with others, within a bound of fairness, where
             that reads less; with `lru`.
         readers: Threads that read the packed file.
@@ -112,7 +113,7 @@ class OffloadSettings:
     prefetch: PredictorName = "next-gate"
     shares: Shares = "uniform"
     compact: bool = True
-    lossy: bool = False
+    lossy: bool | Rounding = False
     regroup: bool = False
     readers: int = 4
     widen: int = 0
@@ -121,6 +122,11 @@ class OffloadSettings:
     warm: bool = True
     host_budget: int | None = None
     cold: Cold = "copied"
+
+    @property
+    def rounding(self) -> Rounding | None:
+        """What `lossy` says; None where nothing is read rounded."""
+        return "int8" if self.lossy is True else self.lossy or None
 
     def twelve_bits(self, device: str) -> bool:
         """Whether bfloat16 experts are kept in twelve bits a weight on a device, if they allow it."""

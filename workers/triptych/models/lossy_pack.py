@@ -1,7 +1,9 @@
 """The packed experts of a model, and besides them the same experts rounded, where that is allowed."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
+from triptych.experts.settings import Rounding
 from triptych.experts.store import PackedStore, rounded, rounded_layout
 from triptych.models.expert_pack import ExpertPack
 from triptych.models.progress import SILENT, Progress
@@ -13,23 +15,24 @@ class LossyPack:
 
     Attributes:
         exact: As the checkpoint has them.
-        rounded: To eight bits (`triptych.experts.store.rounding`).
+        rounded: To eight bits or four (`triptych.experts.store.rounding`).
     """
 
     exact: ExpertPack
     rounded: ExpertPack
 
     @classmethod
-    def of(cls, exact: ExpertPack) -> "LossyPack":
-        """Finds the place of the second file beside the first.
+    def of(cls, exact: ExpertPack, to: Rounding) -> "LossyPack":
+        """Finds the place of the second file beside the first; its name says what it is rounded to.
 
         Raises:
             InvalidArgument: the experts are not of plain numbers.
         """
-        layers = tuple(replace(layer, layout=rounded_layout(layer.layout)) for layer in exact.layers)
-        path = exact.path.with_name(exact.path.name.replace("-pack-", "-rounded-"))
+        layers = tuple(replace(layer, layout=rounded_layout(layer.layout, to)) for layer in exact.layers)
+        path = exact.path.with_name(exact.path.name.replace("-pack-", f"-rounded_{to}-"))
         title = exact.title.replace("Packing", "Rounding")
-        return cls(exact, replace(exact, path=path, title=title, layers=layers, form=rounded))
+        form = partial(rounded, to=to)
+        return cls(exact, replace(exact, path=path, title=title, layers=layers, form=form))
 
     def open(self, progress: Progress = SILENT) -> PackedStore:
         """See `ExpertPack.open`."""

@@ -104,8 +104,8 @@ def pack_of(
     Twelve bits are for kernels that expand them in registers: without a compiler each step would make plain weights.
     """
     pack = ExpertPack.of(files, spec, parameters)
-    if settings.lossy:
-        return LossyPack.of(pack)
+    if (to := settings.rounding) is not None:
+        return LossyPack.of(pack, to)
     twelve_bits = settings.twelve_bits(parameters.device.type) and moe.backend("cpu") != REFERENCE
     return CompactPack.of(pack) if twelve_bits else pack
 

@@ -14,6 +14,7 @@ class RoundedArgs(ctypes.Structure):
         ("parts", ctypes.POINTER(_Number)),
         ("shapes", ctypes.POINTER(_Number)),
         ("is_bf16", _Number),
+        ("bits", _Number),
         ("offsets", ctypes.POINTER(_Number)),
         ("checksums", ctypes.POINTER(ctypes.c_uint64)),
         ("piece", _Number),

@@ -34,7 +34,7 @@ class LayerScores:
 
 @dataclass(frozen=True, slots=True)
 class RoundedExperts:
-    """The same experts rounded to eight bits, in a file of their own.
+    """The same experts rounded, in a file of their own.
 
     Attributes:
         first: Bytes of a blob's first section.
@@ -42,6 +42,7 @@ class RoundedExperts:
         parts: As of `LayerExperts`.
         shapes: [3, 2] outputs and inputs of gate, up and down.
         dtype: Of the exact ones: float32 or bfloat16.
+        bits: Of a rounded weight: 8, in an `Int8Weight`; or 4, in blocks Q4_0 in which rows follow each other.
         offsets: [E], in their file, pages.
         checksums: [E] of the pieces of both sections, XXH3.
         piece: Bytes of each; of the last one of a section fewer.
@@ -52,6 +53,7 @@ class RoundedExperts:
     parts: tuple[int, ...]
     shapes: tuple[int, ...]
     dtype: torch.dtype
+    bits: Literal[8, 4]
     offsets: Sequence[int]
     checksums: Sequence[tuple[int, ...]]
     piece: int
@@ -119,6 +121,7 @@ def rounded_args(experts: RoundedExperts) -> RoundedArgs:
         (ctypes.c_int64 * 9)(*experts.parts),
         (ctypes.c_int64 * 6)(*experts.shapes),
         experts.dtype is torch.bfloat16,
+        experts.bits,
         offset_args(experts.offsets),
         checksum_args(experts.checksums),
         experts.piece,

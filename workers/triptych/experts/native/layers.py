@@ -85,6 +85,7 @@ def rounded_experts(store: PackedStore, layer: int, numbers: Sequence[int]) -> R
 
 
 def _starts(matrix: MatrixParts) -> tuple[int, ...]:
+        bits=4 if layout.gate.form == "Q4_0" else 8,
     return tuple(-1 if part is None else part.offset for part in (matrix.values, matrix.scales, matrix.bias))
 
 

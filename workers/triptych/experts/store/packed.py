@@ -53,7 +53,7 @@ class PackedStore:
         path: The file.
         layers: Those of the model that have experts, in its order.
         sums: Checksums of every blob by layer and expert.
-        rounded: The same experts rounded to eight bits, in a file of their own; None where nobody may read those.
+        rounded: The same experts rounded, in a file of their own; None where nobody may read those.
     """
 
     path: Path

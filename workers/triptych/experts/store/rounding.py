@@ -1,8 +1,12 @@
-"""Experts rounded to eight bits: half the bytes to read, or less, of those that are seldom needed (Fate, 2502.12224).
+"""Experts rounded to eight bits or four, of which those seldom needed are read: half or a quarter of the bytes.
 
-Rows are symmetric around zero. Each has a scale of its own, its largest magnitude / 127: no value is off by more than
-half of it. Biases stay as they are.
+Both are symmetric around zero (Fate, 2502.12224), and biases stay as they are. With eight bits each row has a scale,
+its largest magnitude / 127. With four, every 32 neighbours have one, their largest magnitude / 7 as a float16: ggml's
+block Q4_0, in which rows follow each other without a gap, as they need not be whole blocks. No value is off by more
+than half of its scale, and in four bits by 7 · 2^-25, since small float16 are off themselves.
 """
+
+from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -10,26 +14,29 @@ from torch.nn import functional
 
 from triptych.core.errors import InvalidArgument
 from triptych.experts.blob import BlobLayout, Expert, Matrix
-from triptych.kernels import DenseWeight, Int8Weight, dequantize
-from triptych.kernels.compact import plain
-from triptych.kernels.weights import INPUT_TILE, OUTPUT_TILE
+from triptych.experts.settings import Rounding
+from triptych.kernels import DenseWeight, GgufWeight, Int8Weight, dequantize
+from triptych.kernels.compact import ExpertWeight, plain
+from triptych.kernels.weights import GGUF_BLOCK, INPUT_TILE, OUTPUT_TILE
 
 _LARGEST = 127
+_LARGEST_OF_FOUR_BITS = 7
+_ZERO = 8  # as Q4_0 has it
 
 
-def rounded(expert: Expert) -> Expert:
-    """An expert of plain numbers as one of eight bits.
+def rounded(expert: Expert, to: Rounding) -> Expert:
+    """An expert of plain numbers in eight bits, or in four.
 
     Raises:
-        InvalidArgument: it is not of plain numbers.
+        InvalidArgument: it is not of plain numbers, or a float16 takes no scale of so large ones.
     """
-    gate, up, down = (Matrix(_rounded(matrix), matrix.bias) for matrix in expert)
+    gate, up, down = (Matrix(_rounded(matrix.weight, to), matrix.bias) for matrix in expert)
     return gate, up, down
 
 
-def rounded_layout(layout: BlobLayout) -> BlobLayout:
+def rounded_layout(layout: BlobLayout, to: Rounding) -> BlobLayout:
     """Of the rounded experts of a layer; raises as `rounded` does."""
-    return BlobLayout.of(rounded(layout.view(torch.zeros(layout.nbytes, dtype=torch.uint8))))
+    return BlobLayout.of(rounded(layout.view(torch.zeros(layout.nbytes, dtype=torch.uint8)), to))
 
 
 def expand(coarse: Expert, layout: BlobLayout, blob: Tensor) -> None:
@@ -37,21 +44,34 @@ def expand(coarse: Expert, layout: BlobLayout, blob: Tensor) -> None:
 
     Products are float32, rounded to nearest even.
     """
-    wide = (Matrix(DenseWeight(dequantize(plain(matrix.weight))), matrix.bias) for matrix in coarse)
+    shapes = (parts.values.shape for parts in (layout.gate, layout.up, layout.down))
+    wide = (
+        Matrix(DenseWeight(_expanded(matrix.weight, *shape)), matrix.bias)
+        for matrix, shape in zip(coarse, shapes, strict=True)
+    )
     gate, up, down = wide
     layout.pack((gate, up, down), blob)
 
 
-def _rounded(matrix: Matrix) -> Int8Weight:
-    match matrix.weight:
-        case DenseWeight(values):
-            return _int8(values.float())
+def _expanded(weight: ExpertWeight, outputs: int, inputs: int) -> Tensor:
+    """[O, I]; of four bits without what fills the last block."""
+    return dequantize(plain(weight)).flatten()[: outputs * inputs].view(outputs, inputs)
+
+
+def _rounded(weight: ExpertWeight, to: Rounding) -> Int8Weight | GgufWeight:
+    if not isinstance(weight, DenseWeight):
+        raise InvalidArgument(
+            "experts.lossy rounds weights of plain numbers, those of this model are rounded already: "
+            "use quantization none, or leave experts.lossy out",
+            field="experts.lossy",
+        )
+    match to:
+        case "int8":
+            return _int8(weight.values.float())
+        case "int4":
+            return _int4(weight.values.float())
         case _:
-            raise InvalidArgument(
-                "experts.lossy rounds weights of plain numbers, those of this model are rounded already: "
-                "use quantization none, or leave experts.lossy out",
-                field="experts.lossy",
-            )
+            assert_never(to)
 
 
 def _int8(values: Tensor) -> Int8Weight:
@@ -62,3 +82,18 @@ def _int8(values: Tensor) -> Int8Weight:
     padded = functional.pad(levels, (0, -inputs % INPUT_TILE, 0, -outputs % OUTPUT_TILE))
     tiles = padded.view(-1, OUTPUT_TILE, padded.shape[1] // INPUT_TILE, INPUT_TILE).transpose(1, 2)
     return Int8Weight(tiles.contiguous(), scales, inputs)
+
+
+def _int4(values: Tensor) -> GgufWeight:
+    groups = functional.pad(values.flatten(), (0, -values.numel() % GGUF_BLOCK)).view(-1, GGUF_BLOCK)
+    scales = (groups.abs().amax(1, keepdim=True) / _LARGEST_OF_FOUR_BITS).half()
+    if not scales.isfinite().all():
+        raise InvalidArgument(
+            f"experts.lossy int4 takes weights below {_LARGEST_OF_FOUR_BITS * torch.finfo(torch.half).max:,.0f} "
+            f"in magnitude, got {values.abs().max():,.0f}: use int8, or leave experts.lossy out",
+            field="experts.lossy",
+        )
+    levels = groups / torch.where(scales == 0, 1.0, scales.float())
+    levels = levels.round_().clamp_(-_LARGEST_OF_FOUR_BITS, _LARGEST_OF_FOUR_BITS).add_(_ZERO).to(torch.uint8)
+    low, high = levels.view(-1, 2, GGUF_BLOCK // 2).unbind(1)
+    return GgufWeight(torch.cat([scales.view(torch.uint8), low | high << 4], 1), "Q4_0", GGUF_BLOCK)

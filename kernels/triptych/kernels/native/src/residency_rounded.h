@@ -1,5 +1,5 @@
-// Experts rounded to eight bits, as files have them (workers/triptych/experts/store/rounding.py), and what these stand
-// for: the same bits as `expand` there.
+// Experts rounded to eight bits or four, as files have them (workers/triptych/experts/store/rounding.py), and what these
+// stand for: the same bits as `expand` there.
 
 #pragma once
 
@@ -20,6 +20,7 @@ struct RoundedArgs {
     const int64_t* parts;       // [3, 3] where values, scales and bias of gate, up and down lie in it, -1 for none
     const int64_t* shapes;      // [3, 2] outputs and inputs of each
     int64_t is_bf16;            // of exact weights and biases; else float32
+    int64_t bits;               // 8 or 4, that weights are rounded to
     const int64_t* offsets;     // [experts] of the blobs in the file
     const uint64_t* checksums;  // [experts, pieces] of their pieces
     int64_t piece;              // bytes of one of them
@@ -63,11 +64,34 @@ TRIPTYCH_WIDE void expand_matrix(const int8_t* values, const float* scales, int6
     expand_tiles(values, scales, outputs, inputs, out);
 }
 
+// Of four bits: ggml's block_q4_0, a half and sixteen bytes whose low halves are the first weights. What is written out
+// in this way the compiler makes vectors of: all of a block's numbers before any of them is rounded.
+template <class T>
+TRIPTYCH_INLINE void expand_blocks(const uint8_t* block, int64_t count, T* out) {
+    constexpr int64_t kBlock = 32, kHalf = kBlock / 2, kBytes = sizeof(f16) + kHalf;
+    T some[kBlock];
+    for (; count > 0; count -= kBlock, block += kBytes, out += kBlock) {
+        const float scale = half_to_float(load<f16>(block));
+        uint8_t packed[kHalf];
+        float wide[kBlock];
+        std::memcpy(packed, block + sizeof(f16), kHalf);
+        for (int64_t k = 0; k < kHalf; ++k) wide[k] = ((packed[k] & 15) - 8) * scale;
+        for (int64_t k = 0; k < kHalf; ++k) wide[kHalf + k] = ((packed[k] >> 4) - 8) * scale;
+        T* const to = count >= kBlock ? out : some;
+        for (int64_t k = 0; k < kBlock; ++k) put(wide[k], to + k);
+        if (to == some) std::copy_n(some, count, out);
+    }
+}
+
+TRIPTYCH_WIDE void expand_nibbles(const uint8_t* blocks, int64_t count, float* out) { expand_blocks(blocks, count, out); }
+
+TRIPTYCH_WIDE void expand_nibbles(const uint8_t* blocks, int64_t count, bf16* out) { expand_blocks(blocks, count, out); }
+
 // From a rounded blob of a layer to the exact one's place.
 class Expansion {
   public:
     Expansion(const RoundedArgs& rounded, const int64_t* exact)
-        : is_bf16_(rounded.is_bf16), from_(rounded.parts, rounded.parts + 9), to_(exact, exact + 9),
+        : is_bf16_(rounded.is_bf16), bits_(rounded.bits), from_(rounded.parts, rounded.parts + 9), to_(exact, exact + 9),
           shapes_(rounded.shapes, rounded.shapes + 6) {}
 
     void operator()(const char* from, char* to) const {
@@ -79,13 +103,16 @@ class Expansion {
     void expand(int matrix, const char* from, char* to) const {
         const int64_t outputs = shapes_[2 * matrix], inputs = shapes_[2 * matrix + 1];
         const int64_t *read = &from_[3 * matrix], *write = &to_[3 * matrix];
-        const auto* values = reinterpret_cast<const int8_t*>(from + read[0]);
-        const auto* scales = reinterpret_cast<const float*>(from + read[1]);
-        expand_matrix(values, scales, outputs, inputs, reinterpret_cast<T*>(to + write[0]));
+        auto* const out = reinterpret_cast<T*>(to + write[0]);
+        if (bits_ == 4)
+            expand_nibbles(reinterpret_cast<const uint8_t*>(from + read[0]), outputs * inputs, out);
+        else
+            expand_matrix(reinterpret_cast<const int8_t*>(from + read[0]), reinterpret_cast<const float*>(from + read[1]),
+                          outputs, inputs, out);
         if (read[2] >= 0) std::memcpy(to + write[2], from + read[2], outputs * sizeof(T));
     }
 
-    int64_t is_bf16_;
+    int64_t is_bf16_, bits_;
     std::vector<int64_t> from_, to_, shapes_;
 };
 
