@@ -5,7 +5,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from tests.support.seeds import FRESH, seed_generators
+from tests.support.seeds import FRESH, seed_generators, shared
 from triptych.models.resolve import resolve
 from triptych.models.spec import read_spec
 
@@ -34,6 +34,16 @@ _LONG = " ".join(f"Item {n} of the list costs {n * 7 % 31} coins and weighs {n *
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     seed_generators(item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    if fixturedef.scope == "function":
+        return (yield)
+    with shared(f"{fixturedef.baseid}::{fixturedef.argname}[{request.param_index}]"):  # type: ignore[attr-defined]
+        return (yield)
 
 
 @pytest.fixture(scope="session")

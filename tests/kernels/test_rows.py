@@ -60,7 +60,7 @@ def test_sums_are_weighted_and_in_order(backend: str, dtype: torch.dtype, rows: 
     expected = torch.zeros(rows, width)
     for k in range(4):
         expected += x[places[:, k]].float() * weights[:, k : k + 1]
-    torch.testing.assert_close(out, expected.to(dtype), rtol=2e-2 if dtype is BF16 else 1e-6, atol=1e-6)
+    torch.testing.assert_close(out, expected.to(dtype), rtol=2e-2 if dtype is BF16 else 1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -76,7 +76,7 @@ def test_eight_bits_are_as_near_as_they_say(backend: str, dtype: torch.dtype, fo
     run(dequantize_rows, backend)(values, scales, back)
     size, step = x.abs().float(), scales.unsqueeze(1)
     limit = step / 2 if form is torch.int8 else torch.where(size < step / 64, step / 1024, size / 16)
-    assert ((back - x.float()).abs() <= limit * (1 + 1e-5)).all()
+    assert ((back - x.float()).abs() <= limit * (1 + 1e-4)).all()  # of 127 levels a float32 is off by 1e-5 of one
     assert torch.equal(back[3], torch.zeros(width))
     peaks = size.amax(-1)
     torch.testing.assert_close(back.abs().amax(-1), peaks, rtol=1e-6, atol=0)

@@ -36,7 +36,7 @@ def test_every_program_becomes_code_of_a_gpu(tmp_path: Path) -> None:
     plain = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment = plain | {"TRITON_CACHE_DIR": str(tmp_path)}
     found = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=280
     )
     assert found.returncode == 0, found.stderr
     names = [line.split()[0] for line in found.stdout.splitlines()]

@@ -74,7 +74,7 @@ def test_a_rank_that_waits_in_vain_raises_when_its_patience_ends() -> None:
                 mesh.tensor.all_reduce(torch.ones(1))
             lost.append(str(raised.value))
 
-    run_ranks(Parallelism(tensor=2), run, patience=0.3)
+    run_ranks(Parallelism(tensor=2), run, patience=3)
     assert lost == ["all_reduce of ranks [0, 1]: another rank has not come in time"]
 
 
@@ -88,7 +88,7 @@ def test_abort_ends_a_call_under_way_and_all_groups_of_the_rank() -> None:
         with pytest.raises(RankLost, match="rank 3 is gone"):
             mesh.expert.all_reduce(torch.ones(1))
 
-    run_ranks(Parallelism(tensor=2, expert=2, attention="tensor"), run, patience=3)
+    run_ranks(Parallelism(tensor=2, expert=2, attention="tensor"), run)
 
 
 def test_a_device_that_does_not_let_go_holds_nobody_up() -> None:

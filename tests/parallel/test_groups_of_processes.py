@@ -15,7 +15,7 @@ from triptych.parallel import Mesh, Parallelism, RankLost
 from triptych.parallel.channel import Hub
 from triptych.parallel.rendezvous import Host, open_mesh
 
-_WITHIN = 30.0
+_WITHIN = 60.0
 _GRID = Parallelism(tensor=3)
 
 _FOLLOWER = """
@@ -97,9 +97,9 @@ def test_a_killed_rank_fails_a_call_under_way_everywhere(replica: Callable[..., 
 
 
 def test_a_stopped_rank_fails_a_call_under_way_everywhere(replica: Callable[..., Replica]) -> None:
-    group = replica(silence=1)
+    group = replica(silence=5)
     os.kill(group.followers[1].pid, signal.SIGSTOP)
-    with pytest.raises(RankLost, match="rank 2 has been silent for 1 s"):
+    with pytest.raises(RankLost, match="rank 2 has been silent for 5 s"):
         group.step()
     said, _ = group.followers[0].communicate(timeout=_WITHIN)
     assert b"rank 0 has ended the group" in said
@@ -111,8 +111,8 @@ def test_a_rank_of_an_earlier_attempt_joins_nothing() -> None:
     pair = Parallelism(tensor=2)
     early, host = Host(), Host()
     late = type(host.rendezvous)(host.rendezvous.host, host.rendezvous.port, early.rendezvous.generation)
-    with pytest.raises(RankLost, match=r"rank 0 has not come within 0.2 s"):
-        open_mesh(pair, 1, late, patience=0.2)
+    with pytest.raises(RankLost, match=r"rank 0 has not come within 2 s"):
+        open_mesh(pair, 1, late, patience=2)
     with ThreadPoolExecutor(2) as pool:
         meshes = list(pool.map(lambda rank: open_mesh(pair, rank, host.rendezvous), range(2)))
     assert [mesh.tensor.rank for mesh in meshes] == [0, 1]
@@ -120,8 +120,8 @@ def test_a_rank_of_an_earlier_attempt_joins_nothing() -> None:
 
 def test_who_has_not_come_is_named() -> None:
     host = Host()
-    with pytest.raises(RankLost, match=r"rank 1 has not come within 0.2 s"):
-        open_mesh(Parallelism(tensor=2), 0, host.rendezvous, patience=0.2)
+    with pytest.raises(RankLost, match=r"rank 1 has not come within 2 s"):
+        open_mesh(Parallelism(tensor=2), 0, host.rendezvous, patience=2)
 
 
 def test_nobody_listens_any_more() -> None:

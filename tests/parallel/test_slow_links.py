@@ -17,7 +17,7 @@ from triptych.parallel.channel import Hub, Member, frames
 from triptych.parallel.channel.link import Link
 from triptych.parallel.channel.watch import Watch
 
-_PATIENCE, _WITHIN = 10.0, 20.0
+_PATIENCE, _WITHIN = 10.0, 60.0
 _PIECES = 8
 _BYTES = os.urandom(1 << 20)
 

@@ -59,7 +59,7 @@ def hub() -> Iterator[Hub]:
 @pytest.fixture
 def encoder(hub: Hub, towers: tuple[Tower, Tower]) -> Iterator[DividedBatchEncoder]:
     member = Member(hub.address, hub.key, 1)
-    hub.gather(20)
+    hub.gather(60)
     eyes = FollowerEyes(lambda: cast(Any, towers[1]), 1, member.send)
 
     def follow() -> None:

@@ -58,7 +58,7 @@ class Tower:
 
     def see(self, image: Prepared) -> Tensor:
         self.entered.put(1)
-        assert self.open.wait(10)
+        assert self.open.wait(60)
         if self.error:
             raise self.error
         self.seen += 1
@@ -84,17 +84,17 @@ class Router:
         self.events.put(event)
 
     def failed(self) -> pb.Failed:
-        event = self.events.get(timeout=10)
+        event = self.events.get(timeout=60)
         assert event.HasField("failed"), event
         return event.failed
 
     def freed(self) -> pb.OperationKey:
-        event = self.events.get(timeout=10)
+        event = self.events.get(timeout=60)
         assert event.HasField("freed"), event
         return event.freed.key
 
     def done(self) -> pb.EncodeDone:
-        event = self.events.get(timeout=10)
+        event = self.events.get(timeout=60)
         assert event.HasField("encode_done"), event
         return event.encode_done
 
@@ -234,7 +234,7 @@ def test_what_comes_during_a_batch_waits(
 ) -> None:
     tower.open.clear()
     encode(1)
-    tower.entered.get(timeout=10)
+    tower.entered.get(timeout=60)
     for pictures in (7, 8, 2, 1):
         encode(pictures)
     assert load().queued_images == 18
@@ -252,7 +252,7 @@ def test_a_tower_that_stands_still_can_be_told_from_one_that_rests(
     tower.open.clear()
     encode(2)
     encode(1)
-    tower.entered.get(timeout=10)
+    tower.entered.get(timeout=60)
     assert (load().runnable_requests, load().steps) == (1, 0)
     tower.open.set()
     router.done()
@@ -275,7 +275,7 @@ def test_a_picture_that_is_bad_fails_its_request_alone(
 ) -> None:
     tower.open.clear()
     encode(1)
-    tower.entered.get(timeout=10)
+    tower.entered.get(timeout=60)
     good, bad = encode(2), encode([b"bad"])
     tower.open.set()
     router.done()
@@ -315,7 +315,7 @@ def test_more_pictures_than_may_wait_are_refused_at_once(
 ) -> None:
     tower.open.clear()
     encode(1)
-    tower.entered.get(timeout=10)
+    tower.entered.get(timeout=60)
     waiting = [encode(size) for size in (ROOM - 1, QUEUE - ROOM + 1)]
     refused = encode(1)
     failed = router.failed()
@@ -415,7 +415,7 @@ def test_a_worker_that_drains_takes_nothing_new_and_finishes_the_rest(
 ) -> None:
     tower.open.clear()
     encode(1)
-    tower.entered.get(timeout=10)
+    tower.entered.get(timeout=60)
     encode(2)
     stage.drain()
     late = encode(1)
@@ -437,7 +437,7 @@ def test_a_router_that_goes_takes_its_pictures_along(
     tower.open.clear()
     encode(2)
     for _ in range(3 + 1):
-        tower.entered.get(timeout=10)
+        tower.entered.get(timeout=60)
     encode(1)
     stage.drop_session(cast(Any, router))
     report = load()
@@ -488,7 +488,7 @@ def test_an_attempt_that_is_freed_while_it_is_computed_has_computed_for_the_next
     pictures = [bytes([i, 2, 3]) for i in range(5)]
     tower.open.clear()
     first = encode(pictures)
-    tower.entered.get(timeout=10)
+    tower.entered.get(timeout=60)
     free(first)
     second = encode(pictures, key=again(first))
     assert router.freed() == first
@@ -525,7 +525,7 @@ def test_an_attempt_may_come_at_any_moment_of_the_end_of_the_one_before(
         together.wait()
         encode(pictures, key=key)
         ending.join()
-        told = {event.WhichOneof("event"): event for event in (router.events.get(timeout=10) for _ in range(2))}
+        told = {event.WhichOneof("event"): event for event in (router.events.get(timeout=60) for _ in range(2))}
         assert told["freed"].freed.key == old
         assert told["encode_done"].encode_done.key == key
         assert list(told["encode_done"].encode_done.handles) == handles

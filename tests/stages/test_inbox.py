@@ -45,9 +45,9 @@ def test_only_a_fence_that_failed_ends_the_worker(caplog: pytest.LogCaptureFixtu
     thread.start(lambda _: crashes.put("crashed"))
     for _ in range(2):
         inbox.post(Drained())
-        assert stage.asked.get(timeout=10) == Drained()
+        assert stage.asked.get(timeout=60) == Drained()
     assert crashes.empty()
     inbox.post(Unfenced(OperationKey("a", 1), ZeroDivisionError("a bug")))
-    assert crashes.get(timeout=10) == "crashed"
+    assert crashes.get(timeout=60) == "crashed"
     thread.stop()
     assert "could not be fenced" in caplog.text

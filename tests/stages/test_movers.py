@@ -32,7 +32,7 @@ class Ends:
     def cancel(self, ticket_id: str) -> None:
         if ticket_id.startswith("stalled"):
             self.stalled.put(ticket_id)
-            assert self.ending.wait(10)
+            assert self.ending.wait(60)
         if ticket_id == "broken":
             raise ZeroDivisionError("a bug")
         self.cancelled.append(ticket_id)
@@ -54,7 +54,7 @@ class Encoders:
 
     def pull(self, handle: pb.EmbeddingHandle) -> Tensor:
         self.asked.put(handle.content_hash)
-        assert self.answering.wait(10)
+        assert self.answering.wait(60)
         if self.error:
             raise self.error
         return torch.arange(3 * handle.rows * 4).view(3, handle.rows, 4)
@@ -95,7 +95,7 @@ def test_embeddings_come_with_the_place_they_go_to(
 ) -> None:
     encoders.answering.set()
     movers.pull(A, (span("x", 3), span("y", 9)))
-    message = posted.get(timeout=10)
+    message = posted.get(timeout=60)
     assert isinstance(message, MediaPulled)
     assert isinstance(message.media, tuple)
     assert [(media.start, media.length) for media in message.media] == [(3, 2), (9, 2)]
@@ -109,7 +109,7 @@ def test_several_spans_of_an_image_are_parts_of_one_embedding(
     grid = pb.Grid(time=1, height=2, width=1, interval=1)
     first = pb.MediaSpan(start=3, length=2, row=0, handle=handle, grid=grid)
     movers.pull(A, (first, pb.MediaSpan(start=7, length=3, row=2, handle=handle)))
-    message = posted.get(timeout=10)
+    message = posted.get(timeout=60)
     assert isinstance(message, MediaPulled)
     assert isinstance(message.media, tuple)
     whole = torch.arange(60).view(3, 5, 4)
@@ -129,7 +129,7 @@ def test_an_error_is_the_answer(
     encoders.error = error
     encoders.answering.set()
     movers.pull(A, (span("x"),))
-    message = posted.get(timeout=10)
+    message = posted.get(timeout=60)
     assert isinstance(message, MediaPulled)
     assert isinstance(message.media, NotFound if isinstance(error, NotFound) else Internal)
 
@@ -139,16 +139,16 @@ def test_encoders_that_hang_delay_no_fence(
 ) -> None:
     for i in range(PULL_THREADS):
         movers.pull(OperationKey(f"hanging {i}", 0), (span("x"),))
-        encoders.asked.get(timeout=10)
+        encoders.asked.get(timeout=60)
     movers.stop_sending(A, "out")
     movers.stop_receiving(B, "in")
-    assert {posted.get(timeout=10), posted.get(timeout=10)} == {Fenced(A), Fenced(B)}
+    assert {posted.get(timeout=60), posted.get(timeout=60)} == {Fenced(A), Fenced(B)}
     assert (ends.cancelled, ends.closed) == (["out"], ["in"])
 
 
 def test_a_fence_that_fails_is_answered(movers: Movers, posted: "queue.Queue[Message | Unfenced]") -> None:
     movers.stop_sending(A, "broken")
-    message = posted.get(timeout=10)
+    message = posted.get(timeout=60)
     assert isinstance(message, Unfenced)
     assert (message.key, type(message.error)) == (A, ZeroDivisionError)
 
@@ -158,10 +158,10 @@ def test_peers_that_stall_delay_no_fence_of_others(
 ) -> None:
     for i in range(FENCE_THREADS - 1):
         movers.stop_sending(OperationKey(f"stalled {i}", 0), f"stalled {i}")
-        ends.stalled.get(timeout=10)
+        ends.stalled.get(timeout=60)
     movers.stop_sending(A, "out")
     movers.stop_receiving(B, "in")
-    assert {posted.get(timeout=10), posted.get(timeout=10)} == {Fenced(A), Fenced(B)}
+    assert {posted.get(timeout=60), posted.get(timeout=60)} == {Fenced(A), Fenced(B)}
     assert posted.empty()
 
 
@@ -170,15 +170,15 @@ def test_a_queued_pull_that_nobody_waits_for_is_skipped(
 ) -> None:
     for i in range(PULL_THREADS):
         movers.pull(OperationKey(f"hanging {i}", 0), (span("x"),))
-        encoders.asked.get(timeout=10)
+        encoders.asked.get(timeout=60)
     movers.pull(A, (span("freed"),))
     movers.pull(B, (span("wanted"),))
     movers.drop_pull(A)
     encoders.answering.set()
-    while not (isinstance(message := posted.get(timeout=10), MediaPulled) and message.key == B):
+    while not (isinstance(message := posted.get(timeout=60), MediaPulled) and message.key == B):
         assert isinstance(message, MediaPulled)
         assert message.key != A
-    assert encoders.asked.get(timeout=10) == "wanted"
+    assert encoders.asked.get(timeout=60) == "wanted"
     assert encoders.asked.empty()
 
 
@@ -186,7 +186,7 @@ def test_a_pull_under_way_stops_before_the_next_embedding(
     movers: Movers, encoders: Encoders, posted: "queue.Queue[Message | Unfenced]"
 ) -> None:
     movers.pull(A, (span("x"), span("y")))
-    assert encoders.asked.get(timeout=10) == "x"
+    assert encoders.asked.get(timeout=60) == "x"
     movers.drop_pull(A)
     encoders.answering.set()
     movers.close()

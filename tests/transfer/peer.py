@@ -79,7 +79,7 @@ def send(geometry: list[int], seed: int, address: str, backend: str, ticket: str
         last = chunk is chunks[-1]
         futures.append(sender.send(Endpoint(address, host_id()), ticket, sent, chunk, last))
         sent += len(chunk)
-    _say([future.result(30).backend for future in futures])
+    _say([future.result(60).backend for future in futures])
     sender.shutdown()
 
 

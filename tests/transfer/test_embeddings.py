@@ -231,7 +231,7 @@ def test_one_server_serves_pages_and_embeddings(bench: Any, data: Bytes) -> None
     server = TransferServer([decoder.receiver, store])
     made = store.put("hash", data)
     decoder.receiver.open("t", "request", 0, [1], 1)
-    bench.sender(bench.pool()).send(server.endpoint, "t", 0, [1], True).result(10)
+    bench.sender(bench.pool()).send(server.endpoint, "t", 0, [1], True).result(60)
     assert (pull(EmbeddingHandle("here", "hash", server.endpoint, made.size, made.checksum)) == data).all()
     server.shutdown()
     store.close()

@@ -108,13 +108,13 @@ def test_each_rank_gets_its_heads_of_every_block(
     before = [decoder.pool.array.copy() for decoder in ranks.decoders]
     ranks.open("t", target)
     futures = ranks.send("t", 0, source[:4], False) + ranks.send("t", 4, source[4:], True)
-    moved = sum(future.result(10).bytes for future in futures)
+    moved = sum(future.result(60).bytes for future in futures)
     assert moved == sum(sender.counts.bytes for sender in ranks.senders)
     assert moved == 9 * LAYERS * sides * HEAD_BYTES * sum(heads.count for heads in needed)
     others = [block for block in range(BLOCKS) if block not in target]
     for rank, decoder in enumerate(ranks.decoders):
         geometry = geometry_of(needed[rank], sides)
-        assert decoder.completed.get(timeout=10)[:2] == ("t", 9 * geometry.block_bytes)
+        assert decoder.completed.get(timeout=60)[:2] == ("t", 9 * geometry.block_bytes)
         assert decoder.completed.empty()
         assert isinstance(decoder.receiver.state("t"), Complete)
         assert ranks.arrived(rank, sides, source, target)
@@ -136,15 +136,15 @@ def test_a_ticket_is_complete_when_its_slowest_sender_is_done(
         endpoint: Endpoint = decoder.endpoint
         return ranks.senders[move.sender].send(endpoint, "t", first, blocks, last, move.heads)
 
-    send(ahead, 0, False).result(10)
-    send(ahead, 2, True).result(10)
+    send(ahead, 0, False).result(60)
+    send(ahead, 2, True).result(60)
     assert decoder.completed.empty()
     for move in behind:
-        send(move, 0, False).result(10)
-        send(move, 2, True).result(10)
-    assert decoder.completed.get(timeout=10)[0] == "t"
+        send(move, 0, False).result(60)
+        send(move, 2, True).result(60)
+    assert decoder.completed.get(timeout=60)[0] == "t"
     assert ranks.arrived(0, sides, [0, 1, 2], [0, 1, 2])
-    send(ahead, 2, True).result(10)  # once more, and it is acknowledged once more
+    send(ahead, 2, True).result(60)  # once more, and it is acknowledged once more
     assert decoder.completed.empty()
 
 
@@ -162,13 +162,13 @@ def test_a_damaged_slice_is_sent_again_and_ends_the_ticket_at_last(
     endpoint = bench.proxy(target.endpoint, damage)
     sender = bench.sender(bench.pool(geometry), geometry=geometry)
     target.receiver.open("t", "request", 0, [1, 2], 2)
-    sender.send(endpoint, "t", 0, [4, 9], True, Heads(2, 2)).result(10)
+    sender.send(endpoint, "t", 0, [4, 9], True, Heads(2, 2)).result(60)
     assert tries == [Heads(2, 2)] * MAX_MISMATCHES
-    assert target.completed.get(timeout=10)[0] == "t"
+    assert target.completed.get(timeout=60)[0] == "t"
     target.receiver.open("damaged", "request", 0, [3, 4], 2)
     with pytest.raises(DataLoss):
-        sender.send(endpoint, "damaged", 0, [4, 9], True, Heads(2, 2)).result(10)
-    assert isinstance(target.failed.get(timeout=10)[1], DataLoss)
+        sender.send(endpoint, "damaged", 0, [4, 9], True, Heads(2, 2)).result(60)
+    assert isinstance(target.failed.get(timeout=60)[1], DataLoss)
     assert target.receiver.state("damaged") is None
 
 
@@ -191,7 +191,7 @@ class Held:
 
         def held(target: Pages, source: Pages, pair: RunPair, heads: Heads) -> None:
             self.begun.put(heads)
-            assert heads not in self.waiting or self.go_on.wait(10)
+            assert heads not in self.waiting or self.go_on.wait(60)
             copy(target, source, pair, heads)
             if self.damaging and heads == Heads(2, 2):
                 target.pieces((Run(pair.target, 1),), heads)[0][0] ^= 1
@@ -208,15 +208,15 @@ def test_a_ticket_is_lost_only_when_no_sender_writes_it_any_more(
     held.waiting, held.damaging = {Heads(0, 2)}, True
     slow, damaged = (bench.sender(bench.pool(geometry), geometry=geometry) for _ in range(2))
     stalled = slow.send(decoder.endpoint, "t", 0, [4], True, Heads(0, 2))
-    assert held.begun.get(timeout=10) == Heads(0, 2)
+    assert held.begun.get(timeout=60) == Heads(0, 2)
     failed = damaged.send(decoder.endpoint, "t", 0, [4], True, Heads(2, 2))
     eventually(lambda: isinstance(decoder.receiver.state("t"), Closing))
     assert decoder.failed.empty()
     held.go_on.set()
-    assert isinstance(decoder.failed.get(timeout=10)[1], DataLoss)
+    assert isinstance(decoder.failed.get(timeout=60)[1], DataLoss)
     assert decoder.receiver.state("t") is None
     for future in (stalled, failed):
-        assert isinstance(future.exception(10), DataLoss | Unavailable)
+        assert isinstance(future.exception(60), DataLoss | Unavailable)
 
 
 def test_a_sender_that_comes_again_cuts_its_old_connection_and_no_other(bench: Any, held: Held) -> None:
@@ -228,27 +228,27 @@ def test_a_sender_that_comes_again_cuts_its_old_connection_and_no_other(bench: A
     old, new, other = (bench.sender(pool, geometry=geometry) for _ in range(3))
     arrived = other.send(decoder.endpoint, "t", 0, [4], True, Heads(2, 2))
     cut = old.send(decoder.endpoint, "t", 0, [4], True, Heads(0, 2))
-    assert {held.begun.get(timeout=10) for _ in range(2)} == held.waiting
+    assert {held.begun.get(timeout=60) for _ in range(2)} == held.waiting
     again = new.send(decoder.endpoint, "t", 0, [4], True, Heads(0, 2))
     while not old.counts.reconnects:  # its connection is cut when the fence is over
         assert not again.done()
     held.go_on.set()
     for future in (arrived, cut, again):
-        assert future.result(10).blocks == 1
+        assert future.result(60).blocks == 1
     assert (other.counts.reconnects, new.counts.reconnects) == (0, 0)
-    assert decoder.completed.get(timeout=10)[0] == "t"
+    assert decoder.completed.get(timeout=60)[0] == "t"
 
 
 def test_closing_ends_what_all_senders_have_begun(ranks_of: Callable[..., Ranks]) -> None:
     held, needed = SHAPES["2 to 1"]
     ranks = ranks_of(2, held, needed)
     ranks.open("t", [0, 1])
-    ranks.senders[0].send(ranks.decoders[0].endpoint, "t", 0, [0], False).result(10)
+    ranks.senders[0].send(ranks.decoders[0].endpoint, "t", 0, [0], False).result(60)
     ranks.decoders[0].receiver.close("t")
     assert ranks.decoders[0].receiver.state("t") is None
     for future in ranks.send("t", 1, [1], True):
         with pytest.raises(Unavailable, match="unknown or closed"):
-            future.result(10)
+            future.result(60)
     ranks.open("u", [0, 1])
 
 
@@ -256,12 +256,12 @@ def test_heads_that_have_not_come_equally_far_do_not_go_on_together(ranks_of: Ca
     ranks = ranks_of(2, [Heads(0, 4)], [Heads(0, 4)])
     sender, decoder = ranks.senders[0], ranks.decoders[0]
     ranks.open("t", [0, 1])
-    sender.send(decoder.endpoint, "t", 0, [0], False, Heads(0, 2)).result(10)
+    sender.send(decoder.endpoint, "t", 0, [0], False, Heads(0, 2)).result(60)
     with pytest.raises(Unavailable, match="has part of block 0 already"):
-        sender.send(decoder.endpoint, "t", 0, [0], False, Heads(1, 2)).result(10)
-    sender.send(decoder.endpoint, "t", 0, [0], False, Heads(2, 2)).result(10)
-    sender.send(decoder.endpoint, "t", 1, [1], True).result(10)
-    assert decoder.completed.get(timeout=10)[0] == "t"
+        sender.send(decoder.endpoint, "t", 0, [0], False, Heads(1, 2)).result(60)
+    sender.send(decoder.endpoint, "t", 0, [0], False, Heads(2, 2)).result(60)
+    sender.send(decoder.endpoint, "t", 1, [1], True).result(60)
+    assert decoder.completed.get(timeout=60)[0] == "t"
 
 
 def test_ranks_of_different_models_are_told_apart(bench: Any, backend: TransferBackend) -> None:
@@ -271,7 +271,7 @@ def test_ranks_of_different_models_are_told_apart(bench: Any, backend: TransferB
         with pytest.raises(
             InvalidArgument, match=r"the receiver's pool has 3 layers of 160 byte pages \(2 x 2 heads"
         ):
-            sender.send(decoder.endpoint, "t", 0, [1], True, Heads(0, 2)).result(10)
+            sender.send(decoder.endpoint, "t", 0, [1], True, Heads(0, 2)).result(60)
 
 
 def test_only_heads_that_both_ranks_hold_can_be_sent(bench: Any, backend: TransferBackend) -> None:
@@ -279,9 +279,9 @@ def test_only_heads_that_both_ranks_hold_can_be_sent(bench: Any, backend: Transf
     decoder.receiver.open("t", "request", 0, [1], 1)
     sender = bench.sender(bench.pool(geometry), geometry=geometry)
     with pytest.raises(InvalidArgument, match="the pool holds KV heads 0 to 2, not 2 to 3"):
-        sender.send(decoder.endpoint, "t", 0, [1], True, Heads(2, 2)).result(10)
+        sender.send(decoder.endpoint, "t", 0, [1], True, Heads(2, 2)).result(60)
     with pytest.raises(Unavailable, match="a chunk brings KV heads 0 to 2, the receiver's pool holds 2 to 3"):
-        sender.send(decoder.endpoint, "t", 0, [1], True).result(10)
+        sender.send(decoder.endpoint, "t", 0, [1], True).result(60)
 
 
 def test_a_page_divides_into_heads() -> None:

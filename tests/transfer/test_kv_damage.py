@@ -29,7 +29,7 @@ def test_a_flipped_bit_on_the_wire_is_sent_again(bench: Any, rng: np.random.Gene
     hook, flipped = _flip(times, rng)
     sender = bench.sender(pool)
     decoder.receiver.open("t", "request", 0, [4, 5, 9], 3)
-    sender.send(bench.proxy(decoder.endpoint, hook), "t", 0, [1, 2, 3], True).result(10)
+    sender.send(bench.proxy(decoder.endpoint, hook), "t", 0, [1, 2, 3], True).result(60)
     assert len(flipped) == times
     assert decoder.completed.get_nowait()[:2] == ("t", 3 * GEOMETRY.block_bytes)
     assert (decoder.pages([4, 5, 9]) == pool.array.reshape(3, 24, 520)[:, [1, 2, 3]]).all()
@@ -45,9 +45,9 @@ def test_damage_that_stays_is_data_loss_on_both_sides(bench: Any, rng: np.random
     futures = [sender.send(endpoint, "t", first, [first], first == 2) for first in range(3)]
     for future in futures:
         with pytest.raises(DataLoss):
-            future.result(10)
+            future.result(60)
     assert len(flipped) == 3
-    ticket_id, error = decoder.failed.get(timeout=10)
+    ticket_id, error = decoder.failed.get(timeout=60)
     assert ticket_id == "t"
     assert isinstance(error, DataLoss)
     assert decoder.receiver.state("t") is None
@@ -56,7 +56,7 @@ def test_damage_that_stays_is_data_loss_on_both_sides(bench: Any, rng: np.random
     # The connection and the receiver go on.
     decoder.receiver.open("u", "request", 1, [4], 1)
     flipped.extend(range(99))
-    sender.send(endpoint, "u", 0, [7], True).result(10)
+    sender.send(endpoint, "u", 0, [7], True).result(60)
     assert decoder.completed.get_nowait()[0] == "u"
 
 
@@ -72,11 +72,11 @@ def test_pages_that_change_after_their_checksum_are_never_accepted(bench: Any) -
     decoder.receiver.open("t", "request", 0, [1, 2], 2)
     future = sender.send(bench.proxy(decoder.endpoint, reuse_the_block), "t", 0, [5, 6], True)
     with pytest.raises(DataLoss):
-        future.result(10)
+        future.result(60)
     assert sender.counts.mismatches == 2
     assert decoder.completed.empty()
     with pytest.raises(Unavailable, match="unknown or closed"):
-        sender.send(decoder.endpoint, "t", 0, [5, 6], True).result(10)
+        sender.send(decoder.endpoint, "t", 0, [5, 6], True).result(60)
 
 
 def test_damage_is_counted_per_chunk(bench: Any) -> None:
@@ -92,7 +92,7 @@ def test_damage_is_counted_per_chunk(bench: Any) -> None:
     sender, endpoint = bench.sender(bench.pool()), bench.proxy(decoder.endpoint, hook)
     decoder.receiver.open("t", "request", 0, [4, 5, 9], 3)
     for first in range(3):
-        sender.send(endpoint, "t", first, [first], first == 2).result(10)
+        sender.send(endpoint, "t", first, [first], first == 2).result(60)
     assert tries == {0: 3, 1: 3, 2: 3}
     assert decoder.completed.get_nowait()[0] == "t"
 
@@ -101,7 +101,7 @@ def test_a_damaged_chunk_leaves_the_reservation_open(bench: Any, rng: np.random.
     decoder = bench.decoder(TransferBackend.TCP)
     hook, _ = _flip(1, rng)
     decoder.receiver.open("t", "request", 0, [4, 5], 2)
-    bench.sender(bench.pool()).send(bench.proxy(decoder.endpoint, hook), "t", 0, [1], False).result(10)
+    bench.sender(bench.pool()).send(bench.proxy(decoder.endpoint, hook), "t", 0, [1], False).result(60)
     state = decoder.receiver.state("t")
     assert isinstance(state, Open)
     assert (state.received, state.mismatches) == (1, 0)

@@ -49,7 +49,7 @@ def slow_copies(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threa
 
     def held(self: Pages, source: Pages, pair: Any, heads: Heads) -> None:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         copy(self, source, pair, heads)
 
     monkeypatch.setattr(Pages, "copy_from", held)
@@ -80,7 +80,7 @@ def test_close_waits_for_the_copy_in_flight(
     decoder, pool = bench.decoder(TransferBackend.SHARED_MEMORY), bench.pool()
     decoder.receiver.open("t", "request", 0, [4, 5], 2)
     future = bench.sender(pool).send(decoder.endpoint, "t", 0, [1, 2], True)
-    assert begun.wait(10)
+    assert begun.wait(60)
     closing = threading.Thread(target=decoder.receiver.close, args=("t",))
     closing.start()
     eventually(lambda: isinstance(decoder.receiver.state("t"), Closing))
@@ -93,7 +93,7 @@ def test_close_waits_for_the_copy_in_flight(
     decoder.receiver.open("u", "another", 0, [5], 1)
     after_close = decoder.pool.array.copy()
     with pytest.raises(Unavailable, match=r"closed|lost"):
-        future.result(10)
+        future.result(60)
     assert (decoder.pool.array == after_close).all()
     assert decoder.completed.empty()
 
@@ -118,7 +118,7 @@ def test_a_lease_that_ends_fences_its_writer(bench: Any, eventually: Callable[..
     assert (decoder.pool.array == after).all()
     assert decoder.failed.empty()
     with pytest.raises(Unavailable):
-        bench.sender(bench.pool()).send(decoder.endpoint, "t", 0, [0, 1, 2, 3], True).result(10)
+        bench.sender(bench.pool()).send(decoder.endpoint, "t", 0, [0, 1, 2, 3], True).result(60)
 
 
 def test_a_sender_that_comes_back_replaces_its_dead_connection(bench: Any, eventually: Callable[..., None]) -> None:
@@ -126,7 +126,7 @@ def test_a_sender_that_comes_back_replaces_its_dead_connection(bench: Any, event
     decoder.receiver.open("t", "request", 0, [4, 5, 6, 7], 4)
     zombie = _Zombie(decoder.endpoint.address, pool, "t", [0, 1, 2, 3])
     eventually(lambda: isinstance(decoder.receiver.state("t"), Receiving))
-    bench.sender(pool).send(decoder.endpoint, "t", 0, [8, 9, 10, 11], True).result(10)
+    bench.sender(pool).send(decoder.endpoint, "t", 0, [8, 9, 10, 11], True).result(60)
     assert isinstance(decoder.receiver.state("t"), Complete)
     zombie.go_on()
     eventually(lambda: decoder.server.connections == 1)
@@ -144,15 +144,15 @@ def test_cancel_drops_what_waits_and_what_flies(
     flying = sender.send(decoder.endpoint, "t", 0, [0], False)
     waiting = sender.send(decoder.endpoint, "t", 1, [1, 2], True)
     other = sender.send(decoder.endpoint, "u", 0, [9], True)
-    assert begun.wait(10)
+    assert begun.wait(60)
     sender.cancel("t")  # returns although the receiver hangs: the connection is cut
     for future in (flying, waiting):
         with pytest.raises(Cancelled):
-            future.result(10)
+            future.result(60)
     # The source blocks have a new owner now; what the receiver still copies is not accepted.
     pool.array.reshape(3, 24, 520)[:, [0, 1, 2]] ^= 0xFF
     go_on.set()
-    assert other.result(10).blocks == 1
+    assert other.result(60).blocks == 1
     decoder.receiver.close("t")
     assert [decoder.completed.get_nowait()[0]] == ["u"]
     assert sender.counts.reconnects == 0
@@ -169,7 +169,7 @@ def test_only_the_ticket_that_flies_waits_for_a_receiver_that_stalls(
     for place, ticket in enumerate(tickets):
         decoder.receiver.open(ticket, ticket, 0, [place], 1)
     futures = [sender.send(decoder.endpoint, ticket, 0, [place], True) for place, ticket in enumerate(tickets)]
-    assert begun.wait(10)
+    assert begun.wait(60)
     cancelling = [threading.Thread(target=sender.cancel, args=(ticket,), daemon=True) for ticket in tickets]
     for thread in cancelling:
         thread.start()
@@ -191,7 +191,7 @@ def test_cancelling_from_a_callback_does_not_wait_for_itself(bench: Any) -> None
         told.set()
 
     sender.send(decoder.endpoint, "t", 0, [0], False).add_done_callback(give_up)
-    assert told.wait(10)
+    assert told.wait(60)
 
 
 def test_shutdown_resolves_every_future(bench: Any, slow_copies: tuple[threading.Event, threading.Event]) -> None:
@@ -199,7 +199,7 @@ def test_shutdown_resolves_every_future(bench: Any, slow_copies: tuple[threading
     decoder, sender = bench.decoder(TransferBackend.SHARED_MEMORY), bench.sender(bench.pool())
     decoder.receiver.open("t", "request", 0, [0, 1, 2], 3)
     futures = [sender.send(decoder.endpoint, "t", first, [first], first == 2) for first in range(3)]
-    assert begun.wait(10)
+    assert begun.wait(60)
     sender.shutdown()
     for future in futures:
         with pytest.raises(Cancelled):
@@ -222,7 +222,7 @@ def test_a_lost_connection_is_opened_once_more(bench: Any) -> None:
     endpoint = bench.proxy(decoder.endpoint, lose_the_second_chunk)
     decoder.receiver.open("t", "request", 0, [0, 1, 2], 3)
     futures = [sender.send(endpoint, "t", first, [first], first == 2) for first in range(3)]
-    assert [future.result(10).blocks for future in futures] == [1, 1, 1]
+    assert [future.result(60).blocks for future in futures] == [1, 1, 1]
     assert sender.counts.reconnects == 1
     assert decoder.completed.get_nowait()[0] == "t"
     assert [type(frame) for frame in seen] == [Hello, Chunk, Chunk, Hello, Chunk, Chunk]
@@ -237,7 +237,7 @@ def test_a_connection_lost_twice_is_unavailable_for_all_that_wait(bench: Any) ->
 
     sender, endpoint = bench.sender(bench.pool()), bench.proxy(decoder.endpoint, lose_every_chunk)
     futures = [sender.send(endpoint, ticket, 0, [0], True) for ticket in ("t", "u")]
-    errors = [future.exception(10) for future in futures]
+    errors = [future.exception(60) for future in futures]
     assert [type(error) for error in errors] == [Unavailable, Unavailable]
     assert errors[0] is not errors[1]
 
@@ -245,10 +245,10 @@ def test_a_connection_lost_twice_is_unavailable_for_all_that_wait(bench: Any) ->
 def test_a_receiver_that_is_gone_is_unavailable(bench: Any) -> None:
     decoder, sender = bench.decoder(), bench.sender(bench.pool())
     decoder.receiver.open("t", "request", 0, [0, 1], 2)
-    sender.send(decoder.endpoint, "t", 0, [0], False).result(10)
+    sender.send(decoder.endpoint, "t", 0, [0], False).result(60)
     decoder.server.shutdown()
     with pytest.raises(Unavailable, match="cannot reach the transfer server"):
-        sender.send(decoder.endpoint, "t", 1, [1], True).result(10)
+        sender.send(decoder.endpoint, "t", 1, [1], True).result(60)
 
 
 @pytest.mark.parametrize("closed", [False, True])

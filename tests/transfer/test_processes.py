@@ -58,7 +58,7 @@ def test_a_killed_sender_completes_nothing_and_hurts_nobody(
     decoder.receiver.close("t")
     decoder.receiver.open("u", "request", 1, [4, 5, 6, 7], 4)
     pool = bench.pool()
-    bench.sender(pool).send(decoder.endpoint, "u", 0, [0, 1, 2, 3], True).result(10)
+    bench.sender(pool).send(decoder.endpoint, "u", 0, [0, 1, 2, 3], True).result(60)
     assert (decoder.pages([4, 5, 6, 7]) == pool.array.reshape(SHAPE)[:, :4]).all()
 
 

@@ -63,7 +63,7 @@ class Rank:
         self.mover.handlers[type(order)](order)
 
     def hears(self) -> Report:
-        return self.said.get(timeout=30)
+        return self.said.get(timeout=60)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

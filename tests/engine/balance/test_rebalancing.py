@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
+from tests.support.leads import clear_answer
 from tests.support.seeds import drawn_seed
 from triptych.engine.balance import Balancer, ExpertMover, open_balancer
 from triptych.models.decoder import Decoder
@@ -151,7 +152,10 @@ def serve(
     parallelism: Parallelism = TWO,
     policy: BalancePolicy = WHEN_FORCED,
 ) -> Served:
-    """Answers of ranks that are joined by the channel, until there shall be no more; they are those of one rank."""
+    """Answers of ranks that are joined by the channel, until there shall be no more; they are those of one rank.
+
+    As far as these are clear: how many prompts there are, and so which, depends on the threads that read.
+    """
     hub = Hub(parallelism.size)
 
     def run(mesh: Mesh) -> Served | list[list[int]]:
@@ -167,9 +171,12 @@ def serve(
     hub.close()
     assert isinstance(first, Served)
     alone = load(files, Mesh())
-    expected = [[list(generate(alone, p[::order])) for p in first.prompts] for order in (1, -1)[: parallelism.lanes]]
+    lanes = [
+        [clear_answer(alone, p[::order], ANSWER) for p in first.prompts] for order in (1, -1)[: parallelism.lanes]
+    ]
     for rank, answers in enumerate((first.answers, *others)):
-        assert answers == expected[parallelism.lane(rank)]
+        expected = lanes[parallelism.lane(rank)]
+        assert [found[: len(clear)] for found, clear in zip(answers, expected, strict=True)] == expected
     return first
 
 
@@ -205,7 +212,7 @@ def test_no_step_waits_for_experts_that_are_being_read(files: ModelFiles) -> Non
     waited, gate = 0, threading.Event()
 
     def read(real: Callable[[int], Expert], expert: int) -> Expert:
-        assert gate.wait(60)
+        assert gate.wait(240)
         return real(expert)
 
     def direct(balancer: Balancer) -> bool:
@@ -244,7 +251,7 @@ def test_balance_gets_better_on_what_was_counted(files: ModelFiles) -> None:
     def direct(balancer: Balancer) -> bool:
         nonlocal forced
         forced += 1
-        if forced % ANSWER == 0:
+        if forced % ANSWER == 0 and not balancer.balance.moving:  # or another would follow
             balancer.force()
         return balancer.balance.commits == 0 or balancer.balance.moving
 

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from triptych.parallel.channel import Hub
 from triptych.parallel.rendezvous import Host
 
 Open = Callable[..., Engine]
-SILENCE = 5.0
+SILENCE = 10.0
+"""Seconds: a rank that lives says so even on a machine that has much else to do."""
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +57,12 @@ def ask(engine: Engine, prompts: list[list[int]]) -> list[tuple[int, ...]]:
 
 def processes() -> list[psutil.Process]:
     """The ranks that this process has started; other tests may have started something else."""
-    children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in children if "triptych.engine.ranks.child" in child.cmdline()]
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # it has ended since
+            if child.status() != psutil.STATUS_ZOMBIE and "triptych.engine.ranks.child" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def prompts(count: int) -> list[list[int]]:
@@ -114,6 +120,7 @@ def test_a_rank_that_gives_up_is_lost_too(
 ) -> None:
     """Rank 0, one of its lane, and the first one of another lane; as threads."""
     monkeypatch.setattr("triptych.engine.engine.Replica", partial(Replica, start=RankThreads))
+    monkeypatch.setattr("triptych.parallel.channel.hub._CAUSE", 60.0)  # what follows from it may come before it
     compute, left = RankComputer.compute, iter(range(8, -1, -1))
 
     def computing(self: RankComputer, *arguments: Any) -> StepDone:
@@ -163,7 +170,7 @@ def test_a_rank_that_lives_and_does_not_answer_is_lost_too(
 ) -> None:
     """The only one of its lane: behind the last layer no other rank waits for it."""
     monkeypatch.setattr("triptych.engine.engine.Replica", partial(Replica, start=RankThreads))
-    monkeypatch.setattr("triptych.engine.ranks.leader.PATIENCE", 4.0)
+    monkeypatch.setattr("triptych.engine.ranks.leader.PATIENCE", 8.0)
     compute, left, over = RankComputer.compute, iter(range(8, -1, -1)), threading.Event()
 
     def computing(self: RankComputer, *arguments: Any) -> StepDone:
@@ -179,7 +186,7 @@ def test_a_rank_that_lives_and_does_not_answer_is_lost_too(
         engine._replica.group._hub.on_lost(lambda lost: over.set())
         monkeypatch.setattr(RankComputer, "compute", computing)
         assert ask(engine, asked) == undisturbed
-    assert "the ranks are started again: rank 1 has not answered within 4 s" in caplog.text
+    assert "the ranks are started again: rank 1 has not answered within 8 s" in caplog.text
 
 
 def test_ranks_that_do_not_come_are_given_up_with_the_reason_until_they_are_asked_for_again(
@@ -255,5 +262,5 @@ def test_a_rank_ends_with_the_stream_that_its_parent_holds(llama: Path) -> None:
         hub.gather(60)
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(10) == 1
+        assert process.wait(60) == 1
     hub.close()

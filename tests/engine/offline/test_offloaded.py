@@ -121,7 +121,8 @@ def test_ranks_have_a_pool_each(mixture: Path, open_engine: Open, divided: dict[
         for _ in range(2):
             require_same(engine.generate(asked, answers), resident.generate(asked, answers))
         assert engine.core.decoder.residency is not None
-        assert engine.core.decoder.residency.counts.misses > 0
+        counts = engine.core.decoder.residency.counts
+        assert counts.hits < counts.demanded
 
 
 def test_experts_move_among_ranks_that_do_not_keep_all_of_theirs(mixture: Path, open_engine: Open) -> None:
@@ -132,11 +133,10 @@ def test_experts_move_among_ranks_that_do_not_keep_all_of_theirs(mixture: Path, 
         expected = resident.generate(asked, GREEDY)
     with open_engine(mixture, **divided, expert_offload=HALF, expert_balance=always) as engine:
         assert engine.balancer is not None
-        for _ in range(4):
+        while not (balance := engine.balancer.balance).commits:  # of loads that differ every time
             engine.balancer.force()
             require_same(engine.generate(asked, GREEDY), expected)
-        balance = engine.balancer.balance
-    assert balance.commits > 0
+        require_same(engine.generate(asked, GREEDY), expected)
     assert balance.given_up == 0
 
 

@@ -12,13 +12,14 @@ from triptych.experts.store import PackedStore
 from triptych.models import rank_mend
 from triptych.models.rank_mend import RankMend
 from triptych.parallel import Mesh, Parallelism
+from triptych.parallel.patience import PATIENCE
 from triptych.parallel.testing import run_threads
 from triptych.parallel.words import Word, told
 
 CPU = torch.device("cpu")
-PATIENCE, WORDS = 1.0, 25
-"""Seconds that a rank waits for the other's next word, and words until the work is done: twice as long in all."""
-EVERY = 2 * PATIENCE / WORDS
+WORDS = 25
+"""Until the work is done. A rank has its whole patience for each of them."""
+EVERY = 0.01
 
 
 class Residency:
@@ -50,8 +51,8 @@ def said(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_others_wait_longer_than_their_patience(said: threading.Semaphore, fails: bool) -> None:
-    runs = [0, 0]
+def test_the_others_wait_for_one_word_after_the_other(said: threading.Semaphore, fails: bool) -> None:
+    runs, calls = [0, 0], [0, 0]
 
     def pack(layer: int, expert: int) -> PackedStore:
         for _ in range(WORDS):
@@ -65,10 +66,17 @@ def test_the_others_wait_longer_than_their_patience(said: threading.Semaphore, f
             runs[mesh.rank] += 1
 
         residency: Any = Residency(RankMend(pack, mesh, CPU, EVERY), failures=mesh.rank)
-        return CommonReading(residency, mesh, CPU).all_read(again)
+        reason = CommonReading(residency, mesh, CPU).all_read(again)
+        calls[mesh.rank] = mesh.expert.traffic.calls.total()
+        return reason
 
-    assert run_threads(Parallelism(1, 2), one, patience=PATIENCE) == ("", "")
+    assert run_threads(Parallelism(1, 2), one) == ("", "")
     assert runs == [1, 1]
+    assert calls[0] == calls[1] >= WORDS + 2  # and how each run has gone
+
+
+def test_words_come_sooner_than_a_patience_ends() -> None:
+    assert RankMend(cast(Any, None), Mesh(), CPU).every <= PATIENCE / 2
 
 
 def test_all_ranks_mend_at_once(said: threading.Semaphore) -> None:
@@ -83,4 +91,4 @@ def test_all_ranks_mend_at_once(said: threading.Semaphore) -> None:
         residency: Any = Residency(RankMend(pack, mesh, CPU, 0.01), failures=1)
         return CommonReading(residency, mesh, CPU).all_read(lambda: cast(None, turns.wait()))
 
-    assert run_threads(Parallelism(1, 2), one, patience=30) == ("", "")
+    assert run_threads(Parallelism(1, 2), one) == ("", "")

@@ -40,7 +40,7 @@ def hub() -> Iterator[Hub]:
 @pytest.fixture
 def other(hub: Hub) -> Other:
     member = Member(hub.address, hub.key, 1)
-    hub.gather(20)
+    hub.gather(60)
     return Other(member)
 
 
@@ -49,7 +49,7 @@ def taken(ranks: TracedRanks, other: Other) -> list[tuple[str, int]]:
     with ThreadPoolExecutor() as pool:
         spans = pool.submit(ranks.end)
         other.obey(1)
-        return [(span.name, span.rank) for span in spans.result(20)]
+        return [(span.name, span.rank) for span in spans.result(60)]
 
 
 def test_every_trace_has_what_was_done_in_it(hub: Hub, other: Other) -> None:

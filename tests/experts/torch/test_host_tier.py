@@ -19,7 +19,7 @@ class File:
     def read(self, layer: int, expert: int, into: torch.Tensor) -> None:
         self.reads.append((layer, expert))
         self.started.set()
-        assert self.go_on.wait(20)
+        assert self.go_on.wait(60)
         if self.error is not None:
             raise self.error
         into.fill_(10 * layer + expert)
@@ -68,7 +68,7 @@ def test_no_slot_is_given_away_while_all_are_held(file: File) -> None:
 def test_a_read_that_one_of_two_gives_up_is_done_for_the_other(file: File) -> None:
     tier = opened(file)
     busy = held(tier, 0, 0)
-    assert file.started.wait(20)
+    assert file.started.wait(60)
     slot = held(tier, 0, 1)
     assert held(tier, 0, 1) == slot
     assert tier.drop(slot)
@@ -82,7 +82,7 @@ def test_a_read_that_one_of_two_gives_up_is_done_for_the_other(file: File) -> No
 def test_a_read_that_all_have_given_up_is_not_done(file: File) -> None:
     tier = opened(file)
     busy = held(tier, 0, 0)
-    assert file.started.wait(20)
+    assert file.started.wait(60)
     slot = held(tier, 0, 1)
     assert not tier.drop(busy)
     assert tier.drop(slot)

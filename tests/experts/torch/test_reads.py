@@ -16,7 +16,7 @@ class Disk:
 
     def __call__(self, read: Read) -> None:
         if read.slot != self._free:
-            assert self.go_on.wait(20)
+            assert self.go_on.wait(60)
         self.read.append(read.slot)
 
 

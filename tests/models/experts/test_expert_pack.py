@@ -332,7 +332,7 @@ def resident(folder: Path) -> int:
 def test_two_processes_that_want_a_pack_make_it_once(files: ModelFiles, cache: Path) -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         made = [pool.submit(packed_in, str(files.path), str(cache)) for _ in range(2)]
-        (first, one), (second, other) = (future.result(timeout=120) for future in made)
+        (first, one), (second, other) = (future.result(timeout=280) for future in made)
 
     assert first + second == 1
     assert one == other

@@ -114,7 +114,7 @@ def test_no_policy_or_predictor_changes_a_bit(
 ) -> None:
     for counts in require_equal(model, grid, policy, prefetch):
         assert counts.steps == 2 * STEPS
-        assert counts.misses > 0
+        assert counts.hits < counts.demanded  # some were read; a route may foresee all of them
         assert (counts.prefetched > 0) == (prefetch != "none")
 
 

@@ -73,7 +73,7 @@ def test_all_are_packed_as_they_are_which_is_said_once(
 def test_ranks_that_wait_for_the_one_that_tries_do_not_try(files: ModelFiles, spread: Spread, tmp_path: Path) -> None:
     ranks = [compact_of(opened(files)) for _ in range(3)]
     tried = spread(*last_of(ranks[0]))
-    begin = Barrier(len(ranks), timeout=30)
+    begin = Barrier(len(ranks), timeout=120)
 
     def open_(pack: CompactPack) -> Path:
         begin.wait()

@@ -69,7 +69,7 @@ class Replica:
         size = len(self.heads) * self.lanes
         self.hub = Hub(size)
         self.members = [Member(self.hub.address, self.hub.key, rank) for rank in range(1, size)]
-        self.hub.gather(20)
+        self.hub.gather(60)
         reports: list[Callable[[Any], None]] = [lambda report: self.kv.heard(0, report)]
         reports += [reporting(member.send) for member in self.members]
         self.ranks = [
@@ -104,7 +104,7 @@ class Replica:
         )
 
     def hear(self) -> Any:
-        return self.posted.get(timeout=20)
+        return self.posted.get(timeout=60)
 
     def states(self, ticket_id: str) -> list[Any]:
         return [rank.kv.receiver.state(ticket_id) for rank in self.ranks]

@@ -54,7 +54,7 @@ class Held:
         def held(pages: Pages, source: Pages, pair: Any, heads: Heads) -> None:
             if pages.geometry.heads == self.heads:
                 self.begun.set()
-                assert self.go_on.wait(20)
+                assert self.go_on.wait(60)
             copy(pages, source, pair, heads)
 
         monkeypatch.setattr(Pages, "copy_from", held)
@@ -68,9 +68,9 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 10 s"
+        assert time.monotonic() < deadline, "it did not happen within a minute"
         time.sleep(0.002)
 
 
@@ -141,7 +141,7 @@ def test_a_push_by_a_rank_that_is_lost_fails_once(pair: tuple[Any, Any], held: H
     prefill, decode = pair
     ticket = decode.ticket("t", [1, 2])
     prefill.movers.push(P, ticket, 0, [5, 7], last=True)
-    assert held.begun.wait(20)
+    assert held.begun.wait(60)
     prefill.members[0].close()
     failed = prefill.hear()
     assert (type(failed), type(failed.error)) == (ChunkFailed, RankLost)
@@ -155,7 +155,7 @@ def test_a_push_by_a_rank_that_is_lost_fails_once(pair: tuple[Any, Any], held: H
 def test_stop_receiving_waits_for_the_copy_of_every_rank(pair: tuple[Any, Any], held: Held) -> None:
     prefill, decode = pair
     prefill.movers.push(P, decode.ticket("t", [1, 2]), 0, [5, 7], last=True)
-    assert held.begun.wait(20)
+    assert held.begun.wait(60)
     decode.movers.stop_receiving(D, "t")
     eventually(lambda: isinstance(decode.states("t")[1], Closing))
     assert decode.posted.empty()
@@ -174,7 +174,7 @@ def test_stop_sending_ends_the_chunks_of_every_rank(pair: tuple[Any, Any], held:
     ticket = decode.ticket("t", [1, 2, 3])
     prefill.movers.push(P, ticket, 0, [5, 7], last=False)
     prefill.movers.push(P, ticket, 2, [0], last=True)
-    assert held.begun.wait(20)
+    assert held.begun.wait(60)
     prefill.movers.stop_sending(P, "t")
     answers = [prefill.hear()]  # the second chunk is dropped, the first may still arrive
     held.go_on.set()
@@ -190,7 +190,7 @@ def test_a_lease_that_ends_on_one_rank_ends_on_all(replica: Callable[..., Any]) 
     decode.ticket("t", [1, 2])
     failed = decode.hear()
     assert (type(failed), failed.ticket_id, type(failed.error)) == (KvFailed, "t", Unavailable)
-    assert decode.states("t") == [None, None]
+    eventually(lambda: decode.states("t") == [None, None])  # one may have ended before the other was opened
     decode.movers.stop_receiving(D, "t")
     assert decode.hear() == Fenced(D)
     assert decode.posted.empty()
@@ -213,7 +213,7 @@ def test_a_heartbeat_does_not_wait_for_tickets_whose_peers_stall(
 
     def stall(ticket_id: str) -> None:
         stalled.release()
-        assert let_go.wait(20)
+        assert let_go.wait(60)
 
     for i in range(6):
         decode.ticket(f"stalled {i}", [i])
@@ -221,7 +221,7 @@ def test_a_heartbeat_does_not_wait_for_tickets_whose_peers_stall(
     monkeypatch.setattr(decode.ranks[0].kv.receiver, "close", stall)
     for i in range(6):
         decode.kv.heard(1, Lapsed(f"stalled {i}", Unavailable("its router is gone")))
-    assert all(stalled.acquire(timeout=20) for _ in range(4))
+    assert all(stalled.acquire(timeout=60) for _ in range(4))
     before = [state.expires_at for state in decode.states("t")]
     decode.movers.renew("router")
     eventually(lambda: all(s.expires_at > b for s, b in zip(decode.states("t"), before, strict=True)))
@@ -234,20 +234,20 @@ def test_what_fails_after_the_end_keeps_nobody_from_reading(pair: tuple[Any, Any
     decode.ticket("t", [1, 2])
     decode.movers.close()
     decode.members[0].send(Lapsed("t", Unavailable("its router is gone")))
-    decode.remote[0].ask(StopSending("t")).result(timeout=10)
+    decode.remote[0].ask(StopSending("t")).result(timeout=60)
     assert decode.posted.empty()
 
 
 def test_nobody_waits_for_an_answer_of_a_group_that_was_closed(pair: tuple[Any, Any], held: Held) -> None:
     prefill, decode = pair
     prefill.movers.push(P, decode.ticket("t", [1, 2]), 0, [5, 7], last=True)
-    assert held.begun.wait(20)
+    assert held.begun.wait(60)
     asked = decode.remote[0].ask(CloseLease("t"))
     prefill.hub.close()
     failed = prefill.hear()
     assert (type(failed), type(failed.error)) == (ChunkFailed, RankLost)
     decode.hub.close()
-    asked.result(timeout=10)
+    asked.result(timeout=60)
 
 
 def test_a_ticket_that_one_rank_cannot_open_is_not_given_out(pair: tuple[Any, Any]) -> None:
