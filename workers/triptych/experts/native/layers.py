@@ -78,6 +78,7 @@ def rounded_experts(store: PackedStore, layer: int, numbers: Sequence[int]) -> R
         parts=tuple(start for matrix in matrices for start in _starts(matrix)),
         shapes=tuple(size for matrix in (exact.gate, exact.up, exact.down) for size in matrix.values.shape),
         dtype=exact.gate.values.dtype,
+        bits=4 if layout.gate.form == "Q4_0" else 8,
         offsets=blobs.offsets,
         checksums=blobs.checksums,
         piece=blobs.piece,
@@ -85,7 +86,6 @@ def rounded_experts(store: PackedStore, layer: int, numbers: Sequence[int]) -> R
 
 
 def _starts(matrix: MatrixParts) -> tuple[int, ...]:
-        bits=4 if layout.gate.form == "Q4_0" else 8,
     return tuple(-1 if part is None else part.offset for part in (matrix.values, matrix.scales, matrix.bias))
 
 
