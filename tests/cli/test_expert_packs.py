@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from triptych.experts.store import open_store
+from triptych.kernels.dispatch import REFERENCE, Op
+from triptych.models import compact_pack
 from triptych.models.synthetic import synthetic
 
 Run = Callable[..., tuple[int, str, str]]
@@ -37,6 +39,18 @@ def test_a_pack_is_made_then_verified_then_mended(model: Path, run: Run) -> None
     assert status == 0
     assert mended.splitlines()[-1] == "1 were damaged, and have been written again"
     assert "damaged" not in run("experts", "pack", model, "--verify")[1]
+
+
+def test_without_a_compiler_what_could_not_be_computed_with_is_not_packed(
+    model: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("experts", "pack", model, "--dtype", "bfloat16", "--json")
+    plain = json.loads(run(*arguments, "--plain")[1])
+    twelve = json.loads(run(*arguments)[1])
+    assert ("-compact-" in twelve["path"], "-compact-" in plain["path"]) == (True, False)
+    monkeypatch.setattr(Op, "backend", lambda op, device: REFERENCE)
+    monkeypatch.setattr(compact_pack, "obtainable", lambda: False)
+    assert json.loads(run(*arguments)[1])["path"] == plain["path"]
 
 
 def test_what_is_printed_as_json_says_where_it_is_and_what_it_took(model: Path, run: Run) -> None:

@@ -14,6 +14,8 @@ from triptych.cli.models import embedding, forecasting, survey
 from triptych.config.load import make_spec
 from triptych.controller.desired import PROCESS_BYTES
 from triptych.experts.settings import Auto, OffloadSettings
+from triptych.kernels.dispatch import REFERENCE, Op
+from triptych.models import compact_pack
 from triptych.models.progress import SILENT
 from triptych.models.recipes import RECIPES
 from triptych.models.recipes.catalogue import FAMILIES
@@ -49,7 +51,7 @@ class StillMachine:
 def _still(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (survey, embedding):
         monkeypatch.setattr(module, "Machine", StillMachine)
-    monkeypatch.setattr(forecasting, "disk_bandwidth", lambda path, size, readers: 1e8)
+    monkeypatch.setattr(forecasting, "disk_speed", lambda pack, size, readers: 1e8)
 
 
 @pytest.fixture
@@ -177,6 +179,9 @@ def test_check_knows_that_experts_of_bfloat16_take_less_in_slots_than_all_in_mem
     free(round((others + 10 * slot) / 0.9) + 1)
     mixture = check()["mixture"]
     assert (mixture["auto"], mixture["auto_bytes"] // slot) == ("part", 10)
+    monkeypatch.setattr(Op, "backend", lambda op, device: REFERENCE)
+    monkeypatch.setattr(compact_pack, "obtainable", lambda: False)
+    assert check()["mixture"]["expert_bytes"] == 9 * 4096
 
 
 def test_check_of_a_mixture_that_fits_in_part_says_how_it_can_be_served(

@@ -15,7 +15,7 @@ from triptych.core.fleet import Stage
 from triptych.experts.fit import budget
 from triptych.experts.pool import pool_of
 from triptych.experts.settings import Auto, Bytes, Fraction, OffloadSettings
-from triptych.models.expert_sizes import layer_needs
+from triptych.models.expert_sizes import WeightForm, layer_needs
 from triptych.models.size import parameters
 from triptych.models.spec import DecoderSpec, ModelSpec, MoeSpec, SoftmaxRouter
 
@@ -26,6 +26,8 @@ FIXED = 1 << 20
 WIDE = 128
 """Outputs of experts that twelve bits a weight save a page of: of 9 with 16 bits."""
 PAGE = 4096
+FLOAT32, BFLOAT16 = WeightForm(4.0, compactable=False), WeightForm(2.0, compactable=True)
+REFUSED = WeightForm(2.0, compactable=False)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +52,7 @@ def settled(mixture: ModelSpec, free: int, **settings: Any) -> dict[Stage, Offlo
     stages = resolve_stages(spec, "texts", cpu_count=4)
     offloads = offloads_of(spec, mixture, stages)
     free += FIXED + others(mixture.decoder)
-    return settle(offloads, mixture.decoder, 4.0, stages, fixed=FIXED, free=free)
+    return settle(offloads, mixture.decoder, FLOAT32, stages, fixed=FIXED, free=free)
 
 
 def budgets(offloads: dict[Stage, OffloadSettings | None]) -> list[Any]:
@@ -117,9 +119,18 @@ def wide(mixture: ModelSpec) -> ModelSpec:
     return replace(mixture, decoder=replace(mixture.decoder, layers=layers))
 
 
-@pytest.mark.parametrize(("given", "blob"), [({}, 8), ({"compact": False}, 9), ({"lossy": True}, 9)])
+@pytest.mark.parametrize(
+    ("given", "form", "blob"),
+    [
+        ({}, BFLOAT16, 8),
+        ({}, REFUSED, 9),
+        ({"compact": False}, BFLOAT16, 9),
+        ({"lossy": True}, BFLOAT16, 9),
+        ({"lossy": "int4"}, BFLOAT16, 9),
+    ],
+)
 def test_experts_of_sixteen_bits_are_counted_in_the_form_that_they_are_kept_in(
-    wide: ModelSpec, given: dict[str, Any], blob: int
+    wide: ModelSpec, given: dict[str, Any], form: WeightForm, blob: int
 ) -> None:
     experts, slot = 3 * 4 * 3 * 2 * 48 * WIDE, blob * PAGE
     others = 2 * parameters(wide.decoder) - experts
@@ -128,7 +139,7 @@ def test_experts_of_sixteen_bits_are_counted_in_the_form_that_they_are_kept_in(
         cluster = ClusterSpec(model="tiny", **spec)
         stages = resolve_stages(cluster, "texts", cpu_count=4)
         offloads = offloads_of(cluster, wide, stages)
-        return settle(offloads, wide.decoder, 2.0, stages, fixed=FIXED, free=FIXED + others + room)
+        return settle(offloads, wide.decoder, form, stages, fixed=FIXED, free=FIXED + others + room)
 
     automatic = {"experts": {"budget": "auto", **given}}
     assert budgets(settled(4 * slot, layout="1D", **automatic)) == [Bytes(4 * slot)] * 2
@@ -141,12 +152,12 @@ def test_experts_of_sixteen_bits_are_counted_in_the_form_that_they_are_kept_in(
     assert budgets(settled(half + 5 * slot, stages=stages, **automatic)) == [Fraction(0.5), Bytes(5 * slot)]
 
 
-@pytest.mark.parametrize("given", [{}, {"compact": False}, {"lossy": True}])
+@pytest.mark.parametrize("given", [{}, {"compact": False}, {"lossy": True}, {"lossy": "int4"}])
 @pytest.mark.parametrize("budget", [Fraction(0.5), Fraction(1), Bytes(6 * 9 * PAGE), Bytes(1 << 40)])
 def test_a_pool_is_counted_as_large_as_it_will_be(
     wide: ModelSpec, given: dict[str, Any], budget: Fraction | Bytes
 ) -> None:
     offload = OffloadSettings(budget=budget, **given)
-    layers = layer_needs(wide.decoder, 2.0, compact=offload.twelve_bits("cpu"))
-    counted, pool = pool_bytes(offload, wide.decoder, 2.0, Ranks()), pool_of(offload, layers)
+    layers = layer_needs(wide.decoder, BFLOAT16, compact=offload.twelve_bits("cpu"))
+    counted, pool = pool_bytes(offload, wide.decoder, BFLOAT16, Ranks()), pool_of(offload, layers)
     assert pool.nbytes <= counted < pool.nbytes + pool.slot_bytes

@@ -1,30 +1,38 @@
 """The budget `auto` before a model is loaded."""
 
+import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
-from triptych.core.errors import FailedPrecondition
+from triptych.core.errors import FailedPrecondition, ResourceExhausted
 from triptych.engine import expert_fit
-from triptych.engine.expert_fit import settle
+from triptych.engine.expert_fit import disk_speed, settle
+from triptych.engine.loading import pack_experts
 from triptych.engine.ranks.settings import RankSettings
-from triptych.experts.fit import budget
+from triptych.experts.fit import Speeds, Work, budget, forecast
 from triptych.experts.settings import Auto, Bytes, Fraction, OffloadSettings
+from triptych.kernels.dispatch import REFERENCE, Op
 from triptych.models.compact_pack import CompactPack
 from triptych.models.expert_pack import ExpertPack
-from triptych.models.expert_sizes import expert_parameters, layer_needs
+from triptych.models.expert_sizes import WeightForm, expert_parameters, layer_needs
+from triptych.models.files import WEIGHTS
 from triptych.models.layout import decoder_tensors
 from triptych.models.parameters import open_parameters
 from triptych.models.progress import SILENT
+from triptych.models.quantization import Quantization
 from triptych.models.resolve import resolve
-from triptych.models.size import parameters
+from triptych.models.size import parameters, step_parameters
 from triptych.models.spec import read_spec
 from triptych.parallel import ALONE, Parallelism
 
 KV = 3 << 20
+MEMORY, DISK = 1e9, 1e7
 AUTO = OffloadSettings(budget=Auto(), policy="lru")
 SIZES = {
     "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 2,
@@ -46,8 +54,11 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_stays_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def _a_still_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of its memory stays free, and how fast it is is known."""
     monkeypatch.setattr(budget, "KEPT_FREE", 0)
+    monkeypatch.setattr(expert_fit, "read_bandwidth", lambda threads, size: MEMORY)
+    monkeypatch.setattr(expert_fit, "disk_speed", lambda pack, size, readers: DISK)
 
 
 @pytest.fixture
@@ -111,21 +122,101 @@ def test_for_a_model_without_experts_auto_means_nothing(settings: RankSettings, 
     assert settle(replace(settings, files=resolve(str(tmp_path)))).offload is None
 
 
+@pytest.mark.parametrize(("dtype", "form"), [(torch.float32, "none"), (torch.bfloat16, "int8")])
+def test_twelve_bits_are_for_bfloat16(settings: RankSettings, dtype: torch.dtype, form: Quantization) -> None:
+    spec = read_spec(settings.files).decoder
+    assert not WeightForm.of(settings.files, spec, form, dtype).compactable
+
+
+def test_what_refused_twelve_bits_and_what_cannot_expand_them_is_counted_as_it_is(
+    mixture: Path, others: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An expert of the model has exponents that lie too far apart, as its packing finds out."""
+    tensors = load_file(mixture / WEIGHTS)
+    name = next(name for name in tensors if "experts" in name and name.endswith("weight") and ".0." in name)
+    tensors[name] = (10.0 ** torch.linspace(-30, 30, tensors[name].numel())).to(torch.bfloat16).view_as(tensors[name])
+    monkeypatch.setattr("triptych.models.conversion.cache_directory", lambda: tmp_path / "cache")
+    shutil.copytree(mixture, tmp_path / "model")
+    save_file(tensors, tmp_path / "model" / WEIGHTS, {"format": "pt"})
+    files = resolve(str(tmp_path / "model"))
+    settings = RankSettings(files=files, parallelism=ALONE, dtype="bfloat16", kv_memory=KV, adapters={}, offload=AUTO)
+    for refuses in (False, True):
+        least = 6 * (BLOB if refuses else TWELVE)
+        free(monkeypatch, others + KV + least)
+        assert settle(settings).offload == OffloadSettings(budget=Bytes(least), policy="lru")
+        free(monkeypatch, others + KV + least - 1)
+        with pytest.raises(FailedPrecondition, match="one layer do not fit"):
+            settle(settings)
+        pack_experts(files, "bfloat16", "none", AUTO, progress=SILENT)
+
+
+def test_a_machine_whose_kernels_expand_nothing_keeps_experts_as_they_are(
+    settings: RankSettings, others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Op, "backend", lambda op, device: REFERENCE)
+    free(monkeypatch, others + KV + 6 * BLOB)
+    assert settle(settings).offload == OffloadSettings(budget=Bytes(6 * BLOB), policy="lru")
+    free(monkeypatch, others + KV + 6 * BLOB - 1)
+    with pytest.raises(FailedPrecondition, match="one layer do not fit"):
+        settle(settings)
+
+
+def test_what_a_part_comes_to_is_foretold_as_models_check_does(
+    settings: RankSettings, others: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    free(monkeypatch, others + KV + 9 * TWELVE)
+    assert settle(settings).offload == OffloadSettings(budget=Bytes(9 * TWELVE), policy="lru")
+    spec = read_spec(settings.files).decoder
+    layers = layer_needs(spec, WeightForm(2.0, compactable=True))
+    work = Work(2 * step_parameters(spec), 3 * 2 * TWELVE)
+    found = forecast(9 * TWELVE, layers, work, Speeds(MEMORY, DISK))
+    assert found.bound == "disk"
+    assert caplog.messages[-1] == (
+        f"experts.budget auto: at most {found.tokens_per_second:.3g} tokens/s of one request, which reading from "
+        f"disk limits; {100 * found.hit_ratio:.0f}% of the experts that it asks for are expected to be there"
+    )
+    free(monkeypatch, others + KV + 2 * EXPERTS)
+    settle(settings)
+    assert caplog.messages[-1] == "experts.budget auto: all experts fit into memory"
+
+
+def test_a_disk_that_cannot_be_measured_leaves_the_budget_as_it_is(
+    settings: RankSettings, others: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> float:
+        raise ResourceExhausted("no room")
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(expert_fit, "disk_speed", full)
+    free(monkeypatch, others + KV + 9 * TWELVE)
+    assert settle(settings).offload == OffloadSettings(budget=Bytes(9 * TWELVE), policy="lru")
+    assert caplog.messages[-1] == "experts.budget auto: tokens a second are not foretold: no room"
+
+
+def test_the_disk_is_measured_by_a_file_that_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expert_fit, "cache_directory", lambda: tmp_path)
+    assert disk_speed(None, 4096, 2) > 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_sizes_that_are_expected_are_those_that_are_packed(settings: RankSettings) -> None:
     model = read_spec(settings.files)
     spec, cpu = model.decoder, torch.device("cpu")
-    needs = layer_needs(spec, 2.0, compact=False)
+    form = WeightForm.of(settings.files, spec, "none", torch.bfloat16)
+    assert form == WeightForm(2.0, compactable=True)
+    needs = layer_needs(spec, form, compact=False)
     weights = open_parameters(settings.files, model, decoder_tensors(spec), torch.bfloat16, cpu, SILENT)
     pack = ExpertPack.of(settings.files, spec, weights)
     assert [(need.experts, need.nbytes) for need in needs] == [(6, layer.layout.nbytes) for layer in pack.layers]
     assert needs[0].nbytes == BLOB
     assert expert_parameters(spec) == EXPERTS
-    compact, twelve = CompactPack.of(pack), layer_needs(spec, 2.0)
+    compact, twelve = CompactPack.of(pack), layer_needs(spec, form)
     assert isinstance(compact, CompactPack)
     assert twelve[0].nbytes == TWELVE
     assert [need.nbytes for need in twelve] == [layer.layout.nbytes for layer in compact.compact.layers]
     assert [need.resident for need in twelve] == [need.nbytes for need in needs]
-    halves = layer_needs(spec, 2.0, Parallelism(2, 3), compact=False)
+    halves = layer_needs(spec, form, Parallelism(2, 3), compact=False)
     assert [(need.experts, need.top_k, need.nbytes) for need in halves] == [
         (2, 2, 5 * 4096)
     ] * 3  # three pages, and one and a half

@@ -29,14 +29,17 @@ from triptych.controller.expert_memory import Offloads, offloads_of, settle
 from triptych.controller.ray_runtime import RayRuntime
 from triptych.controller.runtime import Runtime
 from triptych.core.fleet import Stage
+from triptych.engine.dtypes import choose_dtype
 from triptych.engine.embedder import load_embedder
 from triptych.engine.loading import convert_weights, pack_experts
 from triptych.engine.ranks.settings import require_divisible
 from triptych.experts.fit import free_memory
+from triptych.models.config import read_config
 from triptych.models.embedding.reading import read_either
-from triptych.models.expert_sizes import expert_parameters
+from triptych.models.expert_sizes import WeightForm, expert_parameters
+from triptych.models.files import ModelFiles
 from triptych.models.progress import SILENT, Progress
-from triptych.models.quantization import choose_quantization
+from triptych.models.quantization import Quantization, choose_quantization
 from triptych.models.resolve import resolve
 from triptych.models.spec import EmbedderSpec, ModelSpec
 from triptych.router.server import Router, require_free
@@ -128,12 +131,13 @@ async def run_cluster(
 def _prepare(spec: ClusterSpec, cpu_count: int, progress: Progress) -> Blueprint:
     """Finds the model, refuses what does not fit, and makes the files that its workers map."""
     files = resolve(spec.model, progress=progress)
-    choose_quantization(spec.quantization, files)  # refuse before anything is started
+    form = choose_quantization(spec.quantization, files)  # refuse before anything is started
     model = read_either(files)
     stages = resolve_stages(spec, kind_of(spec, model), cpu_count=cpu_count)
     _require_ranks(spec, model, stages)
     offloads = offloads_of(spec, model, stages)
-    blueprint = Blueprint(spec, files, model, stages, psutil.virtual_memory().total, offloads)
+    compactable = isinstance(model, ModelSpec) and _weights(spec, files, model, form).compactable
+    blueprint = Blueprint(spec, files, model, stages, psutil.virtual_memory().total, offloads, compactable)
     if spec.ray.address is None:  # the workers of a joined cluster are elsewhere
         blueprint = _settled(blueprint, free_memory())
         weights = weight_bytes(spec, files, model) - unmapped_bytes(blueprint)
@@ -158,9 +162,14 @@ def _settled(blueprint: Blueprint, free: int) -> Blueprint:
         w.ranks * (PROCESS_BYTES + (w.settings.kv_cache_bytes if w.settings.decodes else 0)) + w.copies
         for w in workers
     )
-    element = element_bytes(blueprint.spec, blueprint.files, blueprint.model)
+    form = WeightForm(element_bytes(blueprint.spec, blueprint.files, blueprint.model), blueprint.compactable)
     decoder, stages = blueprint.model.decoder, blueprint.stages
-    return replace(blueprint, offloads=settle(blueprint.offloads, decoder, element, stages, fixed=fixed, free=free))
+    return replace(blueprint, offloads=settle(blueprint.offloads, decoder, form, stages, fixed=fixed, free=free))
+
+
+def _weights(spec: ClusterSpec, files: ModelFiles, model: ModelSpec, form: Quantization) -> WeightForm:
+    """On this machine."""
+    return WeightForm.of(files, model.decoder, form, choose_dtype(spec.dtype, read_config(files)))
 
 
 def _require_ranks(spec: ClusterSpec, model: ModelSpec | EmbedderSpec, stages: dict[Stage, StageResources]) -> None:

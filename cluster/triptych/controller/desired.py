@@ -12,7 +12,7 @@ from triptych.core.errors import FailedPrecondition
 from triptych.core.fleet import Stage
 from triptych.experts.settings import OffloadSettings
 from triptych.models.embedding.layout import parameters as embedder_parameters
-from triptych.models.expert_sizes import expert_parameters
+from triptych.models.expert_sizes import WeightForm, expert_parameters
 from triptych.models.files import ModelFiles
 from triptych.models.size import parameters
 from triptych.models.spec import EmbedderSpec, ModelSpec
@@ -58,6 +58,7 @@ class Blueprint:
         stages: What a worker of each stage may use, and how many there are at first.
         machine_bytes: Memory of the machine.
         offloads: How the ranks of each stage keep experts.
+        compactable: As `WeightForm.compactable`.
     """
 
     spec: ClusterSpec
@@ -66,6 +67,7 @@ class Blueprint:
     stages: dict[Stage, StageResources]
     machine_bytes: int
     offloads: Offloads
+    compactable: bool = False
 
     @property
     def sees_by_itself(self) -> bool:
@@ -133,8 +135,8 @@ class Blueprint:
     def _pools(self, ranks: Ranks, offload: OffloadSettings | None) -> int:
         if offload is None or isinstance(self.model, EmbedderSpec):
             return 0
-        element = element_bytes(self.spec, self.files, self.model)
-        return ranks.size * pool_bytes(offload, self.model.decoder, element, ranks)
+        form = WeightForm(element_bytes(self.spec, self.files, self.model), self.compactable)
+        return ranks.size * pool_bytes(offload, self.model.decoder, form, ranks)
 
 
 def parallelism_of(ranks: Ranks, spec: ClusterSpec) -> Parallelism:

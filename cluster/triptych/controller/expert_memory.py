@@ -12,7 +12,7 @@ from triptych.engine.expert_fit import need_of_pools, settled
 from triptych.experts.fit import Need, choose_budget
 from triptych.experts.pool import LayerNeed
 from triptych.experts.settings import Auto, Bytes, Fraction, OffloadSettings
-from triptych.models.expert_sizes import expert_parameters, layer_needs
+from triptych.models.expert_sizes import WeightForm, expert_parameters, layer_needs
 from triptych.models.size import parameters
 from triptych.models.spec import DecoderSpec, EmbedderSpec, ModelSpec
 from triptych.parallel import Parallelism
@@ -49,7 +49,7 @@ def offloads_of(
 def settle(
     offloads: Offloads,
     decoder: DecoderSpec,
-    element: float,
+    form: WeightForm,
     stages: Mapping[Stage, StageResources],
     *,
     fixed: int,
@@ -60,7 +60,7 @@ def settle(
     Args:
         offloads: As the settings have it.
         decoder: The model.
-        element: Bytes of a weight.
+        form: Of its weights.
         stages: Ranks and workers of each.
         fixed: Bytes of all workers together, weights aside.
         free: Bytes of this machine's memory.
@@ -71,17 +71,17 @@ def settle(
     automatic = _automatic(offloads)
     if not automatic:
         return dict(offloads)
-    experts = round(expert_parameters(decoder) * element)
-    fixed += round(parameters(decoder) * element) - experts
+    experts = round(expert_parameters(decoder) * form.element)
+    fixed += round(parameters(decoder) * form.element) - experts
     serving = [stage for stage in (Stage.PREFILL, Stage.DECODE) if stages[stage].replicas]
     if any(offloads[stage] is None for stage in serving):  # they map all of them, for everybody
         fixed, experts = fixed + experts, 0
     fixed += sum(
-        stages[stage].replicas * stages[stage].ranks.size * pool_bytes(offload, decoder, element, stages[stage].ranks)
+        stages[stage].replicas * stages[stage].ranks.size * pool_bytes(offload, decoder, form, stages[stage].ranks)
         for stage in serving
         if (offload := offloads[stage]) is not None
     )
-    pools = [need_of_pools(_layers(offload, decoder, element, stages[stage].ranks)) for stage, offload in automatic]
+    pools = [need_of_pools(_layers(offload, decoder, form, stages[stage].ranks)) for stage, offload in automatic]
     processes = sum(stages[stage].replicas * stages[stage].ranks.size for stage, _ in automatic)
     need = Need(fixed, experts, max(pool for pool, _ in pools), max(least for _, least in pools), max(processes, 1))
     verdict = choose_budget(need, free)
@@ -91,9 +91,9 @@ def settle(
     }
 
 
-def pool_bytes(offload: OffloadSettings, decoder: DecoderSpec, element: float, ranks: Ranks) -> int:
+def pool_bytes(offload: OffloadSettings, decoder: DecoderSpec, form: WeightForm, ranks: Ranks) -> int:
     """Of each rank, about; 0 where the budget is not settled."""
-    layers = _layers(offload, decoder, element, ranks)
+    layers = _layers(offload, decoder, form, ranks)
     everything, _ = need_of_pools(layers)
     match offload.budget:
         case Bytes(count):
@@ -114,7 +114,7 @@ def _automatic(offloads: Offloads) -> list[tuple[Stage, OffloadSettings]]:
     ]
 
 
-def _layers(offload: OffloadSettings, decoder: DecoderSpec, element: float, ranks: Ranks) -> tuple[LayerNeed, ...]:
+def _layers(offload: OffloadSettings, decoder: DecoderSpec, form: WeightForm, ranks: Ranks) -> tuple[LayerNeed, ...]:
     """Of each rank of a stage; workers compute on CPUs."""
     parallelism = Parallelism(ranks.tensor, ranks.expert, ranks.attention)
-    return layer_needs(decoder, element, parallelism, compact=offload.twelve_bits("cpu"))
+    return layer_needs(decoder, form, parallelism, compact=offload.twelve_bits("cpu"))

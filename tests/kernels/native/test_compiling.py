@@ -15,6 +15,7 @@ import torch
 
 from triptych.kernels import native
 from triptych.kernels.native import isa as isas
+from triptych.kernels.native.building import obtainable
 from triptych.kernels.native.compile import NotAvailable, compiled, target_of
 from triptych.kernels.native.isa import ISAS, isa, supported
 from triptych.kernels.native.library import load
@@ -42,7 +43,7 @@ def test_two_processes_that_start_at_once_compile_once(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    paths = {process.communicate(timeout=120)[0].strip() for process in both}
+    paths = {process.communicate(timeout=280)[0].strip() for process in both}
     assert len(paths) == 1
     assert (tmp_path / "runs").read_text().count("x") == 1
     assert stat.S_IMODE((tmp_path / "kernels").stat().st_mode) == 0o700
@@ -121,6 +122,18 @@ def test_without_a_compiler_the_reason_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(NotAvailable, match="no C\\+\\+ compiler; on Debian: apt-get install g\\+\\+"):
         compiled("norm", PORTABLE)
+
+
+def test_whether_kernels_can_be_had_is_told_without_compiling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert obtainable()
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
+    assert obtainable()
+    assert not list(tmp_path.rglob("*.so"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert not obtainable()
 
 
 def test_without_the_instructions_the_next_best_set_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

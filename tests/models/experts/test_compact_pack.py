@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from triptych.experts.store import compact_layout, read_blob
 from triptych.kernels import DenseWeight, native
 from triptych.kernels.compact import CompactWeight, expanded
 from triptych.kernels.dispatch import REFERENCE, Op
-from triptych.models.compact_pack import CompactPack
+from triptych.models import compact_pack
+from triptych.models.compact_pack import CompactPack, expandable, refused
 from triptych.models.expert_pack import ExpertPack, as_it_is
 from triptych.models.files import ModelFiles
 from triptych.models.offload import pack_of
@@ -82,6 +84,30 @@ def test_without_a_compiler_experts_stay_as_they_are(files: ModelFiles, monkeypa
     pack = pack_of(files, spec, plain.parameters, HALF)
     assert isinstance(pack, ExpertPack)
     assert (pack.path, pack.form) == (plain.path, as_it_is)
+
+
+def test_what_was_refused_is_known_before_anything_is_opened(
+    files: ModelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not refused(files)
+    pack = compact_of(opened(files))
+    pack.refused.parent.mkdir(parents=True, exist_ok=True)
+    pack.refused.write_text("a rule of before")
+    assert not refused(files)
+    monkeypatch.setattr("triptych.experts.store.compact.compacted", lambda weight: None)
+    pack.open()
+    assert refused(files)
+    assert not refused(replace(files, path=files.path.with_name("absent")))
+
+
+def test_kernels_that_nobody_has_loaded_count_if_they_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert expandable()
+    monkeypatch.setattr(Op, "backend", lambda op, device: REFERENCE)
+    assert not expandable(), "they have been tried"
+    monkeypatch.setattr(native, "install", cache(native.install))
+    for can in (True, False):
+        monkeypatch.setattr(compact_pack, "obtainable", lambda can=can: can)
+        assert expandable() == can
 
 
 def test_answers_have_the_bits_of_plain_experts_and_a_budget_is_a_share_of_those(files: ModelFiles) -> None:

@@ -2,25 +2,47 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import assert_never
+from pathlib import Path
+from typing import Final, assert_never
 
 import torch
 
-from triptych.core.errors import FailedPrecondition
+from triptych.core.errors import FailedPrecondition, TriptychError
 from triptych.core.sizes import show_bytes
 from triptych.engine.dtypes import choose_dtype
 from triptych.engine.ranks.settings import RankSettings
-from triptych.experts.fit import Everything, Need, Part, TooLittle, Verdict, choose_budget, free_memory
+from triptych.experts.fit import (
+    Everything,
+    Need,
+    Part,
+    Speeds,
+    TooLittle,
+    Verdict,
+    Work,
+    choose_budget,
+    disk_bandwidth,
+    forecast,
+    free_memory,
+    scratch_file,
+)
+from triptych.experts.fit.disk import SCRATCH_BYTES
 from triptych.experts.pool import LayerNeed
 from triptych.experts.settings import Auto, Bytes, OffloadSettings
+from triptych.kernels.native.compile import NotAvailable
+from triptych.kernels.native.probe import read_bandwidth
+from triptych.models.cache import cache_directory
 from triptych.models.config import read_config
-from triptych.models.expert_sizes import element_bytes, expert_parameters, layer_needs
+from triptych.models.expert_sizes import WeightForm, expert_parameters, layer_needs, with_earlier_uses
 from triptych.models.quantization import choose_quantization
-from triptych.models.size import parameters
+from triptych.models.size import parameters, step_parameters
 from triptych.models.spec import DecoderSpec, read_spec
 
 logger = logging.getLogger(__name__)
+
+_PROBED: Final = 128 << 20
+"""Bytes of memory that are read to see how fast that goes: several times what caches hold."""
 
 
 def settle(settings: RankSettings) -> RankSettings:
@@ -37,9 +59,13 @@ def settle(settings: RankSettings) -> RankSettings:
         return replace(settings, offload=None)
     dtype = choose_dtype(settings.dtype, read_config(settings.files), settings.device)
     form = choose_quantization(settings.quantization, settings.files)
-    element = element_bytes(form, settings.files, spec, dtype.itemsize)
-    verdict = choose_budget(_need(settings, spec, element), _free(settings.device))
-    return replace(settings, offload=settled(settings.offload, verdict))
+    weights = WeightForm.of(settings.files, spec, form, dtype)
+    layers = layer_needs(spec, weights, settings.parallelism, compact=settings.offload.twelve_bits(settings.device))
+    verdict = choose_budget(_need(settings, spec, weights, layers), _free(settings.device))
+    offload = settled(settings.offload, verdict)
+    if isinstance(verdict, Part) and settings.device == "cpu" and settings.parallelism.size == 1:
+        _foretell(verdict.nbytes, settings, spec, weights, layers)
+    return replace(settings, offload=offload)
 
 
 def settled(offload: OffloadSettings, verdict: Verdict) -> OffloadSettings | None:
@@ -71,16 +97,51 @@ def need_of_pools(layers: Sequence[LayerNeed]) -> tuple[int, int]:
     return sum(layer.experts for layer in layers) * largest, most * largest
 
 
-def _need(settings: RankSettings, spec: DecoderSpec, element: float) -> Need:
+def disk_speed(pack: Path | None, size: int, readers: int) -> float:
+    """Bytes per second that so many readers get of blobs of `size` bytes; reads for half a second.
+
+    Args:
+        pack: The packed file; where there is none, a file of the cache directory is read that is removed again.
+        size: Bytes.
+        readers: Threads.
+
+    Raises:
+        ResourceExhausted, Unavailable: the disk of the cache directory cannot be measured.
+    """
+    with nullcontext(pack) if pack else scratch_file(cache_directory(), max(SCRATCH_BYTES, size)) as file:
+        return disk_bandwidth(file, size, readers)
+
+
+def _foretell(
+    budget: int, settings: RankSettings, spec: DecoderSpec, form: WeightForm, needs: tuple[LayerNeed, ...]
+) -> None:
+    """Says what to expect of it, as `triptych models check` does, from what memory and disk are measured to do."""
+    assert settings.offload is not None
+    layers, pack = with_earlier_uses(needs, settings.files)
+    work = Work(step_parameters(spec) * form.element, sum(layer.top_k * layer.nbytes for layer in layers))
+    try:
+        memory = read_bandwidth(settings.threads, _PROBED)
+        disk = disk_speed(pack, max(layer.nbytes for layer in layers), settings.offload.readers)
+    except (NotAvailable, TriptychError) as error:
+        logger.info("experts.budget auto: tokens a second are not foretold: %s", error)
+        return
+    found = forecast(budget, layers, work, Speeds(memory, disk))
+    logger.info(
+        "experts.budget auto: at most %.3g tokens/s of one request, which reading from %s limits; "
+        "%.0f%% of the experts that it asks for are expected to be there",
+        *(found.tokens_per_second, found.bound, 100 * found.hit_ratio),
+    )
+
+
+def _need(settings: RankSettings, spec: DecoderSpec, form: WeightForm, layers: Sequence[LayerNeed]) -> Need:
     """Of all ranks on this host; on GPUs, where nobody shares memory, of one."""
-    compact = settings.offload is not None and settings.offload.twelve_bits(settings.device)
-    pool, least = need_of_pools(layer_needs(spec, element, settings.parallelism, compact=compact))
+    pool, least = need_of_pools(layers)
     experts = expert_parameters(spec)
-    others = round((parameters(spec) - experts) * element)
+    others = round((parameters(spec) - experts) * form.element)
     if torch.device(settings.device).type == "cuda":
         return Need(others + settings.kv_memory, pool, pool, least)
     ranks = settings.parallelism.size
-    return Need(others + ranks * settings.kv_memory, round(experts * element), pool, least, ranks)
+    return Need(others + ranks * settings.kv_memory, round(experts * form.element), pool, least, ranks)
 
 
 def _free(device: str) -> int:

@@ -1,19 +1,26 @@
 """The packed experts of a model in twelve bits a weight, where they are bfloat16 and their exponents allow it."""
 
 import logging
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from triptych.core.errors import DataLoss
+from triptych.core.errors import DataLoss, TriptychError
 from triptych.experts.store import NotCompact, PackedStore, compact_layout, in_twelve_bits
-from triptych.models.cache import holding
+from triptych.kernels import moe, native
+from triptych.kernels.dispatch import REFERENCE
+from triptych.kernels.native.building import obtainable
+from triptych.models.cache import files_key, holding
+from triptych.models.checkpoint import open_checkpoint
+from triptych.models.conversion import cache_folder
 from triptych.models.expert_pack import ExpertPack
+from triptych.models.files import ModelFiles
 from triptych.models.progress import SILENT, Progress
 
 logger = logging.getLogger(__name__)
 
+_KIND: Final = "-compact-"
+_REFUSED: Final = ".plain"
 _RULE: Final = "1"
 """Of what `in_twelve_bits` takes; what an earlier one has refused is tried again."""
 
@@ -44,9 +51,9 @@ class CompactPack:
         )
         if len(layers) < len(layouts):
             return plain
-        path = plain.path.with_name(plain.path.name.replace("-pack-", "-compact-"))
+        path = plain.path.with_name(plain.path.name.replace("-pack-", _KIND))
         compact = replace(plain, path=path, layers=layers, form=in_twelve_bits)
-        return cls(compact, plain, path.with_suffix(".plain"))
+        return cls(compact, plain, path.with_suffix(_REFUSED))
 
     @property
     def path(self) -> Path:
@@ -93,7 +100,34 @@ class CompactPack:
 
     @property
     def _chosen(self) -> ExpertPack:
-        with suppress(OSError):
-            if self.refused.read_text(encoding="utf-8") == _RULE:
-                return self.plain
-        return self.compact
+        return self.plain if _says_so(self.refused) else self.compact
+
+
+def expandable() -> bool:
+    """Whether kernels of this machine expand twelve bits in registers: torch would make plain weights in each step.
+
+    Kernels that nobody has loaded yet count if they can be; nothing is compiled.
+    """
+    tried = native.install.cache_info().currsize > 0
+    return moe.backend("cpu") != REFERENCE or (not tried and obtainable())
+
+
+def refused(files: ModelFiles) -> bool:
+    """Whether packing a model, or some rank's slice of it, has shown that its experts do not allow twelve bits.
+
+    Reads headers, and makes nothing. False of a model that cannot be read.
+    """
+    try:
+        source = open_checkpoint(files)
+        key = files_key(source.files)
+    except TriptychError:
+        return False
+    return any(map(_says_so, cache_folder(source.path).glob(f"{key}{_KIND}*{_REFUSED}")))
+
+
+def _says_so(mark: Path) -> bool:
+    """Whether a file refuses twelve bits by the present rule."""
+    try:
+        return mark.read_text(encoding="utf-8") == _RULE
+    except OSError:
+        return False

@@ -1,8 +1,10 @@
 """How large the experts of a model are, before any of them is read."""
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from triptych.core.errors import DataLoss
 from triptych.experts.blob import PAGE
@@ -12,6 +14,7 @@ from triptych.experts.warm import read_warm, warm_path
 from triptych.kernels.compact import RUN, compact_bytes
 from triptych.models.cache import files_key
 from triptych.models.checkpoint import open_checkpoint
+from triptych.models.compact_pack import expandable, refused
 from triptych.models.conversion import cache_folder
 from triptych.models.files import ModelFiles
 from triptych.models.quantization import Quantization
@@ -19,6 +22,34 @@ from triptych.models.sharding import local_spec
 from triptych.models.size import parameters
 from triptych.models.spec import DecoderSpec, MoeSpec
 from triptych.parallel import ALONE, Parallelism
+
+
+@dataclass(frozen=True, slots=True)
+class WeightForm:
+    """What the weights of a model are kept as.
+
+    Attributes:
+        element: Bytes of one, on average, where all are in memory.
+        compactable: Whether experts may be kept in twelve bits a weight: they are bfloat16, this machine's kernels
+            expand them, and nobody has found that they do not allow it.
+    """
+
+    element: float
+    compactable: bool
+
+    @classmethod
+    def of(cls, files: ModelFiles, spec: DecoderSpec, form: Quantization, dtype: torch.dtype) -> "WeightForm":
+        """On this machine.
+
+        Args:
+            files: The model.
+            spec: What it is.
+            form: Of its matrices.
+            dtype: Of the computation.
+        """
+        plain = form == "none" and dtype == torch.bfloat16
+        compactable = plain and expert_parameters(spec) > 0 and expandable() and not refused(files)
+        return cls(element_bytes(form, files, spec, dtype.itemsize), compactable)
 
 
 def element_bytes(form: Quantization, files: ModelFiles, spec: DecoderSpec, plain: int) -> float:
@@ -39,22 +70,24 @@ def expert_parameters(spec: DecoderSpec) -> int:
 
 
 def layer_needs(
-    spec: DecoderSpec, element: float, parallelism: Parallelism = ALONE, *, compact: bool = True
+    spec: DecoderSpec, form: WeightForm, parallelism: Parallelism = ALONE, *, compact: bool = True
 ) -> tuple[LayerNeed, ...]:
     """Of each layer that has experts, what a rank asks for: of its blobs the size to within a page or two.
 
     Args:
         spec: The whole model.
-        element: Bytes of a weight, as `element_bytes` has them.
+        form: Of its weights.
         parallelism: The ranks that divide it.
-        compact: Whether weights of 16 bits, which are bfloat16, are kept in twelve where their shapes allow it.
+        compact: Whether what is compactable is kept in twelve bits a weight, where its shapes allow it.
     """
     local = local_spec(spec, parallelism, 0)
     needs = []
     for mixture in (layer.mlp for layer in local.layers if isinstance(layer.mlp, MoeSpec)):
         experts = -(-(mixture.num_experts + parallelism.redundant) // parallelism.expert)
-        plain = sum(-(-round(section * element) // PAGE) * PAGE for section in _sections(mixture, local.hidden_size))
-        packed = _in_twelve_bits(mixture, local.hidden_size) if compact and element == 2.0 else None
+        plain = sum(
+            -(-round(section * form.element) // PAGE) * PAGE for section in _sections(mixture, local.hidden_size)
+        )
+        packed = _in_twelve_bits(mixture, local.hidden_size) if compact and form.compactable else None
         nbytes = plain if packed is None else min(packed, plain)
         needs.append(LayerNeed(experts, min(mixture.top_k, experts), nbytes, (0.0,) * experts, plain))
     return tuple(needs)

@@ -11,8 +11,8 @@ from triptych.experts.blob import BlobLayout, Matrix
 from triptych.experts.settings import Auto, OffloadSettings
 from triptych.experts.store import compact_layout
 from triptych.experts.traces import TracedModel
-from triptych.kernels import Experts, embedding, moe
-from triptych.kernels.dispatch import REFERENCE
+from triptych.kernels import Experts, embedding
+from triptych.models.compact_pack import expandable
 from triptych.models.decoder import Decoder
 from triptych.models.expert_parallel import ExpertParallelMixture
 from triptych.models.expert_route import routers_digest
@@ -106,7 +106,7 @@ def _read_layout(mixture: MixtureOfExperts | OffloadedMixture, device: str) -> B
             return _layout(mixture.experts.experts)
         case MixtureOfExperts():
             layout = _layout(mixture.experts)
-            twelve_bits = OffloadSettings(budget=Auto()).twelve_bits(device) and moe.backend("cpu") != REFERENCE
+            twelve_bits = OffloadSettings(budget=Auto()).twelve_bits(device) and expandable()
             return compact_layout(layout) or layout if twelve_bits else layout
         case _:
             assert_never(mixture)

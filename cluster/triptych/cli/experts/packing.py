@@ -7,7 +7,7 @@ import torch
 from triptych.cli.experts.pack import Packed
 from triptych.engine.dtypes import choose_dtype
 from triptych.experts.store import PackedStore, faults
-from triptych.models.compact_pack import CompactPack
+from triptych.models.compact_pack import CompactPack, expandable
 from triptych.models.config import read_config
 from triptych.models.expert_pack import ExpertPack
 from triptych.models.layout import decoder_tensors
@@ -28,14 +28,14 @@ def packed_by(
         dtype: auto, float32 or bfloat16.
         quantization: none, int8 or gguf.
         progress: Told about all that takes long.
-        compact: Whether bfloat16 is packed in twelve bits a weight, as CPUs read it.
+        compact: Whether bfloat16 is packed in twelve bits a weight, as CPUs with compiled kernels read it.
         verify: Whether every blob is read, and written again where it is not as it was written.
 
     Raises:
         TriptychError: the model cannot be read, has no experts, or the disk has no room.
     """
     plain = _pack_of(model, dtype, quantization, progress)
-    pack = CompactPack.of(plain) if compact else plain
+    pack = CompactPack.of(plain) if compact and expandable() else plain
     before, start = pack.intact, time.monotonic()
     store = pack.open(progress)
     mended = _mend(pack, store, progress) if verify else None

@@ -1,33 +1,28 @@
 """Surveys the experts of a mixture for `triptych models check`."""
 
-from contextlib import nullcontext
 from typing import Final, Literal, assert_never
 
 from triptych.cli.models.checking import StageMemory
-from triptych.cli.models.mixture import Forecast, MixtureReport
+from triptych.cli.models.mixture import MixtureReport
 from triptych.core.fleet import Stage
-from triptych.engine.expert_fit import need_of_pools
+from triptych.engine.expert_fit import disk_speed, need_of_pools
 from triptych.experts.fit import (
     Everything,
+    Forecast,
     Need,
     Part,
-    Prediction,
     Speeds,
     TooLittle,
     Verdict,
     Work,
     choose_budget,
-    disk_bandwidth,
-    expected_hits,
+    forecast,
     free_memory,
     predict,
-    scratch_file,
 )
-from triptych.experts.fit.disk import SCRATCH_BYTES
-from triptych.experts.pool import LayerNeed, pool_of
-from triptych.experts.settings import Bytes, OffloadSettings
-from triptych.models.cache import cache_directory
-from triptych.models.expert_sizes import expert_parameters, layer_needs, with_earlier_uses
+from triptych.experts.pool import LayerNeed
+from triptych.experts.settings import OffloadSettings
+from triptych.models.expert_sizes import WeightForm, expert_parameters, layer_needs, with_earlier_uses
 from triptych.models.files import ModelFiles
 from triptych.models.size import parameters, step_parameters
 from triptych.models.spec import DecoderSpec
@@ -38,7 +33,7 @@ SHARES: Final = (0.1, 0.25, 0.5, 0.75)
 def check_mixture(
     files: ModelFiles,
     spec: DecoderSpec,
-    element: float,
+    form: WeightForm,
     stages: tuple[StageMemory, ...],
     offload: OffloadSettings,
     read: float,
@@ -48,7 +43,7 @@ def check_mixture(
     Args:
         files: The model.
         spec: What it is.
-        element: Bytes of a weight in memory.
+        form: Of its weights.
         stages: The workers, all ranks of their own.
         offload: How they keep experts; the budget is to be found.
         read: Bytes per second that come from memory.
@@ -58,16 +53,15 @@ def check_mixture(
     """
     if not (elements := expert_parameters(spec)):
         return None
-    layers, pack = with_earlier_uses(layer_needs(spec, element, compact=offload.twelve_bits("cpu")), files)
+    layers, pack = with_earlier_uses(layer_needs(spec, form, compact=offload.twelve_bits("cpu")), files)
     pool, least = need_of_pools(layers)
-    fixed = (parameters(spec) - elements) * element + sum(stage.workers * stage.bytes for stage in stages)
+    fixed = (parameters(spec) - elements) * form.element + sum(stage.workers * stage.bytes for stage in stages)
     processes = sum(stage.workers for stage in stages if stage.stage != Stage.ENCODE.value)
-    need = Need(round(fixed), round(elements * element), pool, least, processes)
+    need = Need(round(fixed), round(elements * form.element), pool, least, processes)
     used = sum(layer.top_k * layer.nbytes for layer in layers)
     size = max(layer.nbytes for layer in layers)
-    with nullcontext(pack) if pack else scratch_file(cache_directory(), max(SCRATCH_BYTES, size)) as file:
-        speeds = Speeds(read, disk_bandwidth(file, size, offload.readers))
-    return survey_mixture(layers, need, free_memory(), Work(step_parameters(spec) * element, used), speeds)
+    speeds = Speeds(read, disk_speed(pack, size, offload.readers))
+    return survey_mixture(layers, need, free_memory(), Work(step_parameters(spec) * form.element, used), speeds)
 
 
 def survey_mixture(layers: tuple[LayerNeed, ...], need: Need, free: int, work: Work, speeds: Speeds) -> MixtureReport:
@@ -93,10 +87,8 @@ def survey_mixture(layers: tuple[LayerNeed, ...], need: Need, free: int, work: W
         auto_bytes=auto_bytes,
         disk_bytes_per_second=speeds.disk,
         counted=any(any(layer.uses) for layer in layers),
-        everything=_forecast(whole, 1.0, predict(work, speeds, 1.0)),
-        forecasts=tuple(
-            _with_budget(budget, layers, work, speeds) for budget in sorted(budgets) if budget >= need.least
-        ),
+        everything=Forecast.of(whole, 1.0, predict(work, speeds, 1.0)),
+        forecasts=tuple(forecast(budget, layers, work, speeds) for budget in sorted(budgets) if budget >= need.least),
     )
 
 
@@ -110,12 +102,3 @@ def _auto(verdict: Verdict, whole: int) -> tuple[Literal["everything", "part", "
             return "nothing", 0
         case _:
             assert_never(verdict)
-
-
-def _with_budget(budget: int, layers: tuple[LayerNeed, ...], work: Work, speeds: Speeds) -> Forecast:
-    hits = expected_hits(pool_of(OffloadSettings(budget=Bytes(budget)), layers), layers)
-    return _forecast(budget, hits, predict(work, speeds, hits))
-
-
-def _forecast(budget: int, hits: float, prediction: Prediction) -> Forecast:
-    return Forecast(budget, hits, prediction.tokens_per_second, prediction.bound)

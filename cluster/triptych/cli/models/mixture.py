@@ -5,23 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from triptych.core.sizes import show_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """Of one budget.
-
-    Attributes:
-        bytes: Of experts in memory, of each worker.
-        hit_ratio: Expected share of the demand that is there.
-        tokens_per_second: Of one request, at most.
-        bound: What limits it: reading weights from memory, or experts from disk.
-    """
-
-    bytes: int
-    hit_ratio: float
-    tokens_per_second: float
-    bound: Literal["memory", "disk"]
+from triptych.experts.fit import Forecast
 
 
 @dataclass(frozen=True, slots=True)

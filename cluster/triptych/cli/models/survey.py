@@ -24,7 +24,7 @@ from triptych.experts.fit import free_memory
 from triptych.experts.settings import OffloadSettings
 from triptych.models.config import read_config
 from triptych.models.embedding.reading import read_either
-from triptych.models.expert_sizes import element_bytes
+from triptych.models.expert_sizes import WeightForm
 from triptych.models.files import ModelFiles
 from triptych.models.packed.settings import find_schemes
 from triptych.models.parameters import require_whole
@@ -67,7 +67,7 @@ def survey(
     require_whole(files, spec)
     config = read_config(files)
     chosen = choose_dtype(dtype, config)
-    element = element_bytes(form, files, spec.decoder, chosen.itemsize)
+    weights = WeightForm.of(files, spec.decoder, form, chosen)
     kv_bytes = kv_elements(spec.decoder) * chosen.itemsize
     vision_bytes = _vision_parameters(spec) * chosen.itemsize
     settings = make_spec({"model": model, "layout": layout, "dtype": dtype, "quantization": form})
@@ -85,16 +85,16 @@ def survey(
         quantization=form,
         parameters=parameters(spec.decoder),
         step_parameters=round(step_parameters(spec.decoder)),
-        weights_bytes=round(parameters(spec.decoder) * element),
+        weights_bytes=round(parameters(spec.decoder) * weights.element),
         vision_bytes=vision_bytes,
         kv_token_bytes=kv_bytes,
         stages=stages,
         available_bytes=free_memory(),
         fits_tokens=KvCacheSpec().memory_on(machine_bytes) // kv_bytes,
-        decode_tokens_per_second=read / (step_parameters(spec.decoder) * element),
+        decode_tokens_per_second=read / (step_parameters(spec.decoder) * weights.element),
         prefill_tokens_per_second=products / (2 * linear_parameters(spec.decoder)),
         notes=tuple(_notes(files, config, spec, form)),
-        mixture=check_mixture(files, spec.decoder, element, stages, offload, read),
+        mixture=check_mixture(files, spec.decoder, weights, stages, offload, read),
     )
 
 

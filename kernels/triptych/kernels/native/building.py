@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from triptych.kernels.native.compile import compiled, sources, target_of
-from triptych.kernels.native.isa import ISAS, Isa
+from triptych.kernels.native.compile import NotAvailable, compiled, sources, target_of
+from triptych.kernels.native.isa import ISAS, Isa, supported
 
 PORTABLE = ("residency", "team")
 """They compute next to nothing: one compilation serves every instruction set."""
@@ -43,6 +43,20 @@ def missing(all_units: Iterable[Unit]) -> tuple[Unit, ...]:
         NotAvailable: there is no compiler, or the cache cannot be written.
     """
     return tuple(unit for unit in all_units if not unit.target.exists())
+
+
+def obtainable() -> bool:
+    """Whether all kernels are compiled for some instruction set of this CPU, or there is what compiles them.
+
+    Compiles nothing; a compiler that fails is not found out.
+    """
+    for isa in supported():
+        try:
+            missing(units((isa,)))
+        except NotAvailable:
+            continue
+        return True
+    return False
 
 
 def _cores() -> int:

@@ -2,17 +2,20 @@
 
 budget       what `auto` comes to: pure
 prediction   tokens per second: pure
+forecast     of a budget: pure
 memory       bytes that are free
 disk         bytes per second
 """
 
 from triptych.experts.fit.budget import Everything, Need, Part, TooLittle, Verdict, choose_budget
 from triptych.experts.fit.disk import disk_bandwidth, scratch_file
+from triptych.experts.fit.forecast import Forecast, forecast
 from triptych.experts.fit.memory import free_memory
 from triptych.experts.fit.prediction import Prediction, Speeds, Work, expected_hits, predict
 
 __all__ = [
     "Everything",
+    "Forecast",
     "Need",
     "Part",
     "Prediction",
@@ -23,6 +26,7 @@ __all__ = [
     "choose_budget",
     "disk_bandwidth",
     "expected_hits",
+    "forecast",
     "free_memory",
     "predict",
     "scratch_file",
