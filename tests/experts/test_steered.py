@@ -128,6 +128,7 @@ def test_a_trial_is_not_a_verdict(made: Made) -> None:
         run(world, residency, 1)
     assert not world.on
     assert not residency.counts.switched_off
+    assert residency.counts.turns == (residency.counts.steps,)
 
 
 def test_without_a_switch_nothing_is_measured(made: Made) -> None:
@@ -135,7 +136,7 @@ def test_without_a_switch_nothing_is_measured(made: Made) -> None:
     residency = steered(world, made, None)
     run(world, residency, 400)
     assert not world.told
-    assert not residency.counts.switched_off
+    assert (residency.counts.switched_off, residency.counts.turns) == (False, ())
 
 
 def test_a_step_that_failed_is_no_measurement(made: Made) -> None:

@@ -1,5 +1,7 @@
 import random
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -91,6 +93,18 @@ def test_a_trial_has_as_many_windows_with_as_without() -> None:
         shown.append(state.speculating)
         state = after(state, Window(0.01, 300.0, 10))
     assert shown == [True, False, False, True] * 4
+
+
+def test_it_is_written_down_when_the_answer_changed() -> None:
+    switch, now, demanded, prefetched = SpeculationSwitch(), 0.0, 0, 0
+    answers = []
+    while len(switch.turns) < 40:
+        answers.append(switch.on)
+        now += 0.012 if switch.on else 0.010
+        demanded, prefetched = demanded + 360, prefetched + 80 * switch.on
+        switch.step(now, partial(Counts, demanded=demanded, prefetched=prefetched))
+    assert answers == [bisect_right(switch.turns, step) % 2 == 0 for step in range(len(answers))]
+    assert not all(answers)
 
 
 def test_a_pause_between_requests_is_no_long_step() -> None:

@@ -26,6 +26,7 @@ class Counts:
         stall_ns: Time that some thread of a step waited for an expert, per layer the longest of the threads.
         failed_reads: That did not give what was written.
         switched_off: Whether reading in advance has been given up because it did not pay.
+        turns: Steps after which it was turned off, on, off and so on, be it for a trial.
     """
 
     steps: int = 0
@@ -41,6 +42,7 @@ class Counts:
     stall_ns: int = 0
     failed_reads: int = 0
     switched_off: bool = False
+    turns: tuple[int, ...] = ()
 
     @property
     def hit_ratio(self) -> float:

@@ -9,6 +9,8 @@ from triptych.experts.switch import Resting, State, Window, after
 
 STEPS = 8
 """Of a window. Their median does not notice the prompt among them, nor the pause between two requests."""
+WRITTEN_DOWN = 4096
+"""Turns: of hundreds of trials, which take some hundred thousand steps at least."""
 
 
 @dataclass(slots=True)
@@ -17,9 +19,12 @@ class SpeculationSwitch:
 
     Attributes:
         state: Of the comparison.
+        turns: As `Counts.turns`; the first `WRITTEN_DOWN` of them.
     """
 
     state: State = field(default_factory=Resting)
+    turns: tuple[int, ...] = ()
+    _steps: int = 0
     _ends: list[float] = field(default_factory=list)
     _before: Counts = field(default_factory=Counts)
 
@@ -43,6 +48,7 @@ class SpeculationSwitch:
         Returns:
             Whether a window ended with it, so that what is asked of this switch may have another answer.
         """
+        self._steps += 1
         self._ends.append(now)
         if len(self._ends) == 1:  # the first after a change still finds what was read before it
             self._before = counts()
@@ -51,6 +57,9 @@ class SpeculationSwitch:
         seconds = median(later - earlier for earlier, later in zip(self._ends, self._ends[1:], strict=False))
         ended, before = counts(), self._before
         demanded, prefetched = ended.demanded - before.demanded, ended.prefetched - before.prefetched
+        was_on = self.on
         self.state = after(self.state, Window(seconds, demanded / STEPS, prefetched))
+        if self.on != was_on and len(self.turns) < WRITTEN_DOWN:
+            self.turns = (*self.turns, self._steps)
         self._ends.clear()
         return True

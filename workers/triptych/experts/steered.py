@@ -65,8 +65,10 @@ class SteeredResidency:
     @property
     def counts(self) -> Counts:
         """See `Residency.counts`."""
-        off = self._switch is not None and not self._switch.verdict.speculating
-        return replace(self.inner.counts, switched_off=off)
+        if self._switch is None:
+            return self.inner.counts
+        off = not self._switch.verdict.speculating
+        return replace(self.inner.counts, switched_off=off, turns=self._switch.turns)
 
     def experts(self, layer: int) -> Experts:
         """See `Residency.experts`."""

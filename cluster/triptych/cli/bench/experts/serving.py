@@ -149,11 +149,10 @@ def counts(engine: Engine) -> Counts | None:
 
 
 def less(later: Counts, earlier: Counts) -> Counts:
-    """What happened between."""
-    between = {
-        name: getattr(later, name) - getattr(earlier, name) for name in Counts.__slots__ if name != "switched_off"
-    }
-    return Counts(**between, switched_off=later.switched_off)
+    """What happened between; of the switch of reading in advance what is so later."""
+    summed = (name for name in Counts.__slots__ if name not in ("switched_off", "turns"))
+    between = {name: getattr(later, name) - getattr(earlier, name) for name in summed}
+    return Counts(**between, switched_off=later.switched_off, turns=later.turns)
 
 
 def _touch(engine: Engine) -> None:
