@@ -43,17 +43,23 @@ def restart_under_load(name: str, serve: Serve, questions: list[Question], note:
     """Sixteen streams; SIGKILL once they have 150 tokens together, then the same command again."""
     with Client(serve.address, timeout=240, reconnect=120) as client, ThreadPoolExecutor(1) as aside:
         undisturbed = undisturbed_answers(client, questions)
-        enough = threading.Event()
-        asking = aside.submit(ask_all, client, questions, on_token=Countdown(150, enough.set))
-        assert enough.wait(60)
-        moment = time.monotonic()
-        serve.kill()
+        killed = threading.Event()
+
+        def kill() -> None:
+            serve.kill()
+            killed.set()
+
+        countdown = Countdown(150, kill)
+        asking = aside.submit(ask_all, client, questions, on_token=countdown)
+        assert killed.wait(240)
+        moment = countdown.reached
+        assert moment is not None
         serve.start()
         ready = time.monotonic() - moment
         told = asking.result()
         require_same(undisturbed, told)
         wait_ready(client)
-        eventually(lambda: not held(client), 20.0, lambda: held(client))
+        eventually(lambda: not held(client), 120.0, lambda: held(client))
         hit = [t for t in told if t.next_after(moment) is not None]
         note(recovery_of(name, undisturbed, told, hit, moment, ready))
 

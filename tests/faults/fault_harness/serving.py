@@ -1,6 +1,8 @@
 """`triptych serve` and `ray start` as an operator runs them, to be killed and started again."""
 
+import contextlib
 import os
+import random
 import re
 import secrets
 import signal
@@ -23,11 +25,12 @@ RAY_ENVIRONMENT = {"PYTHONSAFEPATH": "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TO
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on now, below those that connections on their way out are given."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass

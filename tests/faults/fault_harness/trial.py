@@ -1,5 +1,6 @@
 """One cluster under one fault after another: every time the same questions, and every time the same answers."""
 
+import math
 import os
 import signal
 import statistics
@@ -57,7 +58,7 @@ class Trial:
         before = self.cluster.worker(worker_id)
         pid = self.cluster.arm(worker_id, point, deed, after=after)
         with watch(lambda: not _runs(pid)) as died:
-            told = self.ask_until(lambda: died.at is not None, f"{worker_id} comes to: {point}")
+            told = self.ask_until(lambda: not _runs(pid), f"{worker_id} comes to: {point}")
         assert died.at is not None
         self.finish(name, told, died.at)
         now = self.cluster.worker(worker_id)
@@ -142,7 +143,7 @@ def recovery_of(
 ) -> Recovery:
     """What clients have seen of a fault at `moment`; arguments as in `Trial.finish` and `Recovery`."""
     assert hit, "nobody was disturbed"
-    waits = [wait for t in hit if (wait := t.next_after(moment)) is not None]
+    waits = [wait for t in hit if (wait := t.next_after(moment)) is not None] or [math.nan]  # seen too late
     return Recovery(
         name,
         len(told),
@@ -193,7 +194,9 @@ def watch(seen: Callable[[], bool]) -> Iterator[Moment]:
     moment, ended = Moment(), threading.Event()
 
     def look() -> None:
-        while not ended.wait(POLL_SECONDS):
+        over = False
+        while not over:  # and once more at the end
+            over = ended.wait(POLL_SECONDS)
             if seen():
                 moment.at = time.monotonic()
                 return
