@@ -59,8 +59,14 @@ class Expected:
             self.speculative.remove(load)
         for load in unwanted:
             self.cache.dropped(load.slot)
-        ensured = self.cache.ensure(layer, wanted)
-        self.demanded += [*promoted, *ensured.loads]
+        self.demanded += promoted
+        self.cache.reach(layer, wanted)
+        self.wave()
+
+    def wave(self) -> None:
+        """What the demand goes on with."""
+        ensured = self.cache.wave(self._make_room)
+        self.demanded += ensured.loads
         self.counts["hits"] += ensured.hits
         self.counts["covered"] += ensured.covered
         self.counts["misses"] += len(ensured.loads)
@@ -78,6 +84,14 @@ class Expected:
             self.cache.loaded(queue.pop(0).slot)
             return True
         return False
+
+    def _make_room(self) -> None:
+        queued = [load for load in self.speculative if load.cause == "prefetch"]
+        for load in queued:
+            self.speculative.remove(load)
+            self.cache.dropped(load.slot)
+        if not queued and not self.cache.release_one():
+            assert self.read()
 
     def rebind(self, layer: int, changed: Sequence[int], places: Sequence[int]) -> None:
         for load in [load for load in self.speculative if load.layer == layer]:

@@ -13,6 +13,21 @@ WAITED_PLACES = 64
 """Threads that count the time that they wait for experts, each in a place of its own."""
 
 
+@dataclass(slots=True, eq=False)
+class Waves:
+    """Experts of a layer that take turns in its slots, in ascending order, where not all have one at once.
+
+    Attributes:
+        window: Where [2] int32 are: the first expert of the wave that is there, or comes, and the first after it.
+        enter: To be called before each wave but the first, once everybody has computed with the one before.
+        count: Of the demand that was made last: so many waves at most, of which the last may be empty.
+    """
+
+    window: int
+    enter: Callable[[int], None]
+    count: int = 1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Arrivals:
     """Which experts are in their slots; the kernels wait for the others (native/src/arrivals.h).
@@ -21,10 +36,12 @@ class Arrivals:
         flags: [E] int32: 1 gate and up are there, 2 down is, 4 the expert has a slot, 8 somebody waits; above these
             how often it has been given one.
         waited: [64] int64, nanoseconds that threads have waited, since somebody set them to 0.
+        waves: None where all experts that are asked for have slots at once.
     """
 
     flags: Tensor
     waited: Tensor
+    waves: Waves | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,10 @@
 
 import random
 
+import pytest
+
 from triptych.experts.cache import DecayedUses, Empty, ExpertCache, Fixed, LastUse, Load, Loading, Ready, Scores
+from triptych.experts.pool import Pool
 
 LAYERS, EXPERTS, SLOTS, QUOTA = 4, 10, 24, 3
 
@@ -73,6 +76,54 @@ def test_what_was_foretold_waits_for_its_layer() -> None:
     assert holds(cache, 2, 5)
     ensured = cache.ensure(2, [4, 9])
     assert (ensured.hits, ensured.covered, [load.expert for load in ensured.loads]) == (0, 1, [9])
+
+
+def test_whoever_layers_keep_stays_while_more_than_the_spare_slots_hold_passes() -> None:
+    spare = 3
+    for _ in range(100):
+        cache = opened([Fixed([0.0] * EXPERTS) for _ in range(LAYERS)], slots=LAYERS * QUOTA + spare)
+        for layer in range(LAYERS):
+            read(cache, cache.ensure(layer, sorted(random.sample(range(EXPERTS), QUOTA))).loads)
+        kept = [dict(layer) for layer in cache.kept]
+        for layer in range(LAYERS):
+            asked = sorted(random.sample(range(EXPERTS), random.randrange(EXPERTS + 1)))
+            passed, turns = waves(cache, layer, asked)
+            assert passed == asked
+            assert turns <= Pool(len(cache.slots), 1, cache.quotas, 0).waves(len(asked), EXPERTS)
+        assert [dict(layer) for layer in cache.kept] == kept
+
+
+def waves(cache: ExpertCache, layer: int, asked: list[int]) -> tuple[list[int], int]:
+    """Experts in the order in which a step has gone through them, and in how many waves."""
+    passed: list[int] = []
+    turns = 0
+    cache.reach(layer, asked)
+    while turns == 0 or not cache.demand.over:
+        ensured = cache.wave(lambda: pytest.fail("all that is not kept may be taken"))
+        read(cache, ensured.loads)
+        there = [cache.slots[slot] for slot in ensured.slots]
+        passed += [slot.expert for slot in there if isinstance(slot, Ready)]
+        turns += 1
+    return passed, turns
+
+
+def test_who_waits_for_a_later_layer_makes_room_for_a_wave() -> None:
+    cache = opened(slots=LAYERS * QUOTA + 2)
+    for layer in range(LAYERS):
+        read(cache, cache.ensure(layer, [0, 1, 2]).loads)
+    (first, second) = cache.prefetch(2, [7, 8], most=2)
+    cache.loaded(first.slot)
+    asked: list[Load] = []
+
+    def make_room() -> None:
+        asked.append(second)
+        if not cache.release_one():
+            cache.loaded(second.slot)
+            assert cache.release_one()
+
+    cache.reach(0, [5, 6])
+    assert [load.slot for load in cache.wave(make_room).loads] == [first.slot, second.slot]
+    assert len(asked) == 2
 
 
 def test_a_read_that_is_given_up_leaves_its_slot_to_the_next() -> None:

@@ -11,6 +11,7 @@ from resident import fresh
 from torch import Tensor
 
 from triptych.experts.cache import ExpertCache
+from triptych.experts.pool import Pool
 from triptych.experts.settings import PolicyName
 from triptych.kernels.native.residency import ResidencyPool
 
@@ -29,6 +30,7 @@ class Pair:
 
     def __init__(self, made: Made, policy: PolicyName, slots: int, quotas: tuple[int, ...], most: int) -> None:
         self.made = made
+        self.slots = Pool(slots, made.store.blob_bytes, quotas, most)
         self.pool: ResidencyPool = open_pool(made, slots, quotas, policy)
         self.pool.allow(most)
         self.expected = Expected(ExpertCache(slots, quotas, fresh(policy, COUNTS)), most)
@@ -44,6 +46,14 @@ class Pair:
             self.read()
         self.pool.ensure(layer, ids)
         self.expected.ensure(layer, ids)
+        self.compare()
+        for wave in range(1, self.slots.waves(ids.numel(), COUNTS[layer])):
+            while self.expected.demanded:
+                self.read()
+            self.pool.wave(wave)
+            self.expected.wave()
+            self.compare()
+        assert self.expected.cache.demand.over
 
     def prefetch(self, layer: int) -> None:
         scores, top = torch.randn(2, 99).round(decimals=1)[:, : COUNTS[layer]], random.randrange(1, COUNTS[layer])

@@ -55,13 +55,31 @@ class Pool:
         """Of all slots."""
         return self.slots * self.slot_bytes
 
+    @property
+    def spare(self) -> int:
+        """Slots that no layer keeps."""
+        return self.slots - sum(self.quotas)
+
+    def waves(self, choices: int, experts: int) -> int:
+        """In how many turns a layer's experts may have to pass through the spare slots.
+
+        In each but the last, those in half of them are computed, while the next ones are read into the other half.
+
+        Args:
+            choices: Of all rows: no more experts are asked for.
+            experts: E.
+        """
+        surplus = min(choices, experts) - self.spare
+        return 1 if not self.spare or surplus <= 0 else 1 + -(-surplus // max(self.spare // 2, 1))
+
 
 def pool_of(settings: OffloadSettings, layers: Sequence[LayerNeed]) -> Pool:
     """Divides a budget.
 
-    A step that asks for all experts of a layer finds slots for them while all readers are busy with others and all
-    that may be read in advance waits. What few tokens ask for, and what is read in advance for them, fits into slots
-    that no layer keeps; more than that takes slots of the layers that come again last.
+    What a token asks for, and what is read in advance for it, fits into slots that no layer keeps. What more rows ask
+    for passes through these in turns (`Pool.waves`). Where it does not (experts kept by Python), a step that asks for
+    all experts of a layer finds slots for them while all readers are busy with others and all that may be read in
+    advance waits.
 
     Raises:
         InvalidArgument: the experts of one layer do not fit.

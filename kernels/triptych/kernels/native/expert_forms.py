@@ -36,6 +36,8 @@ class ExpertsArgs(ctypes.Structure):
         ("limit", ctypes.c_double),
         ("flags", ctypes.c_void_p),
         ("waited", ctypes.c_void_p),
+        ("window", ctypes.c_void_p),
+        ("partial", ctypes.c_void_p),
     )
 
 

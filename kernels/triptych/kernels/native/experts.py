@@ -19,6 +19,8 @@ MAX_TOKENS = 1 << 15
 MAX_INPUTS = 1 << 14
 """Of which two times sixteen outputs fit there as float32."""
 _ALIGNED = 64
+_GROUP = 16
+"""Outputs whose sums lie together."""
 _GATES: Mapping[str, Gate] = {"silu": Gate.SILU, "gelu": Gate.GELU, "gelu_tanh": Gate.GELU_TANH}
 
 
@@ -39,6 +41,7 @@ class PlanArgs(ctypes.Structure):
         ("ids", ctypes.c_void_p),
         ("plan", ctypes.c_void_p),
         ("flags", ctypes.c_void_p),
+        ("window", ctypes.c_void_p),
         ("tokens", ctypes.c_int64),
         ("top_k", ctypes.c_int64),
         ("experts", ctypes.c_int64),
@@ -81,23 +84,32 @@ class Moe:
         """Runs it, or records the calls."""
         first, second = (self._form(p, x.dtype) for p in (experts.gate, experts.down))
         entries, features = ids.numel(), experts.down.inputs
+        waves = None if experts.arrivals is None else experts.arrivals.waves
+        count = 1 if waves is None else waves.count
         sizes = (
             4 * (2 + 2 * experts.gate.experts + entries + min(experts.gate.experts, entries)),
             len(x) * first.row_bytes(experts.gate.inputs),
             entries * features * x.itemsize,
             entries * second.row_bytes(features),
+            0 if count == 1 else len(x) * -(-experts.down.outputs // _GROUP) * _GROUP * 4,
         )
-        plan, rows, hidden, hidden_rows = _carve(sizes)
+        plan, rows, hidden, hidden_rows, partial = _carve(sizes)
         kept = (*_tensors(experts), ids, weights)
         arrivals = (None, None) if experts.arrivals is None else (experts.arrivals.flags, experts.arrivals.waited)
         flags, waited = (None if tensor is None else tensor.data_ptr() for tensor in arrivals)
-        args = PlanArgs(ids.data_ptr(), plan.data_ptr(), flags, *ids.shape, experts.gate.experts)
-        submit(self._plan, args, ids, plan, *arrivals)
-        product = _Product(ids, plan, weights, gating, x.dtype is torch.bfloat16, (flags, waited), kept)
+        window = None if waves is None or count == 1 else waves.window
+        product = _Product(
+            ids, plan, weights, gating, x.dtype is torch.bfloat16, (flags, waited), (window, partial), kept
+        )
         ready = product.ready(first, x, len(x), experts.gate, rows)
-        product.submit(first.gated, ready, experts.gate, experts.up, hidden)
-        ready = product.ready(second, hidden, entries, experts.down, hidden_rows)
-        product.submit(second.summed, ready, experts.down, experts.down, out)
+        for wave in range(count):
+            if waves is not None and count > 1:
+                waves.enter(wave)
+            args = PlanArgs(ids.data_ptr(), plan.data_ptr(), flags, window, *ids.shape, experts.gate.experts)
+            submit(self._plan, args, ids, plan, *arrivals)
+            product.submit(first.gated, ready, experts.gate, experts.up, hidden)
+            gated = product.ready(second, hidden, entries, experts.down, hidden_rows)
+            product.submit(second.summed, gated, experts.down, experts.down, out)
 
     def _form(self, projection: Projection, dtype: torch.dtype) -> ExpertForm:
         form = self._forms.find(projection.template, dtype)
@@ -116,10 +128,12 @@ class _Product:
         gating: Gating,
         is_bf16: bool,
         arrivals: tuple[int | None, int | None],
+        wave: tuple[int | None, Tensor],
         kept: tuple[Tensor, ...],
     ) -> None:
         self._ids, self._plan, self._weights, self._is_bf16, self._kept = ids, plan, weights, is_bf16, kept
         self._arrivals = arrivals
+        self._window, self._partial = wave
         match gating:
             case ClampedSilu(alpha, limit):
                 self._gate = (Gate.CLAMPED, alpha, limit)
@@ -157,8 +171,10 @@ class _Product:
             bytes_of(weight),
             *self._gate,
             *self._arrivals,
+            self._window,
+            self._partial.data_ptr(),
         )
-        submit(kernel, args, *tensors, *self._kept)
+        submit(kernel, args, *tensors, self._partial, *self._kept)
 
 
 def _carve(sizes: tuple[int, ...]) -> list[Tensor]:

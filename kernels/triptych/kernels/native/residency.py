@@ -1,4 +1,4 @@
-"""Experts that do not all fit, in C++: decisions, readers, and two kernels of a step (src/residency_pool.h)."""
+"""Experts that do not all fit, in C++: decisions, readers, and kernels of a step (src/residency_pool.h)."""
 
 import ctypes
 import os
@@ -20,6 +20,7 @@ from triptych.kernels.native.residency_args import (
     PoolArgs,
     PrefetchArgs,
     SlotOut,
+    WaveArgs,
 )
 from triptych.kernels.native.residency_layers import (
     LayerExperts,
@@ -48,6 +49,7 @@ class ResidencyPool:
 
     Attributes:
         layers: As they were given.
+        window: Where [2] int32 are: the first expert of the wave that the step is at, and the first after it.
 
     Raises:
         NotAvailable: it cannot be compiled or loaded here.
@@ -69,6 +71,7 @@ class ResidencyPool:
         self._slots = len(memory)
         self._experts = tuple(len(layer.offsets) for layer in layers)
         self._ensure: Kernel[EnsureArgs] = load_kernel(SOURCE, "residency_ensure", EnsureArgs, ISAS[-1])
+        self._wave: Kernel[WaveArgs] = load_kernel(SOURCE, "residency_wave", WaveArgs, ISAS[-1])
         self._prefetch: Kernel[PrefetchArgs] = load_kernel(SOURCE, "residency_prefetch", PrefetchArgs, ISAS[-1])
         of_layers = (LayerArgs * len(layers))(*(layer_args(layer) for layer in layers))
         self._args = PoolArgs(
@@ -84,13 +87,20 @@ class ResidencyPool:
         )
         self._pool: int = _library().triptych_residency_open(ctypes.byref(self._args))
 
+        self.window: int = _library().triptych_residency_window(self._pool)
         _open.add(self)
 
     def ensure(self, layer: int, ids: Tensor) -> None:
-        """Runs it or records it: experts ids [T, K] int32 of a layer are wanted."""
+        """Runs it or records it: experts ids [T, K] int32 of a layer are wanted; the first wave of them is read."""
         args = EnsureArgs(self._pool, layer, ids.data_ptr(), *ids.shape)
         args.owner = self
         submit(self._ensure, args, ids)
+
+    def wave(self, number: int) -> None:
+        """Runs it or records it: the step goes on to a wave of what it wanted last, or begins again with 0."""
+        args = WaveArgs(self._pool, number)
+        args.owner = self
+        submit(self._wave, args)
 
     def prefetch(self, layer: int, scores: Tensor, top: int) -> None:
         """Runs it or records it: reads who is likely by scores [T, E] float32, whose rows are contiguous."""
@@ -199,6 +209,7 @@ def _library() -> ctypes.CDLL:
         "close": ([pool], None),
         "free": ([pool], None),
         "forked": ([pool], None),
+        "window": ([pool], pointer),
         "allow": ([pool, number], None),
         "warm": ([pool, number, number], None),
         "check": ([pool, pointer, number], number),

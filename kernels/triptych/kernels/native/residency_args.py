@@ -70,6 +70,13 @@ class EnsureArgs(ctypes.Structure):
     _fields_ = (("pool", _Pointer), ("layer", _Number), ("ids", _Pointer), ("tokens", _Number), ("top_k", _Number))
 
 
+class WaveArgs(ctypes.Structure):
+    """Mirror of `WaveArgs`, and whose pool it is."""
+
+    owner: object
+    _fields_ = (("pool", _Pointer), ("number", _Number))
+
+
 class PrefetchArgs(ctypes.Structure):
     """Mirror of `PrefetchArgs`, and whose pool it is."""
 

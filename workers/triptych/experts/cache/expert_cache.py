@@ -1,36 +1,22 @@
 """Which expert is in which slot: the decisions alone, without memory, threads or files.
 
 A layer keeps as many experts as it has quota, those of the highest scores. All other slots are spare: they take what
-is read, and whoever is not worth keeping stays in them until they are needed again, oldest first. A layer that asks
-for more than they hold, as for a long prompt, takes slots that layers keep: those of the lowest scores of the layer
-that comes again last, then of the one before it.
+is read, and whoever is not worth keeping stays in them until they are needed again, oldest first. A layer may ask for
+more than they hold, as for a long prompt:
 
-`triptych.kernels.native.residency` decides the same in C++; traces are replayed by this one.
+* In waves (`wave`) these experts pass through the spare slots in turns, and whom layers keep is not touched.
+* Where all have to be there at once (`ensure`) they take slots that layers keep: those of the lowest scores of the
+  layer that comes again last, then of the one before it.
+
+`triptych.kernels.native.residency` decides the same in C++, in waves; traces are replayed by this one.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from triptych.experts.cache.demand import Demand, Ensured
 from triptych.experts.cache.scores import Scores
 from triptych.experts.cache.slots import Cause, Empty, Load, Loading, Ready, Slot
-
-
-@dataclass(frozen=True, slots=True)
-class Ensured:
-    """What a layer's demand came to.
-
-    Attributes:
-        slots: Of the demanded experts, in their order.
-        loads: To be read, in this order.
-        hits: Experts that were there since an earlier step.
-        covered: That had been read in advance, or are being.
-    """
-
-    slots: tuple[int, ...]
-    loads: tuple[Load, ...]
-    hits: int
-    covered: int
 
 
 class ExpertCache:
@@ -51,6 +37,8 @@ class ExpertCache:
         self._where: dict[tuple[int, int], int] = {}
         self._spare: OrderedDict[int, None] = OrderedDict.fromkeys(range(slots))
         self._pinned: set[int] = set()
+        self.demand = Demand(0, (), set())
+        """Of the layer that a step has reached."""
         self._awaited: dict[int, set[int]] = {}
         """By layer: slots of what was read in advance for it, which nobody may take before."""
 
@@ -70,6 +58,48 @@ class ExpertCache:
             self._settle(layer, expert, slot)
         covered = len(awaited & set(there.values()))
         return Ensured(slots, loads, len(there) - covered, covered)
+
+    def reach(self, layer: int, experts: Sequence[int]) -> None:
+        """A step is at a layer, and will go through these experts, in ascending order, in waves."""
+        self.scores[layer].touch(experts)
+        self.demand = Demand(layer, tuple(experts), self._awaited.pop(layer, set()))
+
+    def wave(self, make_room: Callable[[], None]) -> Ensured:
+        """The experts that the step goes on with: all that are left, if the spare slots hold them.
+
+        Else those in half of the spare slots, while the next ones are read into the other half.
+
+        Args:
+            make_room: Called while spare slots wait for others, or are being read into: frees one, or waits for one.
+        """
+        demand = self.demand
+        left = [self._slot_of(expert) for expert in demand.experts[demand.taken :]]
+        for slot in reversed(left):  # whoever comes last is the first to be read again, if it must be
+            if slot is not None and slot in self._spare:
+                self._spare.move_to_end(slot)
+        self._pinned = {self._where[demand.layer, expert] for expert in demand.experts[demand.next : demand.taken]}
+        loads, hits, covered = [], 0, 0
+        for expert in demand.experts[demand.taken :]:
+            slot = self._slot_of(expert)
+            if slot is not None:
+                self._pinned.add(slot)
+                covered, hits = covered + (slot in demand.awaited), hits + (slot not in demand.awaited)
+            elif (free := self._spare_room(make_room)) is not None:
+                demand.awaited.discard(free)
+                loads.append(self._load(demand.layer, expert, "demand", free))
+            else:
+                break
+            demand.taken += 1
+        return Ensured(self._compute(self._half()), tuple(loads), hits, covered)
+
+    def release_one(self) -> bool:
+        """The first slot that waits for a layer to come waits no longer; whether there is one."""
+        awaited = {slot: slots for slots in self._awaited.values() for slot in slots}
+        for slot in sorted(awaited):
+            if isinstance(self.slots[slot], Ready) and slot not in self._pinned:
+                awaited[slot].discard(slot)
+                return True
+        return False
 
     def prefetch(self, layer: int, experts: Sequence[int], most: int) -> tuple[Load, ...]:
         """Slots for experts that a layer to come may need, likeliest first, while fewer than `most` are awaited.
@@ -132,6 +162,39 @@ class ExpertCache:
     def where(self, layer: int, expert: int) -> int | None:
         """The slot of an expert."""
         return self._where.get((layer, expert))
+
+    def _slot_of(self, expert: int) -> int | None:
+        return self._where.get((self.demand.layer, expert))
+
+    def _half(self) -> int:
+        """Place of the first expert that the step does not go on with."""
+        demand = self.demand
+        if demand.taken == len(demand.experts):
+            return demand.taken
+        passing, place = max(len(self._spare) // 2, 1), demand.next
+        while passing and place < demand.taken:
+            passing -= self._slot_of(demand.experts[place]) in self._spare
+            place += 1
+        return place
+
+    def _compute(self, end: int) -> tuple[int, ...]:
+        demand = self.demand
+        experts = demand.experts[demand.next : end]
+        slots = tuple(self._where[demand.layer, expert] for expert in experts)
+        for slot in slots:
+            self._use(slot)
+        for expert, slot in zip(experts, slots, strict=True):
+            self._settle(demand.layer, expert, slot)
+        demand.next = end
+        return slots
+
+    def _spare_room(self, make_room: Callable[[], None]) -> int | None:
+        """The oldest spare slot; None when the step needs all of them."""
+        while (slot := self._oldest()) is None:
+            if self._spare.keys() <= self._pinned:
+                return None
+            make_room()
+        return slot
 
     def _load(self, layer: int, expert: int, cause: Cause, slot: int) -> Load:
         self._forget(slot)

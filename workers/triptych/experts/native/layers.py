@@ -11,6 +11,7 @@ from triptych.experts.cache import DecayedUses, Fixed, LastUse, Scores
 from triptych.experts.store import Checksums, PackedStore
 from triptych.experts.torch.tables import LayerTables
 from triptych.kernels import Arrivals, Experts
+from triptych.kernels.expert_slots import Waves
 from triptych.kernels.native.residency_layers import LayerExperts, LayerScores, RoundedExperts
 
 
@@ -36,6 +37,12 @@ def tables(layout: BlobLayout, count: int, memory: Tensor, waited: Tensor) -> Ex
     """A layer's experts in slots [N, B], none of which is there."""
     arrivals = Arrivals(torch.zeros(count, dtype=torch.int32), waited)
     return replace(LayerTables(layout, count, memory).experts, arrivals=arrivals)
+
+
+def in_waves(experts: Experts, waves: Waves) -> Experts:
+    """Experts that may take turns in their slots."""
+    assert experts.arrivals is not None
+    return replace(experts, arrivals=replace(experts.arrivals, waves=waves))
 
 
 def layer_experts(

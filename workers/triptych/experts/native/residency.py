@@ -9,7 +9,7 @@ from torch import Tensor
 
 from triptych.core.errors import DataLoss, TriptychError, Unavailable
 from triptych.experts.cache import Scores
-from triptych.experts.native.layers import Blobs, layer_experts, rounded_experts, tables
+from triptych.experts.native.layers import Blobs, in_waves, layer_experts, rounded_experts, tables
 from triptych.experts.native.memory import open_file, slots
 from triptych.experts.pool import Pool
 from triptych.experts.residency import Counts
@@ -17,7 +17,7 @@ from triptych.experts.settings import OffloadSettings
 from triptych.experts.steerable import Asked
 from triptych.experts.store import Mend, PackedStore
 from triptych.kernels import Experts
-from triptych.kernels.expert_slots import WAITED_PLACES
+from triptych.kernels.expert_slots import WAITED_PLACES, Waves
 from triptych.kernels.native.residency import ResidencyPool
 from triptych.kernels.native.residency_args import FailedOut
 
@@ -55,8 +55,7 @@ class NativeResidency:
         self._store = store
         self._mend = mend
         self._numbers = list(experts)
-        self._most = pool.speculative
-        self._nbytes = pool.nbytes
+        self._slots = pool
         memory = slots(pool.slots, pool.slot_bytes)
         waited = torch.zeros(WAITED_PLACES, dtype=torch.int64)
         self._experts = [
@@ -86,6 +85,8 @@ class NativeResidency:
             _SPLIT,
             self._rounded,
         )
+        self._waves = [Waves(self._pool.window, self._pool.wave) for _ in self._experts]
+        self._experts = [in_waves(own, waves) for own, waves in zip(self._experts, self._waves, strict=True)]
         self._closed = Counts()
         self._close = weakref.finalize(self, _close, self._pool, self._file, self._rounded)
         self.speculate(True)
@@ -98,7 +99,7 @@ class NativeResidency:
     @property
     def nbytes(self) -> int:
         """See `Residency.nbytes`."""
-        return self._nbytes
+        return self._slots.nbytes
 
     @property
     def counts(self) -> Counts:
@@ -111,6 +112,7 @@ class NativeResidency:
 
     def ensure(self, layer: int, ids: Tensor) -> None:
         """See `Residency.ensure`."""
+        self._waves[layer].count = self._slots.waves(ids.numel(), len(self._numbers[layer]))
         self._pool.ensure(layer, ids)
 
     def prefetch(self, layer: int, scores: Tensor, top: int) -> None:
@@ -124,7 +126,7 @@ class NativeResidency:
 
     def speculate(self, on: bool) -> None:
         """See `Steerable.speculate`."""
-        self._pool.allow(self._most if on else 0)
+        self._pool.allow(self._slots.speculative if on else 0)
 
     def uses(self, layer: int) -> Sequence[int]:
         """See `Steerable.uses`."""

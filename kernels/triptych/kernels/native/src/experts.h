@@ -43,6 +43,8 @@ struct ExpertsArgs {
     double alpha, limit;       // of it
     int32_t* flags;            // [experts] arrivals.h; null when all experts are there
     int64_t* waited;
+    const int32_t* window;     // [2] experts of this wave: the first, and the first after it; null for all experts
+    float* partial;            // [groups, tokens, 16] sums so far, between waves
 
     int64_t groups() const { return groups_of(outputs); }
     int64_t entries() const { return tokens * top_k; }
@@ -179,20 +181,35 @@ class Sum {
 
     // Several groups of outputs at a time, as far as there is room, so that more of an expert is read in one go.
     void run(int64_t piece) {
+        if (args_.window && args_.window[0] == args_.window[1]) return;  // all waves are over
         const Range mine = share(args_.groups(), 1, piece, sum_pieces(args_));
         const int64_t most = std::max<int64_t>(kSumBytes / (args_.tokens * sizeof(f32x16)), 1);
         for (int64_t first = mine.first; first < mine.last; first += most) {
             const Range groups{first, std::min(first + most, mine.last)};
-            std::fill_n(sums_, (groups.last - groups.first) * args_.tokens, f32x16{});
+            begin(groups);
             for (int64_t i = 0; i < plan_.active(); ++i) {
                 if (i + 1 < plan_.active()) ask_for(plan_.expert(i + 1), groups);
                 add(i, groups);
             }
-            write(groups);
+            end(groups);
         }
     }
 
   private:
+    f32x16* partial(Range groups) const { return reinterpret_cast<f32x16*>(args_.partial) + groups.first * args_.tokens; }
+
+    void begin(Range groups) {
+        const int64_t count = (groups.last - groups.first) * args_.tokens;
+        if (args_.window && args_.window[0] > 0) std::memcpy(sums_, partial(groups), count * sizeof(f32x16));
+        else std::fill_n(sums_, count, f32x16{});
+    }
+
+    void end(Range groups) const {
+        const int64_t count = (groups.last - groups.first) * args_.tokens;
+        if (args_.window && args_.window[1] < args_.experts) std::memcpy(partial(groups), sums_, count * sizeof(f32x16));
+        else write(groups);
+    }
+
     // An expert's share of the piece is short, and lies somewhere else than the last one's.
     void ask_for(int64_t expert, Range groups) const {
         const char* weight = reinterpret_cast<const char*>(args_.addresses[expert]);

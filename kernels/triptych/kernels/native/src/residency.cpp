@@ -1,4 +1,4 @@
-// Experts that do not all fit: the C functions of a pool (residency_pool.h), and the two kernels of a step that it has.
+// Experts that do not all fit: the C functions of a pool (residency_pool.h), and the kernels of a step that it has.
 
 #include "residency_pool.h"
 
@@ -9,6 +9,11 @@ struct EnsureArgs {
     int64_t layer;
     const int32_t* ids;  // [tokens, top_k]
     int64_t tokens, top_k;
+};
+
+struct WaveArgs {
+    Pool* pool;
+    int64_t number;
 };
 
 struct PrefetchArgs {
@@ -27,6 +32,8 @@ void ensure(const EnsureArgs& args, int64_t, char*) {
     args.pool->ensure(static_cast<int32_t>(args.layer), args.ids, args.tokens, args.top_k);
 }
 
+void wave(const WaveArgs& args, int64_t, char*) { args.pool->wave(args.number); }
+
 void prefetch(const PrefetchArgs& args, int64_t, char*) {
     args.pool->prefetch(static_cast<int32_t>(args.layer), likely(args.scores, args.stride, args.tokens, args.experts, args.top));
 }
@@ -34,9 +41,12 @@ void prefetch(const PrefetchArgs& args, int64_t, char*) {
 }  // namespace
 
 TRIPTYCH_KERNEL(residency_ensure, EnsureArgs, one_piece, ensure)
+TRIPTYCH_KERNEL(residency_wave, WaveArgs, one_piece, wave)
 TRIPTYCH_KERNEL(residency_prefetch, PrefetchArgs, one_piece, prefetch)
 
 extern "C" Pool* triptych_residency_open(const PoolArgs* args) { return new Pool(*args); }
+
+extern "C" const int32_t* triptych_residency_window(const Pool* pool) { return pool->window(); }
 
 extern "C" void triptych_residency_close(Pool* pool) { pool->close(); }
 
@@ -77,15 +87,15 @@ extern "C" void triptych_residency_slots(Pool* pool, int32_t* out) {
 
 // Of a layer's experts: by how many steps they were asked for.
 extern "C" void triptych_residency_uses(Pool* pool, int64_t layer, int64_t* out) {
-    std::copy(pool->uses(layer).begin(), pool->uses(layer).end(), out);
+    std::copy(pool->asked().uses(layer).begin(), pool->asked().uses(layer).end(), out);
 }
 
-extern "C" void triptych_residency_trace(Pool* pool, int64_t on) { pool->trace(on); }
+extern "C" void triptych_residency_trace(Pool* pool, int64_t on) { pool->asked().trace(on); }
 
-extern "C" int64_t triptych_residency_traced(Pool* pool) { return static_cast<int64_t>(pool->traced().size()); }
+extern "C" int64_t triptych_residency_traced(Pool* pool) { return static_cast<int64_t>(pool->asked().traced().size()); }
 
 // Moves what was asked for to `out`: layer, tokens, top_k and the ids, one after the other.
 extern "C" void triptych_residency_drain(Pool* pool, int32_t* out) {
-    std::copy(pool->traced().begin(), pool->traced().end(), out);
-    pool->traced().clear();
+    std::copy(pool->asked().traced().begin(), pool->asked().traced().end(), out);
+    pool->asked().traced().clear();
 }

@@ -7,86 +7,59 @@
 #include <optional>
 #include <utility>
 
-#include "residency_scores.h"
+#include "residency_layer.h"
+#include "residency_slot.h"
 #include "residency_spare.h"
-
-enum class Cause : int32_t { Demand, Prefetch, Warm };
-enum class State : int32_t { Empty, Loading, Ready };
-
-struct Slot {
-    State state = State::Empty;
-    int32_t layer = -1, expert = -1;
-    Cause cause = Cause::Demand;
-    bool pinned = false;      // of the layer that the step is at
-    bool asked = false;       // since it was read
-    int32_t awaited_by = -1;  // the layer that it was read for in advance, until the step is there
-};
-
-struct Load {
-    int32_t slot, layer, expert;
-    Cause cause;
-};
 
 struct Ensured {
     std::vector<Load> loads;
     int64_t hits = 0, covered = 0;
-    std::vector<int32_t> unasked;  // slots of what was read in advance for nothing
-};
-
-// Hears of experts that get a slot or lose it.
-class Places {
-  public:
-    virtual ~Places() = default;
-    virtual void placed(int32_t layer, int32_t expert, int32_t slot) = 0;
-    virtual void gone(const Slot& at, int32_t slot) = 0;
-    // No slot can be had: makes one free, or lets one become so.
-    virtual void make_room() = 0;
 };
 
 class ExpertCache {
   public:
-    struct Layer {
-        int64_t quota;
-        Scores scores;
-        std::vector<int32_t> where;  // slot of each expert, -1 for none
-        std::vector<bool> kept;
-        int64_t keeps = 0;
-
-        Layer(int64_t quota, Scores scores)
-            : quota(quota), scores(std::move(scores)), where(this->scores.count(), -1), kept(where.size()) {}
-    };
-
-    ExpertCache(int64_t slots, std::vector<Layer> layers, Places& places)
+    ExpertCache(int64_t slots, std::vector<CachedLayer> layers, Places& places)
         : slots_(slots), layers_(std::move(layers)), spare_(slots), places_(places) {}
 
     const std::vector<Slot>& slots() const { return slots_; }
-    int32_t where(int32_t layer, int32_t expert) const { return layers_[layer].where[expert]; }
+    const CachedLayer& layer(int32_t number) const { return layers_[number]; }
+    int32_t where(int32_t layer, int32_t expert) const { return layers_[layer].where(expert); }
 
-    Ensured ensure(int32_t layer, const std::vector<int32_t>& experts) {
-        Ensured found;
-        Layer& own = layers_[layer];
-        for (const int32_t slot : pinned_) slots_[slot].pinned = false;
-        pinned_.clear();
-        own.scores.touch(experts);
-        std::vector<bool> there(own.where.size());
-        for (const int32_t expert : experts) {
-            const int32_t slot = own.where[expert];
-            if (slot < 0) continue;
-            there[expert] = true;
-            pin(slot);
-            slots_[slot].awaited_by == layer ? ++found.covered : ++found.hits;
-        }
-        for (int32_t slot = 0; awaited_ && slot < static_cast<int32_t>(slots_.size()); ++slot) {
-            if (slots_[slot].awaited_by != layer) continue;
-            slots_[slot].awaited_by = -1;
+    // A step is at a layer; returns how many experts were read in advance for it in vain.
+    int64_t reach(int32_t layer, std::vector<int32_t> experts) {
+        layers_[layer].scores.touch(experts);
+        demand_ = {layer, std::move(experts), std::vector<bool>(layers_[layer].experts())};
+        std::vector<bool> wanted(layers_[layer].experts());
+        for (const int32_t expert : demand_.experts) wanted[expert] = true;
+        int64_t unasked = 0;
+        for (Slot& at : slots_) {
+            if (!awaited_) break;
+            if (at.awaited_by != layer) continue;
+            at.awaited_by = -1;
             --awaited_;
-            if (!slots_[slot].pinned) found.unasked.push_back(slot);
+            demand_.covered[at.expert] = wanted[at.expert];
+            unasked += !wanted[at.expert];
         }
-        for (const int32_t expert : experts)
-            if (!there[expert]) found.loads.push_back(load(layer, expert, Cause::Demand, room(layer)));
-        for (const int32_t expert : experts) use(own.where[expert]);
-        for (const int32_t expert : experts) settle(layer, expert, own.where[expert]);
+        return unasked;
+    }
+
+    // Slots for as many as have room beside all that layers keep. Where that is not everybody, the step computes with
+    // those in half of the room now, while the rest is read.
+    Ensured wave() {
+        unpin();
+        for (size_t place = demand_.experts.size(); place-- > demand_.taken;)
+            if (const int32_t slot = place_of(place); slot >= 0 && spare_.has(slot)) spare_.to_end(slot);
+        for (size_t place = demand_.next; place < demand_.taken; ++place) pin(place_of(place));
+        const Ensured found = take();
+        compute(demand_.taken == demand_.experts.size() ? demand_.taken : half());
         return found;
+    }
+
+    void rewind() { demand_.next = demand_.taken = 0; }
+
+    // The first expert that no wave has had.
+    int32_t after() const {
+        return demand_.next < demand_.experts.size() ? demand_.experts[demand_.next] : layers_[demand_.layer].experts();
     }
 
     std::vector<Load> prefetch(int32_t layer, const std::vector<int32_t>& experts, int64_t most) {
@@ -109,20 +82,12 @@ class ExpertCache {
     }
 
     std::optional<Load> warm(int32_t layer, int32_t expert) {
-        if (layers_[layer].keeps >= layers_[layer].quota || where(layer, expert) >= 0) return std::nullopt;
+        if (!layers_[layer].has_room() || where(layer, expert) >= 0) return std::nullopt;
         const int32_t slot = oldest();
         if (slot < 0) return std::nullopt;
         const Load found = load(layer, expert, Cause::Warm, slot);
         keep(layer, expert, slot);
         return found;
-    }
-
-    // Whether its layer keeps an expert, or would if it were asked for now.
-    bool worth_keeping(int32_t layer, int32_t expert) const {
-        const Layer& own = layers_[layer];
-        if (own.kept[expert] || own.keeps < own.quota) return true;
-        const int32_t other = least(layer, [](int32_t) { return true; });
-        return other >= 0 && own.scores.of(expert) > own.scores.of(other);
     }
 
     void loaded(int32_t slot) {
@@ -131,7 +96,7 @@ class ExpertCache {
     }
 
     void dropped(int32_t slot) {
-        let_go(slot);
+        if (slots_[slot].state != State::Empty) layers_[slots_[slot].layer].let_go(slots_[slot].expert);
         forget(slot);
         release(slot);
         spare_.to_front(slot);
@@ -152,84 +117,94 @@ class ExpertCache {
     }
 
   private:
+    // Of the layer that the step is at.
+    struct Demand {
+        int32_t layer = 0;
+        std::vector<int32_t> experts;  // ascending
+        std::vector<bool> covered;     // by expert: it was read in advance
+        size_t next = 0;               // place of the first that nobody computes with yet
+        size_t taken = 0;              // and of the first that no slot has been taken for
+    };
+
+    // Of an expert of the demand: its slot.
+    int32_t place_of(size_t place) const { return where(demand_.layer, demand_.experts[place]); }
+
+    // Slots for experts of the demand, until there is no room.
+    Ensured take() {
+        Ensured found;
+        for (; demand_.taken < demand_.experts.size(); ++demand_.taken) {
+            const int32_t expert = demand_.experts[demand_.taken];
+            if (const int32_t slot = where(demand_.layer, expert); slot >= 0) {
+                pin(slot);
+                ++(demand_.covered[expert] ? found.covered : found.hits);
+                continue;
+            }
+            const int32_t slot = room();
+            if (slot < 0) break;
+            found.loads.push_back(load(demand_.layer, expert, Cause::Demand, slot));
+        }
+        return found;
+    }
+
+    // Place of the first that is not in the first half of the spare slots.
+    size_t half() const {
+        int64_t passing = std::max<int64_t>(spare_.count() / 2, 1);
+        size_t place = demand_.next;
+        for (; passing && place < demand_.taken; ++place) passing -= spare_.has(place_of(place));
+        return place;
+    }
+
+    void compute(size_t end) {
+        for (size_t place = demand_.next; place < end; ++place) use(place_of(place));
+        for (size_t place = demand_.next; place < end; ++place) settle(demand_.layer, demand_.experts[place]);
+        demand_.next = end;
+    }
+
     Load load(int32_t layer, int32_t expert, Cause cause, int32_t slot) {
         forget(slot);
         slots_[slot] = {State::Loading, layer, expert, cause};
-        layers_[layer].where[expert] = slot;
+        layers_[layer].place(expert, slot);
         spare_.to_end(slot);
         if (cause == Cause::Demand) pin(slot);
         places_.placed(layer, expert, slot);
         return {slot, layer, expert, cause};
     }
 
-    // A slot for what a layer asks for.
-    int32_t room(int32_t layer) {
+    // A slot that nobody keeps, -1 when the step needs all of them.
+    int32_t room() {
         for (;; places_.make_room()) {
             if (const int32_t slot = oldest(); slot >= 0) return slot;
-            if (const int32_t slot = taken(layer); slot >= 0) return slot;
+            if (first_spare([](const Slot& at) { return !at.pinned; }) < 0) return -1;
         }
     }
 
     // The oldest spare slot that nobody needs, -1 when there is none.
-    int32_t oldest() const {
+    int32_t oldest() const { return first_spare(free); }
+
+    template <class Chosen>
+    int32_t first_spare(Chosen&& chosen) const {
         for (int32_t slot = spare_.first(); slot != spare_.end(); slot = spare_.after(slot))
-            if (free(slot)) return slot;
+            if (chosen(slots_[slot])) return slot;
         return -1;
     }
 
-    // From the layers that come again last: the slot of the least that they keep, -1 when all are needed.
-    int32_t taken(int32_t layer) {
-        const auto count = static_cast<int32_t>(layers_.size());
-        for (int32_t back = 1; back <= count; ++back) {
-            const int32_t owner = ((layer - back) % count + count) % count;
-            const int32_t expert = least(owner, [&](int32_t slot) { return free(slot); });
-            if (expert < 0) continue;
-            const int32_t slot = layers_[owner].where[expert];
-            let_go(slot);
-            return slot;
-        }
-        return -1;
-    }
+    static bool free(const Slot& at) { return !at.pinned && at.state != State::Loading && at.awaited_by < 0; }
 
-    bool free(int32_t slot) const {
-        const Slot& at = slots_[slot];
-        return !at.pinned && at.state != State::Loading && at.awaited_by < 0;
-    }
-
-    // The expert of the lowest score that a layer keeps, of two the one of the lower number; -1 when there is none.
-    template <class Allowed>
-    int32_t least(int32_t layer, Allowed&& allowed) const {
-        const Layer& own = layers_[layer];
-        int32_t found = -1;
-        for (int32_t e = 0; e < static_cast<int32_t>(own.where.size()); ++e)
-            if (own.kept[e] && allowed(own.where[e]) && (found < 0 || own.scores.of(e) < own.scores.of(found))) found = e;
-        return found;
-    }
-
-    void settle(int32_t layer, int32_t expert, int32_t slot) {
-        Layer& own = layers_[layer];
-        if (own.kept[expert]) return;
-        if (own.keeps < own.quota) return keep(layer, expert, slot);
-        const int32_t other = own.quota ? least(layer, [](int32_t) { return true; }) : -1;
-        if (other < 0 || own.scores.of(expert) <= own.scores.of(other)) return spare_.to_end(slot);
-        const int32_t freed = own.where[other];
-        let_go(freed);
-        spare_.to_end(freed);
+    void settle(int32_t layer, int32_t expert) {
+        CachedLayer& own = layers_[layer];
+        const int32_t slot = own.where(expert);
+        if (own.keeps(expert)) return;
+        if (own.has_room()) return keep(layer, expert, slot);
+        const int32_t other = own.least();
+        if (!own.worth_more(expert, other)) return spare_.to_end(slot);
+        own.let_go(other);
+        spare_.to_end(own.where(other));
         keep(layer, expert, slot);
     }
 
     void keep(int32_t layer, int32_t expert, int32_t slot) {
-        layers_[layer].keeps += !layers_[layer].kept[expert];
-        layers_[layer].kept[expert] = true;
+        layers_[layer].keep(expert);
         spare_.remove(slot);
-    }
-
-    // Its layer keeps it no longer.
-    void let_go(int32_t slot) {
-        const Slot& at = slots_[slot];
-        if (at.state == State::Empty || !layers_[at.layer].kept[at.expert]) return;
-        layers_[at.layer].kept[at.expert] = false;
-        --layers_[at.layer].keeps;
     }
 
     void use(int32_t slot) {
@@ -241,7 +216,7 @@ class ExpertCache {
     void forget(int32_t slot) {
         const Slot at = slots_[slot];
         if (at.state == State::Empty) return;
-        layers_[at.layer].where[at.expert] = -1;
+        layers_[at.layer].place(at.expert, -1);
         slots_[slot] = {.pinned = at.pinned, .awaited_by = at.awaited_by};
         places_.gone(at, slot);
     }
@@ -257,10 +232,16 @@ class ExpertCache {
         pinned_.push_back(slot);
     }
 
+    void unpin() {
+        for (const int32_t slot : pinned_) slots_[slot].pinned = false;
+        pinned_.clear();
+    }
+
     std::vector<Slot> slots_;
-    std::vector<Layer> layers_;
+    std::vector<CachedLayer> layers_;
     Spare spare_;
     Places& places_;
+    Demand demand_;
     std::vector<int32_t> pinned_;
     int64_t awaited_ = 0;
 };

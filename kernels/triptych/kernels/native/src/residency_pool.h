@@ -8,10 +8,12 @@
 #include <utility>
 #include <vector>
 
+#include "residency_asked.h"
 #include "residency_blobs.h"
 #include "residency_ledger.h"
 #include "residency_likely.h"
 #include "residency_readers.h"
+#include "residency_tables.h"
 
 class Pool final : Places {
   public:
@@ -20,33 +22,43 @@ class Pool final : Places {
           readers_(std::make_unique<Readers>(args.file, args.rounded, args.readers)) {
         alone_ = args.readers > 0 && readers_->none();
         for (int64_t l = 0; l < args.layers; ++l) {
-            parts_.emplace_back(layers_[l].parts, layers_[l].parts + 9);
+            tables_.emplace_back(layers_[l]);
             blobs_.emplace_back(layers_[l], args.split);
-            uses_.emplace_back(layers_[l].experts);
+            asked_.add_layer(layers_[l].experts);
         }
     }
 
+    // Asks for the first wave of a layer's experts, which are all as a rule; `wave` asks for the others.
     void ensure(int32_t layer, const int32_t* ids, int64_t tokens, int64_t top_k) {
+        wave_ = 0;
+        window_[0] = 0;
+        window_[1] = layers_[layer].experts;
         if (closed_) return;
-        note(layer, ids, tokens, top_k);
+        gather_waits();
+        asked_.note(layer, ids, tokens, top_k);
         collect();
         const std::vector<bool> wanted = among(layer, ids, tokens * top_k);
-        std::vector<Read> reads = promote(layer, wanted);
+        demand(promote(layer, wanted));  // first: what is not queued cannot be waited for
         std::vector<int32_t> experts;
         for (size_t e = 0; e < wanted.size(); ++e)
             if (wanted[e]) experts.push_back(static_cast<int32_t>(e));
-        const Ensured found = cache_.ensure(layer, experts);
-        for (const Load& load : found.loads) add(load, reads);
-        std::stable_partition(reads.begin(), reads.end(), [](const Read& read) { return read.parts[0].section == 0; });
-        readers_->demand(reads);
-        if (alone_) settle();
-        for (const int32_t expert : experts) ++uses_[layer][expert];
+        asked_.count(layer, experts);
         counts_.layers += 1;
-        counts_.demanded += experts.size();
-        counts_.hits += found.hits;
-        counts_.covered += found.covered;
-        counts_.misses += found.loads.size();
-        counts_.wasted_bytes += found.unasked.size() * layers_[layer].bytes;
+        counts_.wasted_bytes += cache_.reach(layer, std::move(experts)) * layers_[layer].bytes;
+        ask(cache_.wave());
+        window_[1] = cache_.after();
+    }
+
+    // The step has computed with the last wave of its layer, and is to compute with this one.
+    void wave(int64_t number) {
+        if (number == wave_) return;
+        wave_ = number;
+        if (number == 0) cache_.rewind();
+        window_[0] = number ? window_[1] : 0;
+        if (closed_) return;
+        collect();
+        ask(cache_.wave());
+        window_[1] = cache_.after();
     }
 
     void prefetch(int32_t layer, const std::vector<int32_t>& experts) {
@@ -79,7 +91,7 @@ class Pool final : Places {
     // `from` says at which place each was, -1 for none; `rounded` is null where none are to be read.
     void rebind(int32_t layer, const int64_t* offsets, const uint64_t* checksums, const int64_t* from, const RoundedArgs* rounded) {
         drop(readers_->withdraw([&](const Read& read) { return read.load.layer == layer; }));
-        std::fill(uses_[layer].begin(), uses_[layer].end(), 0);
+        asked_.forget(layer);
         for (int32_t e = 0; e < layers_[layer].experts; ++e) {
             if (!blobs_[layer].differs(offsets, checksums, e)) continue;
             if (const int32_t slot = cache_.where(layer, e); slot >= 0) {
@@ -133,30 +145,35 @@ class Pool final : Places {
 
     const ExpertCache& cache() const { return cache_; }
 
-    // By how many steps each expert was asked for, since the layer was bound.
-    const std::vector<int64_t>& uses(int64_t layer) const { return uses_[layer]; }
+    // [2] the first expert of the wave that the step is at, and the first after it.
+    const int32_t* window() const { return window_; }
 
-    void trace(bool on) {
-        tracing_ = on;
-        trace_.clear();
-    }
-
-    std::vector<int32_t>& traced() { return trace_; }
+    Asked& asked() { return asked_; }
 
   private:
-    std::vector<ExpertCache::Layer> decisions() const {
-        std::vector<ExpertCache::Layer> found;
+    // The step waits for these: gate and up of all are read before down of any.
+    void demand(std::vector<Read> reads) {
+        std::stable_partition(reads.begin(), reads.end(), [](const Read& read) { return read.parts[0].section == 0; });
+        readers_->demand(reads);
+        if (alone_) settle();
+    }
+
+    void ask(const Ensured& found) {
+        std::vector<Read> reads;
+        for (const Load& load : found.loads) add(load, reads);
+        demand(std::move(reads));
+        counts_.demanded += found.hits + found.covered + found.loads.size();
+        counts_.hits += found.hits;
+        counts_.covered += found.covered;
+        counts_.misses += found.loads.size();
+    }
+
+    std::vector<CachedLayer> decisions() const {
+        std::vector<CachedLayer> found;
         for (const LayerArgs& layer : layers_)
             found.emplace_back(layer.quota, Scores(static_cast<Policy>(layer.policy), layer.values, layer.experts,
                                                    layer.steps, layer.decay, layer.worth));
         return found;
-    }
-
-    void note(int32_t layer, const int32_t* ids, int64_t tokens, int64_t top_k) {
-        gather_waits();
-        if (!tracing_) return;
-        trace_.insert(trace_.end(), {layer, static_cast<int32_t>(tokens), static_cast<int32_t>(top_k)});
-        trace_.insert(trace_.end(), ids, ids + tokens * top_k);
     }
 
     void gather_waits() {
@@ -185,7 +202,9 @@ class Pool final : Places {
     }
 
     // Forgets what was queued, all reads of a slot or none: of what another part is under way the rest is queued again.
-    void drop(const std::vector<Read>& reads) {
+    // Returns how many slots are free now.
+    int64_t drop(const std::vector<Read>& reads) {
+        int64_t dropped = 0;
         std::unordered_map<const Progress*, int64_t> whole;
         for (const Read& read : reads) whole[read.progress] += read.steps();
         // One look at each slot: the part may come meanwhile, and of a slot that is given away nothing may be queued.
@@ -194,9 +213,10 @@ class Pool final : Places {
         for (const Read& read : reads) {
             const auto slot = whole.find(read.progress);
             if (slot == whole.end()) begun.push_back(read);
-            else if (std::exchange(slot->second, 0)) forget(read.load);
+            else if (std::exchange(slot->second, 0)) ++dropped, forget(read.load);
         }
         readers_->speculate(begun);
+        return dropped;
     }
 
     void forget(const Load& load) {
@@ -208,9 +228,9 @@ class Pool final : Places {
     // Reads for a load: of the rounded expert, where there is one, for those that no layer keeps.
     void add(const Load& load, std::vector<Read>& reads) {
         const LayerBlobs& blobs = blobs_[load.layer];
-        const bool exact = !blobs.has_rounded() || load.cause == Cause::Warm || cache_.worth_keeping(load.layer, load.expert);
+        const bool exact = !blobs.has_rounded() || load.cause == Cause::Warm || cache_.layer(load.layer).worth_keeping(load.expert);
         Read read{.load = load, .to = args_.memory + load.slot * args_.slot_bytes};
-        read.flags = layers_[load.layer].flags + load.expert;
+        read.flags = tables_[load.layer].flags(load.expert);
         read.placement = placement_of(read.flags);
         read.progress = &ledger_.of(load.slot);
         ledger_.begin(load.slot, blobs.add(read, exact, reads));
@@ -219,23 +239,16 @@ class Pool final : Places {
     void collect() { ledger_.collect(cache_); }
 
     void placed(int32_t layer, int32_t expert, int32_t slot) override {
-        const LayerArgs& own = layers_[layer];
-        char* const blob = args_.memory + slot * args_.slot_bytes;
-        int64_t* const tables[] = {own.gate, own.up, own.down};
-        for (int64_t i = 0; i < 9; ++i) {
-            const int64_t part = parts_[layer][i];
-            tables[i / 3][i % 3 * own.experts + expert] = part < 0 ? 0 : reinterpret_cast<int64_t>(blob + part);
-        }
-        enter(own.flags + expert);
+        tables_[layer].place(expert, args_.memory + slot * args_.slot_bytes);
     }
 
     void gone(const Slot& at, int32_t slot) override {
-        leave(layers_[at.layer].flags + at.expert);
+        tables_[at.layer].remove(at.expert);
         ledger_.gone(at, slot);
     }
 
     void make_room() override {
-        drop(readers_->withdraw([](const Read& read) { return read.load.cause == Cause::Prefetch; }));
+        if (drop(readers_->withdraw([](const Read& read) { return read.load.cause == Cause::Prefetch; }))) return;
         collect();
         if (const int32_t layer = cache_.release_one(); layer >= 0) {
             counts_.wasted_bytes += layers_[layer].bytes;
@@ -247,15 +260,14 @@ class Pool final : Places {
 
     const PoolArgs args_;
     std::vector<LayerArgs> layers_;
-    std::vector<std::vector<int64_t>> parts_;
+    std::vector<LayerTables> tables_;
     std::vector<LayerBlobs> blobs_;
-    std::vector<std::vector<int64_t>> uses_;
+    Asked asked_;
     Ledger ledger_;
     bool closed_ = false, alone_ = false;
-    int64_t most_ = 0;
+    int64_t most_ = 0, wave_ = 0;
+    int32_t window_[2] = {};
     Counts counts_;
-    bool tracing_ = false;
-    std::vector<int32_t> trace_;
     ExpertCache cache_;
     std::unique_ptr<Readers> readers_;
 };

@@ -13,6 +13,7 @@ class Spare {
     }
 
     bool has(int32_t slot) const { return in_[slot]; }
+    int64_t count() const { return count_; }
     int32_t first() const { return next_[end_]; }
     int32_t after(int32_t slot) const { return next_[slot]; }
     int32_t end() const { return end_; }
@@ -25,6 +26,7 @@ class Spare {
         next_[previous_[slot]] = next_[slot];
         previous_[next_[slot]] = previous_[slot];
         in_[slot] = false;
+        --count_;
     }
 
   private:
@@ -34,9 +36,11 @@ class Spare {
         previous_[slot] = previous_[before];
         next_[previous_[slot]] = previous_[before] = slot;
         in_[slot] = true;
+        ++count_;
     }
 
     std::vector<int32_t> next_, previous_;
     std::vector<bool> in_;
     int32_t end_;
+    int64_t count_ = 0;
 };
