@@ -136,7 +136,7 @@ def _prepare(spec: ClusterSpec, cpu_count: int, progress: Progress) -> Blueprint
     stages = resolve_stages(spec, kind_of(spec, model), cpu_count=cpu_count)
     _require_ranks(spec, model, stages)
     offloads = offloads_of(spec, model, stages)
-    compactable = isinstance(model, ModelSpec) and _weights(spec, files, model, form).compactable
+    compactable = any(offloads.values()) and _compactable(spec, files, model, form)
     blueprint = Blueprint(spec, files, model, stages, psutil.virtual_memory().total, offloads, compactable)
     if spec.ray.address is None:  # the workers of a joined cluster are elsewhere
         blueprint = _settled(blueprint, free_memory())
@@ -167,9 +167,11 @@ def _settled(blueprint: Blueprint, free: int) -> Blueprint:
     return replace(blueprint, offloads=settle(blueprint.offloads, decoder, form, stages, fixed=fixed, free=free))
 
 
-def _weights(spec: ClusterSpec, files: ModelFiles, model: ModelSpec, form: Quantization) -> WeightForm:
-    """On this machine."""
-    return WeightForm.of(files, model.decoder, form, choose_dtype(spec.dtype, read_config(files)))
+def _compactable(spec: ClusterSpec, files: ModelFiles, model: ModelSpec | EmbedderSpec, form: Quantization) -> bool:
+    """Whether experts may be kept in twelve bits a weight on this machine."""
+    if isinstance(model, EmbedderSpec):
+        return False
+    return WeightForm.of(files, model.decoder, form, choose_dtype(spec.dtype, read_config(files))).compactable
 
 
 def _require_ranks(spec: ClusterSpec, model: ModelSpec | EmbedderSpec, stages: dict[Stage, StageResources]) -> None:
