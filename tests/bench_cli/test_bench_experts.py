@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.recordings import MODEL, foreseeing, recording
 from tests.support.seeds import drawn_seed
 from triptych.cli.bench.experts import run as run_module
-from triptych.cli.bench.experts.arms import DEFAULT, Cached, OnDemand, Resident, offload, parse_arms
+from triptych.cli.bench.experts.arms import DEFAULT, REGROUPED, Cached, OnDemand, Resident, offload, parse_arms
 from triptych.cli.bench.experts.figures import Beside, Failed, Figures, computing_seconds, figures
 from triptych.cli.bench.experts.process import apart, own_peak_bytes
-from triptych.cli.bench.experts.replaying import Replay, as_served
+from triptych.cli.bench.experts.replaying import Replay, as_served, replayed
 from triptych.cli.bench.experts.restoring import put_back
 from triptych.cli.bench.experts.serving import Served
 from triptych.cli.bench.experts.targets import targets
@@ -25,8 +27,9 @@ from triptych.core.errors import DeadlineExceeded, Internal, InvalidArgument
 from triptych.engine.ranks.replica import Replica
 from triptych.engine.ranks.testing import RankThreads
 from triptych.experts.residency import Counts
-from triptych.experts.settings import Bytes, Fraction
-from triptych.experts.traces import Foreseen, Routes, TracedModel
+from triptych.experts.settings import Bytes, Fraction, OffloadSettings
+from triptych.experts.traces import GIVEN_UP, Device, Foreseen, Routes, Script, TracedModel, replay
+from triptych.experts.traces.arms import Arms
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -129,6 +132,29 @@ def test_arms_are_chosen_by_name_and_budgets_in_percent_or_bytes() -> None:
             parse_arms(names, budgets)
 
 
+def test_answers_that_take_turns_are_those_of_a_batch(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("synthetic.folder", "conversion"):
+        monkeypatch.setattr(f"triptych.models.{module}.cache_directory", lambda: tmp_path)
+    monkeypatch.setattr(run_module, "apart", here)
+    sizes = ("--texts", "4", "--batch", "4", "--out", "12", "--rounds", "1", "--threads", "1")
+    arms = ("--arms", f"resident,lru,{REGROUPED}", "--budgets", "50", "--json", tmp_path / "lines.jsonl")
+    status, _, err = run("bench", "experts", "--model", "synthetic:2MB", *sizes, *arms)
+    assert status == 0, err
+    lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
+    together, turns = (line for line in lines if line["what"] == "arm" and line["policy"] == "lru")
+    assert turns["arm"] == REGROUPED
+    assert turns["as_one_rank"] is together["as_one_rank"] is True
+    assert together["replayed_hit"] == pytest.approx(together["first_hit"], abs=1e-9)
+    assert turns["replayed_hit"] is turns["bound"] is None  # nobody has recorded those steps
+
+
+def test_only_that_arm_has_answers_take_turns() -> None:
+    arms = parse_arms(f"lru,{REGROUPED}", "50")
+    assert [settings.regroup for arm in arms if (settings := offload(arm, 100, None))] == [False, True]
+
+
 def test_none_kept_is_one_layer_of_slots_that_no_layer_keeps() -> None:
     assert offload(Resident(), 100, None) is None
     settings = offload(OnDemand(), 100, None)
@@ -183,8 +209,8 @@ def _routes(sequences: np.ndarray, positions: np.ndarray) -> Routes:
 ARM = Figures(
     arm="lfu-decay", policy="lfu-decay", prefetch="none", shares="uniform", budget="50%", batch=1, tok_s=50.0,
     hit=0.9, recall=None, precision=None, wasted_bytes=0.0, reads_per_token=1.0, read_mb_per_token=1.0,
-    stall_ms_per_token=1.0, peak_rss=90, allowed_rss=100, experts_saved=0.5, equal=True, first_hit=0.8,
-    replayed_hit=0.79, bound=60.0, switched_off=False, rounds=3, as_one_rank=True, ranks=1,
+    stall_ms_per_token=1.0, peak_rss=90, allowed_rss=100, experts_saved=0.5, rss_saved=0.48, equal=True,
+    first_hit=0.8, replayed_hit=0.79, bound=60.0, switched_off=False, rounds=3, as_one_rank=True, ranks=1,
 )  # fmt: skip
 RESIDENT = replace(ARM, arm="resident", budget="", tok_s=100.0, allowed_rss=0, replayed_hit=None, bound=None)
 ON_DEMAND = replace(ARM, arm="load-on-demand", budget="", tok_s=25.0)
@@ -192,12 +218,13 @@ OURS = replace(ARM, arm=DEFAULT, tok_s=81.0)
 
 
 def test_targets_of_a_model_of_text() -> None:
-    least = replace(OURS, budget="10%", tok_s=30.0, experts_saved=0.9, peak_rss=101)
+    least = replace(OURS, budget="10%", tok_s=30.0, experts_saved=0.9, rss_saved=0.893, peak_rss=101)
     found = {target.name: target for target in targets([RESIDENT, ON_DEMAND, ARM, OURS, least], synthetic=False)}
     assert [(round(target.value, 3), target.limit, target.reached) for target in found.values()] == [
         (3.24, 3.0, True),
         (0.81, 0.8, True),
         (0.9, 0.9, True),
+        (0.893, 0.9, False),
         (1.01, 1.0, False),
         (5.0, 5, True),
         (0.01, 0.02, True),
@@ -228,15 +255,58 @@ def test_no_arm_computes_faster_than_the_bound_has_it() -> None:
     assert least == pytest.approx(1.6 / 22)
     arm, beside = (
         Cached("lru", "lru", "none", "uniform", Fraction(0.5), "50%"),
-        Beside(100, [resident], 1e6, [], least),
+        Beside(100, [resident], 1e6, [], least, 90),
     )
-    line = figures(arm, 1, [faster], work, Replay(50, 0.8, 0.0), beside)
+    line = figures(arm, 1, [faster], work, Replay((0.8,), 0.0), beside)
     assert line.bound == pytest.approx(22 / 1.6)
-    assert figures(arm, 1, [faster], work, Replay(50, 0.8, 1e6), beside).bound == pytest.approx(1)
+    assert figures(arm, 1, [faster], work, Replay((0.8,), 1e6), beside).bound == pytest.approx(1)
     assert (line.recall, line.precision) == (None, None)
     ahead = replace(faster, then=replace(then, covered=1, misses=1, prefetched=4, used=1))
-    line = figures(arm, 1, [ahead], work, Replay(50, 0.8, 0.0), beside)
+    line = figures(arm, 1, [ahead], work, Replay((0.8,), 0.0), beside)
     assert (line.recall, line.precision) == (0.5, 0.25)
+
+
+def test_memory_is_compared_with_the_resident_arm_less_the_experts_that_it_maps() -> None:
+    work = Work(((0,) * PROMPT,), 11, 1)
+    resident = [Served(((0,),), "", 1.0, None, None, 0, peak) for peak in (210, 200, 230)]
+    then = Counts(demanded=1)
+    rounds = [Served(((0,),), "", 1.0, then, then, 50, peak) for peak in (163, 162, 190)]
+    arm, beside = Cached("lru", "lru", "none", "uniform", Fraction(0.5), "50%"), Beside(100, resident, 1e6, [], 1, 94)
+    line = figures(arm, 1, rounds, work, Replay((0.0,) * 3, 0.0), beside)
+    assert (line.peak_rss, line.allowed_rss) == (190, 200 - 94 + 55)
+    assert (line.experts_saved, line.rss_saved) == (0.5, (210 - 163) / 94)
+    for alone in (
+        figures(arm, 1, rounds, work, Replay((0.0,) * 3, 0.0), replace(beside, resident=[])),
+        figures(arm, 2, rounds, work, None, beside),
+        figures(Resident(), 1, resident, work, None, beside),
+    ):
+        assert (alone.allowed_rss, alone.rss_saved) == (0, None)
+
+
+def test_every_round_is_compared_with_its_own_replay_and_the_farthest_is_shown() -> None:
+    work = Work(((0,) * PROMPT,), 11, 1)
+    rounds = [
+        Served(((0,),), "", seconds, Counts(demanded=100, hits=hits), Counts(demanded=1), 50, 100)
+        for seconds, hits in ((1.0, 86), (2.0, 76), (3.0, 86))
+    ]
+    arm, beside = Cached("lru", "lru", "none", "uniform", Fraction(0.5), "50%"), Beside(100, [], 1e6, [], 1.0, 90)
+    line = figures(arm, 1, rounds, work, Replay((0.86, 0.763, 0.855), 0.0), beside)
+    assert (line.first_hit, line.replayed_hit) == (0.86, 0.855)
+    line = figures(arm, 1, rounds, work, None, beside)
+    assert (line.first_hit, line.replayed_hit) == (0.86, None)
+
+
+def test_reading_in_advance_is_replayed_as_a_round_turned_it_on_and_off() -> None:
+    random.seed(60)
+    script = Script.of(foreseeing(recording(60)))
+    work = Work(((0,) * PROMPT,), 60, 1)
+    settings = OffloadSettings(budget=Bytes(16 * MODEL.blob), readers=1, speculation=0.3)
+    first = [Counts(turns=turns) for turns in ((), GIVEN_UP, ())]
+    rounds = [Served((), "", 1.0, counts, counts, 50, 100) for counts in first]
+    played = replayed(settings, script, work, None, Device(1e9, 0.01), rounds).hits
+    assert played[0] == played[2] > played[1]
+    one = Arms(script, None, ((0.0,) * MODEL.experts,) * MODEL.layers).of(settings)
+    assert played[1] == replay(script, one, Device(1e9, 0.01), GIVEN_UP).counts.hit_ratio
 
 
 def test_without_a_resident_arm_there_is_less_to_say() -> None:

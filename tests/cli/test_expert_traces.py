@@ -67,6 +67,11 @@ def test_replay_says_what_every_choice_comes_to(trace: Path, tmp_path: Path, run
         assert line["reads"] >= best["reads"] - 1e-9 or "static-hot" in line["arm"]
         assert line["tok_s"] <= best["tok_s"] + 1e-9 or "static-hot" in line["arm"]
         assert 0 <= line["kept"] <= line["hit"] <= 1
+        ahead = "next-gate" in line["arm"] or "route" in line["arm"]
+        assert (line["hit_off"] is None) == (line["tok_s_off"] is None)
+        assert line["hit_off"] is None or (ahead and 0 <= line["hit_off"] <= 1)
+        assert line["hit_off"] is not None or not ahead or line["recall"] is None
+    assert any(line["hit_off"] for line in found)
     assert all(name in said for name in arms)
     assert imread(picture).shape[0] > 100
 

@@ -1,13 +1,17 @@
 """What replay says of settings is what an engine with these settings counts."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from triptych.engine import Completion, Engine, SamplingParams
 from triptych.engine.route_recording import record
+from triptych.experts import opening, speculation
 from triptych.experts.residency import Counts
 from triptych.experts.settings import Fraction, OffloadSettings, PolicyName
+from triptych.experts.speculation import SpeculationSwitch
+from triptych.experts.switch import Resting, Trying
 from triptych.experts.traces import Device, Script, replay
 from triptych.experts.traces.arms import Arms
 
@@ -62,3 +66,21 @@ def test_with_the_next_gate_the_hit_ratio_is_within_two_points(recorded: tuple[S
     assert said == answers
     assert counts.demanded == expected.demanded
     assert abs(counts.hit_ratio - expected.hit_ratio) < 0.02
+
+
+def test_a_trial_of_reading_in_advance_is_replayed_as_the_engine_made_it(
+    recorded: tuple[Script, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which counts on no clock: what follows from a trial is in the engine's counts, be it whatever it is."""
+    monkeypatch.setattr(speculation, "STEPS", 1)
+    monkeypatch.setattr(opening, "SpeculationSwitch", partial(SpeculationSwitch, state=Trying(Resting())))
+    script, answers = recorded
+    settings = OffloadSettings(budget=Fraction(0.25), warm=False)
+    counts, said = served(settings)
+    assert said == answers
+    assert counts.turns[:3] == (2, 6, 10)
+    arm = Arms(script).of(settings)
+    expected = replay(script, arm, DEVICE, counts.turns).counts
+    assert counts.demanded == expected.demanded
+    assert abs(counts.hit_ratio - expected.hit_ratio) < 0.02
+    assert replay(script, arm, DEVICE).counts.hit_ratio > expected.hit_ratio

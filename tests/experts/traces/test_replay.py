@@ -1,6 +1,7 @@
 """Replaying: what is counted, and what time passes."""
 
 import random
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,9 @@ from recordings import MODEL, arm, foreseeing, recording
 
 from triptych.experts.cache import DecayedUses, ExpertCache, LastUse
 from triptych.experts.pool import Pool
+from triptych.experts.store.packed import PIECE
 from triptych.experts.traces import (
+    GIVEN_UP,
     Arm,
     Device,
     Everybody,
@@ -78,15 +81,32 @@ def test_reading_in_advance_hides_reads_behind_computing() -> None:
     assert ahead.tokens == demand.tokens == 29, "the first step is a prompt"
 
 
-def test_reading_in_advance_is_given_up_where_it_does_not_pay() -> None:
-    """Whoever is foreseen never comes, and a read that is under way keeps the disk from those that do."""
-    right = foreseeing(recording(300))
-    wrong = Foreseen((right.foreseen.experts + 1) % MODEL.experts, right.foreseen.chances)
-    slow = Device(bandwidth=MODEL.blob / 0.001, step=0.0006)
-    for routes, off in ((right, False), (replace(right, foreseen=wrong), True)):
-        script = Script.of(routes)
-        judged = replace(arm(LfuDecay(), script, 10, NextGate(0), speculative=2), judged=True)
-        assert replay(script, judged, slow).counts.switched_off == off
+@pytest.mark.parametrize(("turns", "off"), [(GIVEN_UP, range(40)), ((7, 19, 30), [*range(7, 19), *range(30, 40)])])
+def test_reading_in_advance_is_on_when_it_was_turned_on(turns: tuple[int, ...], off: Collection[int]) -> None:
+    script = Script.of(foreseeing(recording(40)))
+    ahead = arm(LfuDecay(), script, 14, NextGate(0), speculative=4)
+    nobody = ((),) * MODEL.layers
+    some = replace(ahead, told=[nobody if step in off else told for step, told in enumerate(ahead.told)])
+    assert replay(script, ahead, SLOW, turns) == replay(script, some, SLOW) != replay(script, ahead, SLOW)
+
+
+def test_large_experts_come_in_pieces() -> None:
+    assert Device(PIECE, 1).reads(2 * PIECE + PIECE // 2) == (1, 1, 0.5)
+    assert Device(PIECE, 1).reads(PIECE) == (1,)
+    assert Device(2 * PIECE, 1).reads(PIECE // 4) == (0.125,)
+
+
+def test_pieces_let_a_demanded_expert_pass_by_one_that_is_read_in_advance() -> None:
+    """A single reader ends the piece that it has begun, and not the expert."""
+    random.seed(30)
+    routes = recording(30)
+    wrong = Foreseen((foreseeing(routes).foreseen.experts + 1) % MODEL.experts, foreseeing(routes).foreseen.chances)
+    stall = []
+    for blob in (PIECE, 8 * PIECE):
+        script = Script.of(replace(routes, foreseen=wrong, model=replace(MODEL, blob=blob, resident=blob)))
+        played = arm(Lru(), script, 10, NextGate(0), speculative=1)
+        stall.append(replay(script, played, Device(blob / 0.004, 0.003)).decode.stall_ns)
+    assert stall[1] < stall[0]
 
 
 def test_time_is_computing_and_what_it_waits_for_reads() -> None:

@@ -10,9 +10,7 @@ from triptych.experts.residency import Residency
 from triptych.experts.settings import OffloadSettings
 from triptych.experts.store import PackedStore
 from triptych.experts.taken import TakenExperts
-from triptych.kernels import moe
-from triptych.kernels.dispatch import REFERENCE
-from triptych.models.compact_pack import CompactPack
+from triptych.models.compact_pack import CompactPack, expandable
 from triptych.models.expert_pack import ExpertPack
 from triptych.models.expert_route import ExpertRoute
 from triptych.models.files import ModelFiles
@@ -106,7 +104,7 @@ def pack_of(
     pack = ExpertPack.of(files, spec, parameters)
     if (to := settings.rounding) is not None:
         return LossyPack.of(pack, to)
-    twelve_bits = settings.twelve_bits(parameters.device.type) and moe.backend("cpu") != REFERENCE
+    twelve_bits = settings.twelve_bits(parameters.device.type) and expandable()
     return CompactPack.of(pack) if twelve_bits else pack
 
 

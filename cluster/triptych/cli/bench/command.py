@@ -111,4 +111,4 @@ def bench_experts(
     reached = targets(found.arms, synthetic=model.startswith(SYNTHETIC))
     if json is not None:
         json.write_text("".join(f"{line}\n" for line in json_lines(found, reached)), encoding="utf-8")
-    Console(width=max(Console().width, 120)).print(tables(found, reached))
+    Console(width=max(Console().width, 150)).print(tables(found, reached))

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TypeVar, get_args
 
 from triptych.core.errors import InvalidArgument
+from triptych.experts.pool import judged
 from triptych.experts.settings import Bytes, Fraction, OffloadSettings, PolicyName, PredictorName, Shares
-from triptych.experts.traces import Device, Replayed, RouteModel, Routes, Script, fewest_reads
+from triptych.experts.traces import GIVEN_UP, Device, Replayed, RouteModel, Routes, Script, fewest_reads
 from triptych.experts.traces import replay as replay_arm
 from triptych.experts.traces.arms import Arms
 
@@ -58,7 +59,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one arm came to at one budget; figures are of decoding.
+    """What one arm came to at one budget; figures are of decoding, with reading in advance on throughout.
 
     Attributes:
         arm: Its name.
@@ -71,6 +72,8 @@ class Line:
         reads: A token, of experts.
         stall: Milliseconds a token that computing waits for reads.
         tok_s: Tokens a second.
+        hit_off: As `hit`, where reading in advance has been given up; None where nothing is read in advance.
+        tok_s_off: As `tok_s`, likewise: an engine gives it up where these are clearly more.
     """
 
     arm: str
@@ -83,10 +86,12 @@ class Line:
     reads: float
     stall: float | None
     tok_s: float
+    hit_off: float | None = None
+    tok_s_off: float | None = None
 
     @classmethod
-    def of(cls, arm: str, budget: float, done: Replayed) -> "Line":
-        """Of a replay."""
+    def of(cls, arm: str, budget: float, done: Replayed, off: Replayed | None = None) -> "Line":
+        """Of a replay, and of one with reading in advance given up."""
         counts, tokens = done.decode, max(done.tokens, 1)
         ahead = counts.prefetched > 0
         return cls(
@@ -100,6 +105,8 @@ class Line:
             reads=done.reads_per_token,
             stall=counts.stall_ns / 1e6 / tokens,
             tok_s=done.tokens_per_second,
+            hit_off=None if off is None else off.decode.hit_ratio,
+            tok_s_off=None if off is None else off.tokens_per_second,
         )
 
 
@@ -127,7 +134,9 @@ def replayed(
         hit, reads = script.hit_ratio(fewest), script.reads_per_token(fewest)
         yield Line("belady", budget, hit, hit, None, None, 0.0, reads, None, script.bound(fewest, device))
         for name, settings in chosen.items():
-            yield Line.of(name, budget, replay_arm(script, arms.of(settings), device))
+            arm = arms.of(settings)
+            off = replay_arm(script, arm, device, GIVEN_UP) if judged(settings, arm.pool) else None
+            yield Line.of(name, budget, replay_arm(script, arm, device), off)
         yield Line.of("on demand", budget, nobody)
 
 

@@ -18,18 +18,18 @@ def show(script: Script, lines: Sequence[Line], device: Device) -> None:
     model = script.routes.model
     names = max(len(line.arm) for line in lines)
     console = Console(highlight=False)
-    console.width = max(console.width, names + 60)
+    console.width = max(console.width, names + 78)
     console.print(
         f"{model.name}: {len(script.routes):,} steps, {script.tokens:,} tokens decoded; "
         f"{model.layers} layers of {model.experts} experts of {model.blob / 1e3:,.0f} kB, {model.top_k} a token; "
         f"a disk of {device.bandwidth / 1e6:,.0f} MB/s, {device.step * 1e3:g} ms a step; "
-        "reads, waste in MB and stall in ms are of a token",
+        "reads, waste in MB and stall in ms are of a token; off: with reading in advance given up",
         soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("budget", justify="right")
     table.add_column("arm", no_wrap=True)
-    for name in ("hit", "kept", "recall", "precision", "reads", "waste", "stall", "tok/s"):
+    for name in ("hit", "kept", "recall", "precision", "reads", "waste", "stall", "tok/s", "hit off", "tok/s off"):
         table.add_column(name, justify="right", no_wrap=True)
     before = None
     for line in lines:
@@ -63,6 +63,8 @@ def _figures(line: Line) -> tuple[str, ...]:
         f"{line.wasted / 1e6:.2f}",
         "–" if line.stall is None else f"{line.stall:.2f}",
         f"{line.tok_s:.1f}",
+        _share(line.hit_off),
+        "–" if line.tok_s_off is None else f"{line.tok_s_off:.1f}",
     )
 
 

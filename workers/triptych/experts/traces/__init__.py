@@ -9,7 +9,7 @@ from triptych.experts.traces.device import Device
 from triptych.experts.traces.log import RouteLog
 from triptych.experts.traces.policies import LfuDecay, Lru, OnDemand, Policy, Ring, StaticHot
 from triptych.experts.traces.predictors import Everybody, NextGate, Nobody, Predictor, Route, foretold
-from triptych.experts.traces.replay import Arm, Replayed, replay
+from triptych.experts.traces.replay import GIVEN_UP, Arm, Replayed, replay
 from triptych.experts.traces.route_model import RouteModel, read_route_model, write_route_model
 from triptych.experts.traces.routes import Foreseen, Routes, TracedModel
 from triptych.experts.traces.script import Script
@@ -17,6 +17,7 @@ from triptych.experts.traces.storage import read_routes, write_routes
 from triptych.experts.traces.training import Trained, train
 
 __all__ = [
+    "GIVEN_UP",
     "Arm",
     "Device",
     "Everybody",

@@ -3,7 +3,7 @@
 from typing import assert_never
 
 from triptych.core.errors import FailedPrecondition
-from triptych.experts.pool import LayerNeed, judged, pool_of
+from triptych.experts.pool import LayerNeed, pool_of
 from triptych.experts.settings import OffloadSettings
 from triptych.experts.traces.policies import LfuDecay, Lru, OnDemand, Policy, Ring, StaticHot
 from triptych.experts.traces.predictors import Everybody, NextGate, Nobody, Predictor, Route, foretold
@@ -45,7 +45,7 @@ class Arms:
             self._told[predictor] = foretold(predictor, self._script.routes)
         needs = [LayerNeed(model.experts, model.top_k, model.blob, uses, model.resident) for uses in self._uses]
         pool = pool_of(settings, needs)
-        return Arm(self._policy(settings), self._told[predictor], pool, settings.readers, judged(settings, pool))
+        return Arm(self._policy(settings), self._told[predictor], pool, settings.readers)
 
     def _policy(self, settings: OffloadSettings) -> Policy:
         match settings.policy:

@@ -1,13 +1,12 @@
 """A recording through the decisions that serve, on a disk of a given speed."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
-from triptych.experts.cache import ExpertCache
+from triptych.experts.cache import Ensured, ExpertCache
 from triptych.experts.pool import Pool
 from triptych.experts.residency import Counts
-from triptych.experts.speculation import SpeculationSwitch
 from triptych.experts.traces.device import Device, Disk
 from triptych.experts.traces.policies import Policy, StaticHot, scores
 from triptych.experts.traces.routes import Demand
@@ -24,14 +23,12 @@ class Arm:
         told: By step and layer, who is read in advance: `foretold`.
         pool: The slots.
         readers: Reads at a time.
-        judged: Whether reading in advance is tried against not doing so, and given up where it does not pay.
     """
 
     policy: Policy
     told: Sequence[Demand]
     pool: Pool
     readers: int
-    judged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +58,35 @@ class Replayed:
         return self.decode.reads / self.tokens if self.tokens else 0.0
 
 
-def replay(script: Script, arm: Arm, device: Device) -> Replayed:
-    """Plays all steps, from an empty pool; where `static-hot` decides, from one that holds who was in demand."""
+GIVEN_UP = (0,)
+"""Turns of whom reading in advance is given up before the first step."""
+
+
+def replay(script: Script, arm: Arm, device: Device, turns: Sequence[int] = ()) -> Replayed:
+    """Plays all steps, from an empty pool; where `static-hot` decides, from one that holds who was in demand.
+
+    Whether reading in advance pays is a matter of a few per cent of measured time, which no model of a machine tells:
+    it is for those who have measured to say.
+
+    Args:
+        script: The recording.
+        arm: How it is served.
+        device: How fast the machine is.
+        turns: Steps after which reading in advance is turned off, on, off and so on: `Counts.turns` of an engine.
+    """
     run = _Run(script, arm, device)
     everything, decode = Tally(), Tally()
     tokens, seconds = 0, 0.0
     blob = script.routes.model.blob
-    switch = SpeculationSwitch() if arm.judged else None
     nobody: Demand = ((),) * script.routes.model.layers
     for step, rows in enumerate(script.routes.rows()):
         began = run.now
-        done = run.step(script.demands[step], arm.told[step] if switch is None or switch.on else nobody)
+        done = run.step(script.demands[step], nobody if bisect_right(turns, step) % 2 else arm.told[step])
         everything.add(done)
         if script.decoding[step]:
             decode.add(done)
             tokens, seconds = tokens + rows.stop - rows.start, seconds + run.now - began
-        if switch is not None:
-            switch.step(run.now, partial(everything.counts, blob))
-    off = switch is not None and not switch.verdict.speculating
-    counts, decoded = (replace(tally.counts(blob), switched_off=off) for tally in (everything, decode))
-    return Replayed(counts, decoded, tokens, seconds)
+    return Replayed(everything.counts(blob), decode.counts(blob), tokens, seconds)
 
 
 class _Run:
@@ -90,7 +96,7 @@ class _Run:
         self._arm = arm
         self._layers = model.layers
         self._cache = ExpertCache(arm.pool.slots, arm.pool.quotas, scores(arm.policy, model.layers, model.experts))
-        self._disk = Disk(self._cache, model.blob / device.bandwidth, arm.readers)
+        self._disk = Disk(self._cache, device.reads(model.blob), arm.readers)
         self._before = device.step * (1 - device.mixture) / model.layers
         self._mixture = device.step * device.mixture / model.layers
         match arm.policy:
@@ -104,17 +110,33 @@ class _Run:
             self.now += self._before
             self._disk.until(self.now)
             done.prefetched -= self._disk.reach(layer, experts)
-            ensured = self._cache.ensure(layer, experts)
-            self._disk.ask(self.now, ensured.loads)
+            self._cache.reach(layer, experts)
+            ensured = self._wave(done)
             done.prefetched += self._prefetch(layer + 1, told)
-            computed = self.now + self._mixture
-            self.now = max(computed, self._disk.wait(ensured.slots))
-            done.stall += self.now - computed
+            self._compute(ensured, len(experts), done)
+            while not self._cache.demand.over:
+                self._compute(self._wave(done), len(experts), done)
             done.demanded += len(experts)
-            done.hits += ensured.hits
-            done.covered += ensured.covered
         done.reads += self._disk.reads
         return done
+
+    def _wave(self, done: Tally) -> Ensured:
+        def make_room() -> None:
+            done.prefetched -= self._disk.make_room()
+            done.stall += max(self._disk.now - self.now, 0)
+            self.now = max(self._disk.now, self.now)
+
+        ensured = self._cache.wave(make_room)
+        done.hits += ensured.hits
+        done.covered += ensured.covered
+        self._disk.ask(self.now, ensured.loads)
+        return ensured
+
+    def _compute(self, ensured: Ensured, experts: int, done: Tally) -> None:
+        """A wave's part of what a layer's experts take."""
+        computed = self.now + self._mixture * (len(ensured.slots) / experts if experts else 1)
+        self.now = max(computed, self._disk.wait(ensured.slots))
+        done.stall += self.now - computed
 
     def _prefetch(self, layer: int, told: Demand) -> int:
         if layer >= self._layers or not told[layer]:

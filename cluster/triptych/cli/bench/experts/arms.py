@@ -42,6 +42,7 @@ class Cached:
         shares: How layers divide the budget.
         budget: Of the slots.
         words: The budget as its user wrote it.
+        regroup: Whether answers that need the same experts take turns with others.
     """
 
     name: str
@@ -50,12 +51,16 @@ class Cached:
     shares: Shares
     budget: Budget
     words: str
+    regroup: bool = False
 
 
 Arm = Resident | OnDemand | Cached
 
 DEFAULT: Final = "lfu-decay+next-gate"
 """The arm with the default settings, which the targets are about."""
+
+REGROUPED: Final = "lru+regroup"
+"""The arm whose answers take turns: of use where several are completed together."""
 
 KEPT: Final[Mapping[str, tuple[PolicyName, PredictorName, Shares]]] = {
     "lru": ("lru", "none", "uniform"),
@@ -70,6 +75,7 @@ KEPT: Final[Mapping[str, tuple[PolicyName, PredictorName, Shares]]] = {
     "lru+route": ("lru", "route", "uniform"),
     "static-hot+next-gate": ("static-hot", "next-gate", "uniform"),
     "static-hot+route": ("static-hot", "route", "uniform"),
+    REGROUPED: ("lru", "none", "uniform"),
 }
 NAMES: Final = (Resident.name, OnDemand.name, *KEPT)
 DEFAULT_ARMS: Final = ",".join(NAMES[: NAMES.index("shallow")])
@@ -88,7 +94,12 @@ def parse_arms(names: str, budgets: str) -> tuple[Arm, ...]:
         raise InvalidArgument(f"--arms must be of {', '.join(NAMES)}, got {unknown[0]!r:.40}", field="arms")
     ends: list[Arm] = [arm for arm in (Resident(), OnDemand()) if arm.name in chosen]
     sizes = [f"{part}%" if part.isdecimal() else part for part in budgets.split(",")]
-    kept = [Cached(name, *KEPT[name], parse_budget(size), size) for size in sizes for name in chosen if name in KEPT]
+    kept = (
+        Cached(name, *KEPT[name], parse_budget(size), size, regroup=name == REGROUPED)
+        for size in sizes
+        for name in chosen
+        if name in KEPT
+    )
     return (*ends, *kept)
 
 
@@ -115,7 +126,7 @@ def offload(arm: Arm, layer_bytes: int, route: Path | None) -> OffloadSettings |
             return None
         case OnDemand():
             return OffloadSettings(budget=Bytes(layer_bytes), policy="ring", prefetch="none", warm=False)
-        case Cached(_, policy, prefetch, shares, budget, _):
+        case Cached(_, policy, prefetch, shares, budget, _, regroup):
             return OffloadSettings(
                 budget=budget,
                 policy=policy,
@@ -123,6 +134,7 @@ def offload(arm: Arm, layer_bytes: int, route: Path | None) -> OffloadSettings |
                 shares=shares,
                 warm=knows_uses(arm),
                 route=route if prefetch == "route" else None,
+                regroup=regroup,
             )
         case _:
             assert_never(arm)

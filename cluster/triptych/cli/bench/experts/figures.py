@@ -34,12 +34,16 @@ class Figures:
         read_mb_per_token: Megabytes (10^6 bytes).
         stall_ms_per_token: Milliseconds that computing waited.
         peak_rss: Bytes resident at most, mapped files included, of the worst round.
-        allowed_rss: The resident arm's peak less all experts, and 1.1 budgets; 0 where there is nothing to compare.
+        allowed_rss: The resident arm's least peak less all experts that it maps, and 1.1 budgets; 0 where there is
+            nothing to compare.
         experts_saved: Share of the bytes of all experts that the pool does not have.
+        rss_saved: By how much the peak is below the resident arm's, as a share of all experts that it maps: medians
+            of all rounds; None where there is nothing to compare.
         equal: Whether tokens and log-probabilities are those of the resident arm on as many ranks; None without it.
         as_one_rank: Whether tokens are those of the resident arm on one rank; None without it.
-        first_hit: As `hit`, from an empty pool over the first answers and their prompts.
-        replayed_hit: What replay makes of `first_hit`; None where it has no opinion.
+        first_hit: As `hit`, from an empty pool over the first answers and their prompts; of the round that is
+            farthest from its replay.
+        replayed_hit: What replay makes of that round, reading in advance when it did; None where it has no opinion.
         bound: Tokens a second that nobody exceeds: of the disk's time for the fewest reads there can be, and the
             least time that any arm computed for, the longer; None without the resident arm.
         switched_off: Whether reading in advance was given up.
@@ -64,6 +68,7 @@ class Figures:
     peak_rss: int
     allowed_rss: int
     experts_saved: float
+    rss_saved: float | None
     equal: bool | None
     as_one_rank: bool | None
     first_hit: float
@@ -113,6 +118,7 @@ class Beside:
         bandwidth: Bytes a second that the disk gives.
         one_rank: The same arm on one rank.
         computing: Seconds a token, the least of all arms: `computing_seconds`.
+        mapped_bytes: Of all experts, without the padding that they have in a packed file.
     """
 
     expert_bytes: int
@@ -120,6 +126,7 @@ class Beside:
     bandwidth: float
     one_rank: Sequence[Served]
     computing: float
+    mapped_bytes: int
 
     def step(self, work: Work) -> float:
         """Seconds of a step of the resident arm; a hundredth where it was not run."""
@@ -146,11 +153,13 @@ def figures(
         ranks: It ran on.
         served: Of each round; at least one.
         work: What it completed.
-        foreseen: What replay makes of the arm; None for the resident one, and for several ranks.
+        foreseen: What replay makes of the arm; None for the resident one, for one whose answers take
+            turns, and for several ranks.
         beside: What it is compared with.
     """
     middle = sorted(served, key=lambda one: one.seconds)[len(served) // 2]
-    then, first, tokens = middle.then, middle.first, work.answered
+    then, tokens = middle.then, work.answered
+    first_hit, replayed_hit = _farthest(served, foreseen)
     settings = (arm.policy, arm.prefetch, arm.shares) if isinstance(arm, Cached) else ("", "", "")
     peak = max(one.peak_bytes for one in served)
     return Figures(
@@ -168,23 +177,39 @@ def figures(
         read_mb_per_token=0.0 if then is None else then.read_bytes / tokens / 1e6,
         stall_ms_per_token=0.0 if then is None else then.stall_ns / tokens / 1e6,
         peak_rss=peak,
-        allowed_rss=_allowed(foreseen, beside),
+        allowed_rss=0 if ranks > 1 else _allowed(middle, beside),
         experts_saved=1 - ranks * middle.pool_bytes / beside.expert_bytes if middle.pool_bytes else 0.0,
+        rss_saved=None if ranks > 1 else _rss_saved(served, beside),
         equal=_equal(served, beside.one_rank if ranks == 1 else beside.resident),
         as_one_rank=_same_tokens(served, beside.one_rank),
-        first_hit=1.0 if first is None else first.hit_ratio,
-        replayed_hit=None if foreseen is None else foreseen.hit,
+        first_hit=first_hit,
+        replayed_hit=replayed_hit,
         bound=_bound(foreseen, beside) if isinstance(arm, Cached) else None,
         switched_off=then is not None and then.switched_off,
         rounds=len(served),
     )
 
 
-def _allowed(foreseen: Replay | None, beside: Beside) -> int:
-    if foreseen is None or not beside.resident:
+def _farthest(served: Sequence[Served], foreseen: Replay | None) -> tuple[float, float | None]:
+    """Live and replayed hit ratio of the round where they differ most; of the first, where none is replayed."""
+    live = [1.0 if one.first is None else one.first.hit_ratio for one in served]
+    if foreseen is None:
+        return live[0], None
+    return max(zip(live, foreseen.hits, strict=True), key=lambda pair: abs(pair[0] - pair[1]))
+
+
+def _allowed(served: Served, beside: Beside) -> int:
+    if not served.pool_bytes or not beside.resident:
         return 0
     least = min(resident.peak_bytes for resident in beside.resident)
-    return least - beside.expert_bytes + round(RSS_SLACK * foreseen.pool_bytes)
+    return least - beside.mapped_bytes + round(RSS_SLACK * served.pool_bytes)
+
+
+def _rss_saved(served: Sequence[Served], beside: Beside) -> float | None:
+    if not served[0].pool_bytes or not beside.resident:
+        return None
+    ours, theirs = (statistics.median(one.peak_bytes for one in each) for each in (served, beside.resident))
+    return (theirs - ours) / beside.mapped_bytes
 
 
 def _equal(served: Sequence[Served], resident: Sequence[Served]) -> bool | None:

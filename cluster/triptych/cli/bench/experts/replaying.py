@@ -1,9 +1,11 @@
 """What replay makes of an arm: the hit ratio that it should have, and the fewest reads that anybody needs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from triptych.cli.bench.experts.serving import Served
 from triptych.cli.bench.experts.work import PROMPT, Work
 from triptych.experts import traces
 from triptych.experts.settings import OffloadSettings
@@ -16,13 +18,12 @@ class Replay:
     """Of one arm.
 
     Attributes:
-        pool_bytes: Of the slots that the arm has.
-        hit: As `Counts.hit_ratio`, from an empty pool over all prompts and answers.
+        hits: As `Counts.hit_ratio`, from an empty pool over all prompts and answers: of each round, with reading in
+            advance turned on and off when that round did.
         fewest_bytes_per_token: Of reads while the same answers are given again, by whoever knows all that comes.
     """
 
-    pool_bytes: int
-    hit: float
+    hits: tuple[float, ...]
     fewest_bytes_per_token: float
 
 
@@ -49,8 +50,9 @@ def replayed(
     work: Work,
     uses: tuple[tuple[float, ...], ...] | None,
     device: Device,
+    served: Sequence[Served],
 ) -> Replay:
-    """Plays an arm.
+    """Plays an arm as each of its rounds went.
 
     Args:
         settings: Of the arm.
@@ -58,6 +60,7 @@ def replayed(
         work: What was recorded.
         uses: Who was needed on other texts, for arms that know it.
         device: How fast the machine is, which decides who is read in advance in time.
+        served: The rounds; they tell when reading in advance was on, which they have measured, and nothing else.
     """
     model = script.routes.model
     route = None if settings.route is None else traces.read_route_model(settings.route)
@@ -65,5 +68,6 @@ def replayed(
     again = tuple(demand for demand, on in zip(script.demands, script.decoding, strict=True) if on)
     reads = traces.fewest_reads(script.demands + again, arm.pool.slots)[len(script.demands) :]
     decoded = len(work.prompts) * (work.tokens - 1)
-    hit = traces.replay(script, arm, device).counts.hit_ratio
-    return Replay(arm.pool.nbytes, hit, sum(reads) * model.blob / decoded)
+    turns = [one.first.turns if one.first else () for one in served]
+    hits = {way: traces.replay(script, arm, device, way).counts.hit_ratio for way in set(turns)}
+    return Replay(tuple(hits[way] for way in turns), sum(reads) * model.blob / decoded)

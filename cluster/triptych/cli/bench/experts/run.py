@@ -116,6 +116,7 @@ def run(wanted: Wanted, arms: Sequence[Arm], rounds: int, progress: Progress = S
                 (computing_seconds(one, ready.work) for one in served if not isinstance(one, TriptychError)),
                 default=0,
             ),
+            sum(layer.experts * layer.layout.bare for layer in store.layers),
         )
         lines = tuple(_lines(ready, trials, served, beside))
         tier = Tier(str(store.path), _reads_direct(store.path), before, after, best)
@@ -171,19 +172,21 @@ def _lines(
         if isinstance(found, TriptychError):
             yield Failed.of(trial.arm, found)
         else:
-            seen = _replayed(ready, trial, script, device)
+            seen = _replayed(ready, trial, found, script, device)
             yield figures(trial.arm, trial.machine.ranks, found, ready.work, seen, beside)
 
 
-def _replayed(ready: Prepared, trial: Trial, script: Script, device: Device) -> Replay | None:
-    """Of one rank: how others take part in what it asks for is not recorded."""
-    if trial.offload is None or trial.machine.ranks > 1:
+def _replayed(
+    ready: Prepared, trial: Trial, served: Sequence[Served], script: Script, device: Device
+) -> Replay | None:
+    """Of one rank, whose answers share all steps: what others would have asked for is not recorded."""
+    if trial.offload is None or trial.offload.regroup or trial.machine.ranks > 1:
         return None
     uses = None
     if ready.known is not None and knows_uses(trial.arm):
         warm = read_warm(ready.known.warm, open_store(ready.pack))
         uses = None if warm is None else warm.uses
-    return replayed(trial.offload, script, ready.work, uses, device)
+    return replayed(trial.offload, script, ready.work, uses, device, served)
 
 
 def _rates(served: Sequence[list[Served] | TriptychError]) -> Iterator[float]:

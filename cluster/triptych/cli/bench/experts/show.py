@@ -13,7 +13,7 @@ from triptych.cli.bench.experts.targets import Target
 
 _COLUMNS = (
     *("arm", "budget", "tok/s", "share", "hit", "live/replayed", "recall", "prec.", "wasted", "reads", "MB"),
-    *("stall", "peak/allowed", "equal", "1 rank"),
+    *("stall", "peak/allowed", "saved/of RSS", "equal", "1 rank"),
 )
 
 
@@ -34,7 +34,11 @@ def json_lines(found: Found, targets: tuple[Target, ...]) -> Iterator[str]:
 
 
 def tables(found: Found, targets: tuple[Target, ...]) -> Group:
-    """Arms, then targets. Of a token: MB wasted, experts and MB read, ms of stall; of the arm: MB of memory."""
+    """Arms, then targets.
+
+    Of a token: MB wasted, experts and MB read, ms of stall. Of the arm: MB of memory, and the share of the experts'
+    bytes that it saves, by the pool's size and by what is resident.
+    """
     tier, wanted = found.tier, found.wanted
     ranks = f", experts divided among {wanted.expert_parallel} ranks" if wanted.expert_parallel > 1 else ""
     source = "read past the page cache" if tier.direct else "read through the page cache, which no figure is without"
@@ -75,6 +79,7 @@ def _row(line: Figures, resident: float | None) -> tuple[str, ...]:
         f"{line.read_mb_per_token:.1f}",
         f"{line.stall_ms_per_token:.1f}",
         f"{line.peak_rss / 1e6:.0f}" + (f"/{line.allowed_rss / 1e6:.0f}" if line.allowed_rss else ""),
+        "" if line.rss_saved is None else f"{line.experts_saved:.3f}/{line.rss_saved:.3f}",
         _said(line.equal),
         _said(line.as_one_rank),
     )
