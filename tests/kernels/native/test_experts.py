@@ -1,5 +1,6 @@
 """Mixture of experts by every form of weight against float64, on every instruction set."""
 
+import ctypes
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from triptych.kernels import ClampedSilu, DenseWeight, ExpertProjection, Experts
 from triptych.kernels.compact import CompactWeight, compacted
 from triptych.kernels.gguf_blocks import GgufKind
 from triptych.kernels.native import team
-from triptych.kernels.native.experts import Moe
+from triptych.kernels.native.expert_forms import ExpertsArgs
+from triptych.kernels.native.experts import MAX_INPUTS, Moe
 from triptych.kernels.native.isa import Isa
+from triptych.kernels.native.library import load_kernel
 from triptych.kernels.testing import random_blocks
 from triptych.kernels.weights import Int8Weight, dequantize
 
@@ -278,6 +281,47 @@ def test_every_exception_that_there_is_room_for_is_seen(isa: Isa) -> None:
     ids, weights = choices(3, 2, 2)
     x = torch.randn(3, 64).bfloat16()
     assert torch.equal(run(isa, x, Experts(*map(twelve_bits, parts)), ids, weights), run(isa, x, dense, ids, weights))
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 40])
+def test_twelve_bits_of_the_longest_rows(isa: Isa, tokens: int) -> None:
+    """Whose weights, made plain, take the most scratch."""
+    dense = experts_of(CASES["bf16"], 2, MAX_INPUTS, 16)
+    parts = [part for part in (dense.gate, dense.up, dense.down) if isinstance(part, ExpertProjection)]
+    for part in parts[:2]:
+        part.weight(0).values[:, -1] = 1e-30  # type: ignore[union-attr]  # dense; exceptions at the end of every row
+    ids, weights = choices(tokens, 2, 2)
+    x = torch.randn(tokens, MAX_INPUTS).bfloat16()
+    assert torch.equal(run(isa, x, Experts(*map(twelve_bits, parts)), ids, weights), run(isa, x, dense, ids, weights))
+
+
+def test_rows_that_are_longer_than_scratch_has_room_for_are_refused(isa: Isa) -> None:
+    experts = experts_of(CASES["bf16"], 2, MAX_INPUTS + 16, 16)
+    ids, weights = choices(1, 1, 2)
+    x = torch.zeros(1, MAX_INPUTS + 16).bfloat16()
+    assert not Moe(isa).accepts(x, experts, ids, weights, "silu", torch.empty_like(x))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "top_k", "experts", "outputs", "inputs", "gated", "summed"),
+    [
+        (1, 12, 32, 48, 576, 14, 6),  # 64 KB each, and sums 8 KB of an expert in one go
+        (1, 8, 64, 1024, 1024, 32, 16),  # 768 KB
+        (64, 8, 64, 1024, 1024, 256, 64),
+    ],
+)
+def test_experts_are_read_in_few_long_pieces(
+    isa: Isa, tokens: int, top_k: int, experts: int, outputs: int, inputs: int, gated: int, summed: int
+) -> None:
+    def pieces(name: str, outputs: int, inputs: int) -> int:
+        kernel = load_kernel("experts_compact", name, ExpertsArgs, isa)
+        args = ExpertsArgs(
+            tokens=tokens, top_k=top_k, experts=experts, inputs=inputs, outputs=outputs, row_bytes=inputs * 3 // 2
+        )
+        return int(ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(kernel.pieces)(ctypes.addressof(args)))
+
+    assert pieces("experts_gated", outputs, inputs) == gated
+    assert pieces("experts_sum", inputs, outputs) == summed
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 200])

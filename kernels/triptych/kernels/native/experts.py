@@ -17,7 +17,7 @@ from triptych.kernels.native.team import submit, workspace
 MAX_TOKENS = 1 << 15
 """Whose sums fit into a thread's scratch memory (src/experts.h)."""
 MAX_INPUTS = 1 << 14
-"""Of which two times sixteen outputs fit there as float32."""
+"""Of which two times sixteen outputs fit there as float32 (kMaxInputs in src/experts.h)."""
 _ALIGNED = 64
 _GROUP = 16
 """Outputs whose sums lie together."""

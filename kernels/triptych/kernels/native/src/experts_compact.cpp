@@ -7,6 +7,7 @@
 namespace {
 
 constexpr int64_t kPanelBytes = kGatherBytes;  // of a form's scratch: what many rows take; weights made plain are behind
+static_assert(kPanelBytes + 2 * kGroup * kMaxInputs * int64_t{sizeof(bf16)} <= kFormBytes);
 
 class CompactForm {
   public:

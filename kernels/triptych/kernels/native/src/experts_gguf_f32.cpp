@@ -7,6 +7,8 @@
 
 namespace {
 
+static_assert(2 * kGroup * kMaxInputs * int64_t{sizeof(float)} <= kFormBytes);
+
 template <class Kind>
 class FloatForm {
   public:
