@@ -219,14 +219,18 @@ OURS = replace(ARM, arm=DEFAULT, tok_s=81.0)
 
 def test_targets_of_a_model_of_text() -> None:
     least = replace(OURS, budget="10%", tok_s=30.0, experts_saved=0.9, rss_saved=0.893, peak_rss=101)
-    found = {target.name: target for target in targets([RESIDENT, ON_DEMAND, ARM, OURS, least], synthetic=False)}
+    other = replace(least, arm="lfu-decay+route", experts_saved=0.901, rss_saved=0.895)
+    arms = [RESIDENT, ON_DEMAND, ARM, OURS, least, other]
+    found = {target.name: target for target in targets(arms, synthetic=False)}
     assert [(round(target.value, 3), target.limit, target.reached) for target in found.values()] == [
         (3.24, 3.0, True),
         (0.81, 0.8, True),
         (0.9, 0.9, True),
         (0.893, 0.9, False),
+        (0.901, 0.9, True),
+        (0.895, 0.9, False),
         (1.01, 1.0, False),
-        (5.0, 5, True),
+        (6.0, 6, True),
         (0.01, 0.02, True),
     ]
 

@@ -15,6 +15,7 @@ from triptych.controller.actor import Running, Started, fingerprint
 from triptych.controller.desired import Blueprint, DesiredWorker
 from triptych.controller.runtime import FoundActor
 from triptych.core.fleet import Health, Stage
+from triptych.models.expert_sizes import WeightForm
 from triptych.models.files import ModelFiles
 from triptych.models.recipes.llama import LLAMA
 from triptych.models.recipes.llava import LLAVA
@@ -182,7 +183,8 @@ def make_blueprint() -> Callable[..., Blueprint]:
         spec = ClusterSpec(model="tiny", layout=layout, **settings)
         stages = resolve_stages(spec, "images" if vision else "texts", cpu_count=4)
         offloads = {stage: offload_of(spec, stage) for stage in Stage}
-        return Blueprint(spec, FILES, model_spec(vision=vision), stages, 16 << 30, offloads)
+        form = WeightForm(4.0 if spec.dtype == "float32" else 2.0, compactable=False)
+        return Blueprint(spec, FILES, model_spec(vision=vision), stages, 16 << 30, offloads, form)
 
     return make
 

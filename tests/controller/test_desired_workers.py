@@ -7,7 +7,14 @@ import pytest
 
 from triptych.config.spec import ClusterSpec
 from triptych.controller.copies import copied_besides_experts, copied_parameters
-from triptych.controller.desired import PROCESS_BYTES, Blueprint, require_memory, unmapped_bytes, weight_bytes
+from triptych.controller.desired import (
+    PROCESS_BYTES,
+    Blueprint,
+    plain_form,
+    require_memory,
+    unmapped_bytes,
+    weight_bytes,
+)
 from triptych.core.errors import FailedPrecondition
 from triptych.core.fleet import Stage
 from triptych.experts.settings import Fraction, OffloadSettings
@@ -146,15 +153,15 @@ def test_plain_and_int8_weights_are_counted(
     settings: dict[str, Any], itemsize: int, model_spec: Callable[..., Any], tmp_path: Path
 ) -> None:
     model, files = model_spec(), ModelFiles("m", tmp_path, "safetensors")
-    counted = weight_bytes(ClusterSpec(model="m", **settings), files, model)
-    assert counted == itemsize * parameters(model.decoder)
+    spec = ClusterSpec(model="m", **settings)
+    assert weight_bytes(spec, model, plain_form(spec, files, model)) == itemsize * parameters(model.decoder)
 
 
 def test_blocks_of_a_gguf_take_what_the_file_takes(model_spec: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF" * 250)
-    spec = ClusterSpec(model="m", quantization="gguf")
-    assert weight_bytes(spec, ModelFiles("m", path, "gguf"), model_spec()) == 1000
+    spec, model = ClusterSpec(model="m", quantization="gguf"), model_spec()
+    assert weight_bytes(spec, model, plain_form(spec, ModelFiles("m", path, "gguf"), model)) == 1000
 
 
 def test_experts_that_nobody_maps_are_not_counted_and_pools_are(make_mixture: Callable[..., Blueprint]) -> None:

@@ -18,6 +18,7 @@ from triptych.engine.ranks.settings import RankSettings
 from triptych.experts.fit import Speeds, Work, budget, forecast
 from triptych.experts.settings import Auto, Bytes, Fraction, OffloadSettings
 from triptych.kernels.dispatch import REFERENCE, Op
+from triptych.kernels.native import team
 from triptych.models.compact_pack import CompactPack
 from triptych.models.expert_pack import ExpertPack
 from triptych.models.expert_sizes import WeightForm, expert_parameters, layer_needs
@@ -40,9 +41,9 @@ SIZES = {
 }  # fmt: skip
 EXPERTS = 3 * 6 * 3 * 64 * 96
 BLOB = 6 * 4096 + 3 * 4096
+"""2 · 96 · 64 and 96 · 64 numbers of two bytes."""
 TWELVE = 5 * 4096 + 3 * 4096
 """The same in twelve bits a weight."""
-"""2 · 96 · 64 and 96 · 64 numbers of two bytes."""
 
 
 @pytest.fixture(scope="module")
@@ -169,16 +170,43 @@ def test_what_a_part_comes_to_is_foretold_as_models_check_does(
     assert settle(settings).offload == OffloadSettings(budget=Bytes(9 * TWELVE), policy="lru")
     spec = read_spec(settings.files).decoder
     layers = layer_needs(spec, WeightForm(2.0, compactable=True))
-    work = Work(2 * step_parameters(spec), 3 * 2 * TWELVE)
-    found = forecast(9 * TWELVE, layers, work, Speeds(MEMORY, DISK))
+    work = Work(2 * step_parameters(spec) - 3 * 2 * (BLOB - TWELVE), 3 * 2 * TWELVE)
+    found = forecast(9 * TWELVE, AUTO, layers, work, Speeds(MEMORY, DISK))
     assert found.bound == "disk"
     assert caplog.messages[-1] == (
-        f"experts.budget auto: at most {found.tokens_per_second:.3g} tokens/s of one request, which reading from "
+        f"experts.budget auto: about {found.tokens_per_second:.3g} tokens/s of one request, which reading from "
         f"disk limits; {100 * found.hit_ratio:.0f}% of the experts that it asks for are expected to be there"
     )
     free(monkeypatch, others + KV + 2 * EXPERTS)
     settle(settings)
     assert caplog.messages[-1] == "experts.budget auto: all experts fit into memory"
+
+
+def test_the_team_of_other_engines_is_measured_as_it_is(
+    settings: RankSettings, others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(expert_fit, "read_bandwidth", lambda threads, size: asked.append(threads) or MEMORY)
+    free(monkeypatch, others + KV + 9 * TWELVE)
+    settle(replace(settings, threads=team.threads() + 1))
+    assert asked == [team.threads()]
+
+
+def test_a_cache_directory_that_cannot_be_written_leaves_the_budget_as_it_is(
+    settings: RankSettings,
+    others: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").touch()
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(expert_fit, "disk_speed", disk_speed)
+    monkeypatch.setattr(expert_fit, "cache_directory", lambda: tmp_path / "file")
+    monkeypatch.setattr(expert_fit, "with_earlier_uses", lambda layers, files: (layers, None))
+    free(monkeypatch, others + KV + 9 * TWELVE)
+    assert settle(settings).offload == OffloadSettings(budget=Bytes(9 * TWELVE), policy="lru")
+    assert f"not foretold: {tmp_path / 'file'} cannot be written" in caplog.messages[-1]
 
 
 def test_a_disk_that_cannot_be_measured_leaves_the_budget_as_it_is(

@@ -18,8 +18,8 @@ from triptych.controller.desired import (
     PROCESS_BYTES,
     Blueprint,
     DesiredWorker,
-    element_bytes,
     parallelism_of,
+    plain_form,
     require_memory,
     unmapped_bytes,
     weight_bytes,
@@ -136,12 +136,12 @@ def _prepare(spec: ClusterSpec, cpu_count: int, progress: Progress) -> Blueprint
     stages = resolve_stages(spec, kind_of(spec, model), cpu_count=cpu_count)
     _require_ranks(spec, model, stages)
     offloads = offloads_of(spec, model, stages)
-    compactable = any(offloads.values()) and _compactable(spec, files, model, form)
-    blueprint = Blueprint(spec, files, model, stages, psutil.virtual_memory().total, offloads, compactable)
+    weights = _form(spec, files, model, form) if any(offloads.values()) else plain_form(spec, files, model)
+    blueprint = Blueprint(spec, files, model, stages, psutil.virtual_memory().total, offloads, weights)
     if spec.ray.address is None:  # the workers of a joined cluster are elsewhere
         blueprint = _settled(blueprint, free_memory())
-        weights = weight_bytes(spec, files, model) - unmapped_bytes(blueprint)
-        require_memory(blueprint.workers(), weights, free_memory(), _advice(model, offloads))
+        mapped = weight_bytes(spec, model, weights) - unmapped_bytes(blueprint)
+        require_memory(blueprint.workers(), mapped, free_memory(), _advice(model, offloads))
         _convert(blueprint, progress)
     return blueprint
 
@@ -155,23 +155,24 @@ def _advice(model: ModelSpec | EmbedderSpec, offloads: Offloads) -> str:
 
 def _settled(blueprint: Blueprint, free: int) -> Blueprint:
     """The same with a number where experts have a budget of `auto`, or without one where all of them fit."""
-    if isinstance(blueprint.model, EmbedderSpec):
+    if isinstance(blueprint.model, EmbedderSpec) or blueprint.form is None:
         return blueprint
     workers = blueprint.workers()
     fixed = sum(
         w.ranks * (PROCESS_BYTES + (w.settings.kv_cache_bytes if w.settings.decodes else 0)) + w.copies
         for w in workers
     )
-    form = WeightForm(element_bytes(blueprint.spec, blueprint.files, blueprint.model), blueprint.compactable)
-    decoder, stages = blueprint.model.decoder, blueprint.stages
+    decoder, form, stages = blueprint.model.decoder, blueprint.form, blueprint.stages
     return replace(blueprint, offloads=settle(blueprint.offloads, decoder, form, stages, fixed=fixed, free=free))
 
 
-def _compactable(spec: ClusterSpec, files: ModelFiles, model: ModelSpec | EmbedderSpec, form: Quantization) -> bool:
-    """Whether experts may be kept in twelve bits a weight on this machine."""
+def _form(
+    spec: ClusterSpec, files: ModelFiles, model: ModelSpec | EmbedderSpec, form: Quantization
+) -> WeightForm | None:
+    """Of weights of which experts have a budget, on this machine; None for an embedder."""
     if isinstance(model, EmbedderSpec):
-        return False
-    return WeightForm.of(files, model.decoder, form, choose_dtype(spec.dtype, read_config(files))).compactable
+        return None
+    return WeightForm.of(files, model.decoder, form, choose_dtype(spec.dtype, read_config(files)))
 
 
 def _require_ranks(spec: ClusterSpec, model: ModelSpec | EmbedderSpec, stages: dict[Stage, StageResources]) -> None:

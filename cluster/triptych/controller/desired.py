@@ -1,7 +1,6 @@
 """What should run: the workers of a spec, decided without touching anything."""
 
 from dataclasses import dataclass
-from typing import assert_never
 
 from triptych.config.resources import StageResources
 from triptych.config.spec import ClusterSpec
@@ -12,7 +11,7 @@ from triptych.core.errors import FailedPrecondition
 from triptych.core.fleet import Stage
 from triptych.experts.settings import OffloadSettings
 from triptych.models.embedding.layout import parameters as embedder_parameters
-from triptych.models.expert_sizes import WeightForm, expert_parameters
+from triptych.models.expert_sizes import WeightForm, element_bytes, expert_parameters
 from triptych.models.files import ModelFiles
 from triptych.models.size import parameters
 from triptych.models.spec import EmbedderSpec, ModelSpec
@@ -58,7 +57,7 @@ class Blueprint:
         stages: What a worker of each stage may use, and how many there are at first.
         machine_bytes: Memory of the machine.
         offloads: How the ranks of each stage keep experts.
-        compactable: As `WeightForm.compactable`.
+        form: Of the weights; None for an embedder.
     """
 
     spec: ClusterSpec
@@ -67,7 +66,7 @@ class Blueprint:
     stages: dict[Stage, StageResources]
     machine_bytes: int
     offloads: Offloads
-    compactable: bool = False
+    form: WeightForm | None
 
     @property
     def sees_by_itself(self) -> bool:
@@ -127,16 +126,15 @@ class Blueprint:
         )
 
     def _copies(self, parallelism: Parallelism, offload: OffloadSettings | None) -> int:
-        if parallelism == ALONE or isinstance(self.model, EmbedderSpec):
+        if parallelism == ALONE or isinstance(self.model, EmbedderSpec) or self.form is None:
             return 0
         count = copied_parameters if offload is None else copied_besides_experts
-        return round(element_bytes(self.spec, self.files, self.model) * count(self.model.decoder, parallelism))
+        return round(self.form.element * count(self.model.decoder, parallelism))
 
     def _pools(self, ranks: Ranks, offload: OffloadSettings | None) -> int:
-        if offload is None or isinstance(self.model, EmbedderSpec):
+        if offload is None or isinstance(self.model, EmbedderSpec) or self.form is None:
             return 0
-        form = WeightForm(element_bytes(self.spec, self.files, self.model), self.compactable)
-        return ranks.size * pool_bytes(offload, self.model.decoder, form, ranks)
+        return ranks.size * pool_bytes(offload, self.model.decoder, self.form, ranks)
 
 
 def parallelism_of(ranks: Ranks, spec: ClusterSpec) -> Parallelism:
@@ -173,20 +171,25 @@ def require_memory(workers: tuple[DesiredWorker, ...], weights: int, available: 
         )
 
 
-def weight_bytes(spec: ClusterSpec, files: ModelFiles, model: ModelSpec | EmbedderSpec) -> int:
+def plain_form(spec: ClusterSpec, files: ModelFiles, model: ModelSpec | EmbedderSpec) -> WeightForm | None:
+    """Of weights that are all in memory; reads nothing of a file. None for an embedder."""
+    if isinstance(model, EmbedderSpec):
+        return None
+    plain = 4 if spec.dtype == "float32" else 2
+    return WeightForm(element_bytes(spec.quantization, files, model.decoder, plain), compactable=False)
+
+
+def weight_bytes(spec: ClusterSpec, model: ModelSpec | EmbedderSpec, form: WeightForm | None) -> int:
     """About what the weights of the language model and of its adapters, or of the text encoder, take in memory.
 
     All experts are counted, whether or not somebody maps them.
     """
     if isinstance(model, EmbedderSpec):
         return embedder_parameters(model) * (2 if spec.dtype == "bfloat16" else 4)
+    assert form is not None
     adapters = (folder.glob("*.safetensors") for folder in spec.adapter_folders.values())
-    return _model_bytes(spec, files, model) + sum(file.stat().st_size for found in adapters for file in found)
-
-
-def element_bytes(spec: ClusterSpec, files: ModelFiles, model: ModelSpec) -> float:
-    """Of a weight, on average."""
-    return _model_bytes(spec, files, model) / parameters(model.decoder)
+    own = round(parameters(model.decoder) * form.element)
+    return own + sum(file.stat().st_size for found in adapters for file in found)
 
 
 def unmapped_bytes(blueprint: Blueprint) -> int:
@@ -195,19 +198,8 @@ def unmapped_bytes(blueprint: Blueprint) -> int:
     serving = [stage for stage in stages if blueprint.stages[stage].replicas]
     if isinstance(model, EmbedderSpec) or any(blueprint.offloads[stage] is None for stage in serving):
         return 0
-    return round(expert_parameters(model.decoder) * element_bytes(blueprint.spec, blueprint.files, model))
-
-
-def _model_bytes(spec: ClusterSpec, files: ModelFiles, model: ModelSpec) -> int:
-    match spec.quantization:
-        case "gguf":
-            return files.path.stat().st_size
-        case "int8":
-            return parameters(model.decoder)
-        case "none":
-            return parameters(model.decoder) * (4 if spec.dtype == "float32" else 2)
-        case _:
-            assert_never(spec.quantization)
+    assert blueprint.form is not None
+    return round(expert_parameters(model.decoder) * blueprint.form.element)
 
 
 def _sees(model: ModelSpec | EmbedderSpec) -> bool:

@@ -1,5 +1,7 @@
 """What `auto` comes to, and what is predicted of it."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,9 +15,12 @@ from triptych.experts.fit import (
     Work,
     choose_budget,
     expected_hits,
+    forecast,
     predict,
+    work_of,
 )
 from triptych.experts.pool import LayerNeed, Pool
+from triptych.experts.settings import Auto, OffloadSettings, Rounding
 
 NEED = Need(fixed=100, experts=1000, pool=1100, least=50)
 
@@ -88,3 +93,26 @@ def test_where_nobody_has_counted_they_grow_with_the_share_that_is_kept() -> Non
     assert hits == sorted(hits)
     assert (hits[0], hits[32]) == (0, 1)
     assert 0.85 < hits[16] < 0.92
+
+
+@pytest.mark.parametrize(("rounding", "read"), [(None, 1500), ("int8", 1000), ("int4", 562.5)])
+def test_memory_is_asked_for_what_slots_hold_and_the_disk_for_what_is_read(
+    rounding: Rounding | None, read: float
+) -> None:
+    """Two layers of which a token takes two experts, of 250 weights of two bytes each."""
+    nbytes, resident = (375, 500) if rounding is None else (500, 500)
+    layers = [LayerNeed(8, 2, nbytes, (0.0,) * 8, resident)] * 2
+    work = work_of(3000, 2.0, layers, rounding)
+    assert (work.weights, work.experts) == (6000 - 4 * (resident - nbytes), read)
+
+
+def test_what_a_budget_comes_to_depends_on_who_keeps_it() -> None:
+    layers = [LayerNeed(8, 2, 4096, (0.4,) * 2 + (0.2,) * 6)] * 4
+    work, speeds = Work(weights=1e6, experts=1e6), Speeds(memory=1e9, disk=1e6)
+
+    def hits(**settings: Any) -> float:
+        offload = OffloadSettings(budget=Auto(), **settings)
+        return forecast(16 * 4096, offload, layers, work, speeds).hit_ratio
+
+    assert hits(policy="ring") == 0
+    assert hits(speculation=0.5, readers=1) < hits(prefetch="none")

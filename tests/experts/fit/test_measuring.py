@@ -119,3 +119,10 @@ def test_a_full_disk_is_an_error_that_names_the_folder(tmp_path: Path, monkeypat
     ):
         raise AssertionError("it was written")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_takes_no_files_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(Unavailable, match=f"{folder} cannot be written: "), scratch_file(folder):
+            raise AssertionError("it was written")

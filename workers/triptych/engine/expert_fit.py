@@ -20,16 +20,17 @@ from triptych.experts.fit import (
     Speeds,
     TooLittle,
     Verdict,
-    Work,
     choose_budget,
     disk_bandwidth,
     forecast,
     free_memory,
     scratch_file,
+    work_of,
 )
 from triptych.experts.fit.disk import SCRATCH_BYTES
 from triptych.experts.pool import LayerNeed
 from triptych.experts.settings import Auto, Bytes, OffloadSettings
+from triptych.kernels.native import team
 from triptych.kernels.native.compile import NotAvailable
 from triptych.kernels.native.probe import read_bandwidth
 from triptych.models.cache import cache_directory
@@ -117,17 +118,17 @@ def _foretell(
 ) -> None:
     """Says what to expect of it, as `triptych models check` does, from what memory and disk are measured to do."""
     assert settings.offload is not None
-    layers, pack = with_earlier_uses(needs, settings.files)
-    work = Work(step_parameters(spec) * form.element, sum(layer.top_k * layer.nbytes for layer in layers))
+    work = work_of(step_parameters(spec), form.element, needs, settings.offload.rounding)
     try:
-        memory = read_bandwidth(settings.threads, _PROBED)
+        layers, pack = with_earlier_uses(needs, settings.files)
+        memory = read_bandwidth(team.threads(), _PROBED)  # as many as there are: other engines may use the team
         disk = disk_speed(pack, max(layer.nbytes for layer in layers), settings.offload.readers)
-    except (NotAvailable, TriptychError) as error:
+    except (NotAvailable, TriptychError, OSError) as error:
         logger.info("experts.budget auto: tokens a second are not foretold: %s", error)
         return
-    found = forecast(budget, layers, work, Speeds(memory, disk))
+    found = forecast(budget, settings.offload, layers, work, Speeds(memory, disk))
     logger.info(
-        "experts.budget auto: at most %.3g tokens/s of one request, which reading from %s limits; "
+        "experts.budget auto: about %.3g tokens/s of one request, which reading from %s limits; "
         "%.0f%% of the experts that it asks for are expected to be there",
         *(found.tokens_per_second, found.bound, 100 * found.hit_ratio),
     )

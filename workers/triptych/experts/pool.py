@@ -77,9 +77,9 @@ def pool_of(settings: OffloadSettings, layers: Sequence[LayerNeed]) -> Pool:
     """Divides a budget.
 
     What a token asks for, and what is read in advance for it, fits into slots that no layer keeps. What more rows ask
-    for passes through these in turns (`Pool.waves`). Where it does not (experts kept by Python), a step that asks for
-    all experts of a layer finds slots for them while all readers are busy with others and all that may be read in
-    advance waits.
+    for passes through these in turns (`Pool.waves`). Where it does not (experts kept by Python: on GPUs, or without a
+    compiler), a step that asks for all experts of a layer finds slots for them while all readers are busy with others
+    and all that may be read in advance waits. That is why no budget is smaller: one least budget is for all machines.
 
     Raises:
         InvalidArgument: the experts of one layer do not fit.

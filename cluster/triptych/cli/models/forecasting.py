@@ -1,5 +1,7 @@
 """Surveys the experts of a mixture for `triptych models check`."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final, Literal, assert_never
 
 from triptych.cli.models.checking import StageMemory
@@ -11,6 +13,7 @@ from triptych.experts.fit import (
     Forecast,
     Need,
     Part,
+    Prediction,
     Speeds,
     TooLittle,
     Verdict,
@@ -19,6 +22,7 @@ from triptych.experts.fit import (
     forecast,
     free_memory,
     predict,
+    work_of,
 )
 from triptych.experts.pool import LayerNeed
 from triptych.experts.settings import OffloadSettings
@@ -58,21 +62,32 @@ def check_mixture(
     fixed = (parameters(spec) - elements) * form.element + sum(stage.workers * stage.bytes for stage in stages)
     processes = sum(stage.workers for stage in stages if stage.stage != Stage.ENCODE.value)
     need = Need(round(fixed), round(elements * form.element), pool, least, processes)
-    used = sum(layer.top_k * layer.nbytes for layer in layers)
+    step = step_parameters(spec)
+    work = work_of(step, form.element, layers, offload.rounding)
     size = max(layer.nbytes for layer in layers)
     speeds = Speeds(read, disk_speed(pack, size, offload.readers))
-    return survey_mixture(layers, need, free_memory(), Work(step_parameters(spec) * form.element, used), speeds)
+    everything = predict(Work(step * form.element, 0), speeds, 1.0)
+    foretell = partial(forecast, offload=offload, layers=layers, work=work, speeds=speeds)
+    return survey_mixture(layers, need, free_memory(), everything, foretell, speeds.disk)
 
 
-def survey_mixture(layers: tuple[LayerNeed, ...], need: Need, free: int, work: Work, speeds: Speeds) -> MixtureReport:
+def survey_mixture(
+    layers: tuple[LayerNeed, ...],
+    need: Need,
+    free: int,
+    everything: Prediction,
+    foretell: Callable[[int], Forecast],
+    disk: float,
+) -> MixtureReport:
     """Pure.
 
     Args:
         layers: Of the model, with what earlier runs counted.
         need: Of all workers.
         free: Bytes of memory.
-        work: Of a token.
-        speeds: Measured.
+        everything: Of a token with all experts in memory.
+        foretell: What a budget in bytes comes to.
+        disk: Bytes per second.
     """
     whole = sum(layer.whole for layer in layers)
     auto, auto_bytes = _auto(choose_budget(need, free), whole)
@@ -85,10 +100,10 @@ def survey_mixture(layers: tuple[LayerNeed, ...], need: Need, free: int, work: W
         least_bytes=need.least,
         auto=auto,
         auto_bytes=auto_bytes,
-        disk_bytes_per_second=speeds.disk,
+        disk_bytes_per_second=disk,
         counted=any(any(layer.uses) for layer in layers),
-        everything=Forecast.of(whole, 1.0, predict(work, speeds, 1.0)),
-        forecasts=tuple(forecast(budget, layers, work, speeds) for budget in sorted(budgets) if budget >= need.least),
+        everything=Forecast.of(whole, 1.0, everything),
+        forecasts=tuple(foretell(budget) for budget in sorted(budgets) if budget >= need.least),
     )
 
 

@@ -58,6 +58,6 @@ def mixture_lines(report: MixtureReport) -> Iterator[tuple[str, str]]:
     yield "decode with", f"all experts: at most {report.everything.tokens_per_second:,.0f} tokens/s"
     for one in reversed(report.forecasts):
         budget = f"{one.bytes / report.bytes:.0%} ({show_bytes(one.bytes)})"
-        yield "", f"{budget}: {one.hit_ratio:.0%} there, at most {one.tokens_per_second:,.0f} tokens/s ({one.bound})"
+        yield "", f"{budget}: {one.hit_ratio:.0%} there, about {one.tokens_per_second:,.0f} tokens/s ({one.bound})"
     basis = "what earlier runs here needed" if report.counted else "the routing of builtin:smollm2-moe"
     yield "", f"shares that are there are expected from {basis}"

@@ -71,7 +71,7 @@ def survey(
     kv_bytes = kv_elements(spec.decoder) * chosen.itemsize
     vision_bytes = _vision_parameters(spec) * chosen.itemsize
     settings = make_spec({"model": model, "layout": layout, "dtype": dtype, "quantization": form})
-    stages = tuple(_stages(settings, files, spec, vision_bytes))
+    stages = tuple(_stages(settings, files, spec, weights, vision_bytes))
     machine_bytes = psutil.virtual_memory().total
     with Machine(threads or len(os.sched_getaffinity(0))) as machine, progress.task("Measuring this machine", None):
         read = machine.read_bandwidth()
@@ -98,11 +98,14 @@ def survey(
     )
 
 
-def _stages(settings: ClusterSpec, files: ModelFiles, spec: ModelSpec, vision_bytes: int) -> Iterator[StageMemory]:
+def _stages(
+    settings: ClusterSpec, files: ModelFiles, spec: ModelSpec, form: WeightForm, vision_bytes: int
+) -> Iterator[StageMemory]:
     """What each worker of a stage takes for itself."""
     cpu_count = len(os.sched_getaffinity(0))
     resources = resolve_stages(settings, "images" if spec.vision else "texts", cpu_count=cpu_count)
-    blueprint = Blueprint(settings, files, spec, resources, psutil.virtual_memory().total, dict.fromkeys(Stage))
+    total, whole = psutil.virtual_memory().total, dict.fromkeys(Stage)
+    blueprint = Blueprint(settings, files, spec, resources, total, whole, form)
     for stage, workers in groupby(blueprint.workers(), key=lambda worker: worker.settings.role):
         alike = tuple(workers)
         own = alike[0].settings

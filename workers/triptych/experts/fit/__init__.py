@@ -9,7 +9,7 @@ disk         bytes per second
 
 from triptych.experts.fit.budget import Everything, Need, Part, TooLittle, Verdict, choose_budget
 from triptych.experts.fit.disk import disk_bandwidth, scratch_file
-from triptych.experts.fit.forecast import Forecast, forecast
+from triptych.experts.fit.forecast import Forecast, forecast, work_of
 from triptych.experts.fit.memory import free_memory
 from triptych.experts.fit.prediction import Prediction, Speeds, Work, expected_hits, predict
 
@@ -30,4 +30,5 @@ __all__ = [
     "free_memory",
     "predict",
     "scratch_file",
+    "work_of",
 ]

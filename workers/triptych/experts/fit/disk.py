@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -27,10 +27,17 @@ def scratch_file(folder: Path, size: int = SCRATCH_BYTES) -> Iterator[Path]:
     """A file of random bytes on a folder's disk, for as long as it is measured.
 
     Raises:
-        ResourceExhausted: it cannot be written.
+        Unavailable: the folder takes no files.
+        ResourceExhausted: it has no room.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="bandwidth-", suffix=".partial") as file:
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(
+                tempfile.NamedTemporaryFile(dir=folder, prefix="bandwidth-", suffix=".partial")
+            )
+        except OSError as error:
+            raise Unavailable(f"{folder} cannot be written: {error.strerror}") from error
         piece = random.randbytes(MIB)
         try:
             for _ in range(-(-size // MIB)):

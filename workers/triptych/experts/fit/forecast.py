@@ -1,12 +1,15 @@
 """What a budget comes to: pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from triptych.experts.fit.prediction import Prediction, Speeds, Work, expected_hits, predict
 from triptych.experts.pool import LayerNeed, pool_of
-from triptych.experts.settings import Bytes, OffloadSettings
+from triptych.experts.settings import Bytes, OffloadSettings, Rounding
+
+_ROUNDED: Final[dict[Rounding, float]] = {"int8": 1.0, "int4": 18 / 32}
+"""Bytes of a weight that is read rounded; scales of rows aside, which are few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,7 @@ class Forecast:
     Attributes:
         bytes: Of experts in memory, of each worker.
         hit_ratio: Expected share of the demand that is there.
-        tokens_per_second: Of one request, at most.
+        tokens_per_second: Of one request, about, as hits are expected; at most where all experts are there.
         bound: What limits it: reading weights from memory, or experts from disk.
     """
 
@@ -31,14 +34,32 @@ class Forecast:
         return cls(nbytes, hit_ratio, prediction.tokens_per_second, prediction.bound)
 
 
-def forecast(budget: int, layers: Sequence[LayerNeed], work: Work, speeds: Speeds) -> Forecast:
+def forecast(
+    budget: int, offload: OffloadSettings, layers: Sequence[LayerNeed], work: Work, speeds: Speeds
+) -> Forecast:
     """Of a budget in bytes that holds the experts of one layer.
 
     Args:
         budget: Bytes.
+        offload: How experts are kept, but for the budget.
         layers: Of the model, with what earlier runs counted.
-        work: Of a token.
+        work: Of a token, with experts as slots and the disk have them: `work_of`.
         speeds: Measured.
     """
-    hits = expected_hits(pool_of(OffloadSettings(budget=Bytes(budget)), layers), layers)
+    hits = expected_hits(pool_of(replace(offload, budget=Bytes(budget)), layers), layers)
     return Forecast.of(budget, hits, predict(work, speeds, hits))
+
+
+def work_of(elements: float, element: float, layers: Sequence[LayerNeed], rounding: Rounding | None) -> Work:
+    """What a step of one row reads where experts have a budget, in the form that slots and the disk have them in.
+
+    Args:
+        elements: That the step reads, of experts those it uses.
+        element: Bytes of one where all are in memory, on average.
+        layers: Of the model.
+        rounding: What experts are read rounded to; slots have them as they are.
+    """
+    plain = sum(layer.top_k * (layer.nbytes if layer.resident is None else layer.resident) for layer in layers)
+    used = sum(layer.top_k * layer.nbytes for layer in layers)
+    read = used if rounding is None else used * _ROUNDED[rounding] / element
+    return Work(elements * element - plain + used, read)

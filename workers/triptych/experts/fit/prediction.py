@@ -14,7 +14,7 @@ builtin:smollm2-moe (32 experts, 12 of them a token) that writes English text an
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a step of one row reads, in bytes: `weights` in all, of which `experts` are experts."""
+    """What a step of one row reads, in bytes: `weights` from memory, and `experts` from disk where none is there."""
 
     weights: float
     experts: float
@@ -33,7 +33,7 @@ class Prediction:
     """What to expect.
 
     Attributes:
-        tokens_per_second: Of one request, at most.
+        tokens_per_second: Of one request, at most, where the share of hits is as given.
         bound: What limits it.
     """
 

@@ -47,7 +47,7 @@ def targets(arms: Sequence[Figures | Failed], *, synthetic: bool) -> tuple[Targe
     divided = any(line.ranks > 1 for line in lines)
     found = [] if divided else _speed(ours, resident, none, synthetic=synthetic)
     for line in lines:
-        if line.arm == DEFAULT and line.budget == _LEAST_BUDGET:
+        if line.budget == _LEAST_BUDGET:
             found.extend(_saved(line))
     if full := [line.peak_rss / line.allowed_rss for line in lines if line.allowed_rss]:
         found.append(Target("largest peak memory, of what is allowed", max(full), 1.0, at_least=False))
@@ -62,8 +62,11 @@ def targets(arms: Sequence[Figures | Failed], *, synthetic: bool) -> tuple[Targe
 
 
 def _saved(line: Figures) -> Iterator[Target]:
-    """By the size of the pool, which is what a budget is, and by what is resident, where it can be compared."""
-    name = f"memory of experts saved, {line.budget} budget"
+    """By the size of the pool, which is what a budget is, and by what is resident, where it can be compared.
+
+    Of every arm: what an arm has besides, such as a predictor's weights, is in the second.
+    """
+    name = f"{line.arm}, {line.budget}: memory of experts saved"
     yield Target(name, round(line.experts_saved, 3), 0.9)
     if line.rss_saved is not None:
         yield Target(f"{name}, of RSS", round(line.rss_saved, 3), 0.9)
