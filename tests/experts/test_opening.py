@@ -1,4 +1,5 @@
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,19 @@ from offloading import draw_ids, layer_of, no_mend
 from random_experts import Made, make
 
 from triptych.core.errors import Internal, InvalidArgument
+from triptych.experts.blob import BlobLayout, Matrix
 from triptych.experts.native import NativeResidency
 from triptych.experts.opening import open_residency
 from triptych.experts.settings import Bytes, Fraction, OffloadSettings, PolicyName, Shares
 from triptych.experts.steerable import Steerable
 from triptych.experts.steered import SteeredResidency
+from triptych.experts.store import write_pack
 from triptych.experts.torch import TorchResidency
 from triptych.experts.warm import warm_path
 from triptych.kernels import moe
 from triptych.kernels.native import install
+from triptych.kernels.native.experts import MAX_INPUTS
+from triptych.kernels.testing import random_blocks
 
 EXPERTS, LAYERS = 8, 3
 ALL = (tuple(range(EXPERTS)),) * LAYERS
@@ -47,12 +52,33 @@ class Clock:
         return self.now
 
 
+def wide(path: Path) -> Made:
+    """Whose rows are longer than the kernels have room for."""
+    return make(path, *(("bfloat16", EXPERTS),) * LAYERS, hidden=MAX_INPUTS + 32, width=16)
+
+
+def of_two_kinds(path: Path) -> Made:
+    """Whose gate and up are blocks of different kinds."""
+    experts = {
+        (layer, expert): (
+            Matrix(random_blocks("Q4_0", 32, 64, 0.01)),
+            Matrix(random_blocks("Q8_0", 32, 64, 0.001)),
+            Matrix(random_blocks("Q4_0", 64, 32, 0.01)),
+        )
+        for layer in range(LAYERS)
+        for expert in range(EXPERTS)
+    }
+    shape = [(BlobLayout.of(experts[0, 0]), EXPERTS)] * LAYERS
+    return Made(dict(experts), write_pack(path, shape, lambda *who: experts[who]))
+
+
 def opened(made: Made, settings: OffloadSettings = SETTINGS, rank: int = 0) -> SteeredResidency:
     return open_residency(
         made.store,
         no_mend,
         settings,
         device=torch.device("cpu"),
+        dtype=torch.bfloat16,
         experts=ALL,
         top_k=[2] * LAYERS,
         rank=rank,
@@ -62,7 +88,8 @@ def opened(made: Made, settings: OffloadSettings = SETTINGS, rank: int = 0) -> S
 
 def run(residency: SteeredResidency, made: Made, ids: torch.Tensor) -> None:
     for layer in range(LAYERS):
-        x, weights = torch.randn(len(ids), 64).bfloat16(), torch.rand(ids.shape)
+        inputs = made.store.layers[layer].layout.gate.inputs
+        x, weights = torch.randn(len(ids), inputs).bfloat16(), torch.rand(ids.shape)
         residency.ensure(layer, ids)
         got, wanted = torch.empty_like(x), torch.empty_like(x)
         moe(x, residency.experts(layer), ids, weights, "silu", got)
@@ -145,6 +172,20 @@ def test_ranks_remember_for_themselves(made: Made) -> None:
 def test_steps_are_recorded_where_kernels_are_compiled(made: Made, kernels: str) -> None:
     residency = opened(made)
     assert residency.recordable is (kernels == "native")
+    residency.close()
+
+
+@pytest.mark.parametrize("pack", [wide, of_two_kinds])
+def test_experts_that_no_compiled_kernel_takes_are_waited_for_by_python(
+    tmp_path: Path, pack: Callable[[Path], Made], kernels: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = pack(tmp_path / "model.experts")
+    residency = opened(made)
+    assert not residency.recordable
+    assert ("moe has no compiled kernel for experts of this form" in caplog.text) is (kernels == "native")
+    for tokens in (1, 4, 1):
+        run(residency, made, draw_ids(tokens, EXPERTS, 2))
+    assert residency.counts.misses > 0
     residency.close()
 
 

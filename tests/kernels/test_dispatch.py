@@ -36,6 +36,17 @@ def test_a_registered_backend_is_taken_on_its_device() -> None:
     assert op.backends == ("reference", "other")
 
 
+def test_a_backend_takes_what_it_accepts_and_the_reference_the_rest() -> None:
+    op = Op(twice)
+    one, out = torch.ones(1), torch.empty(1)
+    assert not op.takes(one, out)
+    op.register("other", "cpu", thrice, lambda x, out: out is not x)
+    assert op.takes(one, out)
+    assert not op.takes(one, one)
+    op(one, one)
+    assert one == 2
+
+
 def test_every_backend_stays_reachable_by_name() -> None:
     op = Op(twice)
     op.register("other", "cpu", thrice)

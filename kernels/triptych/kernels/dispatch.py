@@ -76,13 +76,17 @@ class Op(Generic[P]):
 
     def __call__(self, first: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Runs the op."""
-        backend = self._chosen.get(first.device.type)
-        if backend is not None and backend.accepts(first, *args, **kwargs):
-            backend.function(first, *args, **kwargs)
+        if self.takes(first, *args, **kwargs):
+            self._chosen[first.device.type].function(first, *args, **kwargs)
         elif _strictness.compiled_only:
             raise NoBackend(f"{self.name} has no compiled kernel for these arguments")
         else:
             self._reference(first, *args, **kwargs)
+
+    def takes(self, first: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Whether the backend in use accepts these arguments; else the reference runs."""
+        backend = self._chosen.get(first.device.type)
+        return backend is not None and backend.accepts(first, *args, **kwargs)
 
     def register(
         self,

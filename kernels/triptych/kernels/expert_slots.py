@@ -1,5 +1,6 @@
 """Experts that live in slots of memory, where others may take their place."""
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -26,6 +27,11 @@ class Waves:
     window: int
     enter: Callable[[int], None]
     count: int = 1
+
+    @property
+    def after(self) -> int:
+        """The first expert after the wave that is there, or comes."""
+        return (ctypes.c_int32 * 2).from_address(self.window)[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

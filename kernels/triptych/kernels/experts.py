@@ -8,7 +8,7 @@ from torch import Tensor
 
 from triptych.kernels.activation import gelu_mul, gelu_tanh_mul, silu_mul
 from triptych.kernels.compact import CompactWeight, ExpertWeight, plain
-from triptych.kernels.dispatch import Op, require_shape
+from triptych.kernels.dispatch import NoBackend, Op, require_shape
 from triptych.kernels.expert_slots import Arrivals, SlotProjection, arrays
 from triptych.kernels.linear import linear
 from triptych.kernels.weights import DenseWeight, GgufWeight, Int8Weight, Weight
@@ -115,7 +115,7 @@ class Experts:
 def moe(x: Tensor, experts: Experts, ids: Tensor, weights: Tensor, gating: Gating, out: Tensor) -> None:
     """The weighted sum of the experts of each token (arXiv:1701.06538), in the order of the experts, in float32.
 
-    A token's result does not depend on what the other tokens are.
+    A token's result does not depend on what the other tokens are. Only compiled kernels wait for experts that arrive.
 
     Args:
         x: [T, H].
@@ -124,6 +124,9 @@ def moe(x: Tensor, experts: Experts, ids: Tensor, weights: Tensor, gating: Gatin
         weights: [T, K] float32.
         gating: Of all experts.
         out: [T, H] of the type of `x`, not `x`.
+
+    Raises:
+        NoBackend: experts are to be waited for, and no compiled kernel takes these arguments.
     """
     require_shape(out, *x.shape)
     total = torch.zeros(out.shape, device=x.device)
@@ -135,7 +138,13 @@ def moe(x: Tensor, experts: Experts, ids: Tensor, weights: Tensor, gating: Gatin
 
 
 def gated_rows(x: Tensor, experts: Experts, expert: int, gating: Gating) -> Tensor:
-    """The gated unit of one expert by the reference, [T, F], of rows [T, H]."""
+    """The gated unit of one expert by the reference, [T, F], of rows [T, H].
+
+    Raises:
+        NoBackend: experts are to be waited for: in the expert's slot may still be another one.
+    """
+    if experts.arrivals is not None:
+        raise NoBackend("moe has no compiled kernel for these arguments, and its reference waits for no experts")
     gate, up = (_project(x, projection, expert, x.dtype) for projection in (experts.gate, experts.up))
     if isinstance(gating, ClampedSilu):
         gate.clamp_(max=gating.limit)

@@ -163,6 +163,24 @@ def test_blocks_that_the_compiled_attention_does_not_take_are_one_warning(caplog
     assert engine.core.runner._recorder.recorded == 0  # type: ignore[attr-defined]
 
 
+def test_steps_are_kept_up_to_a_number_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = resolve("builtin:smollm2")
+    decoder = Decoder.load(files, read_spec(files), torch.float32, positions=16)
+    recorder = StepRecorder(decoder, torch.zeros(decoder.kv_shape(1, 16)), 3)
+
+    def decoded(rows: int) -> int:
+        """Steps recorded so far, with this one."""
+        starts, ones = torch.arange(rows + 1, dtype=torch.int32), torch.ones(rows, dtype=torch.int32)
+        batch = AttentionBatch(starts, ones, torch.zeros(rows, 1, dtype=torch.int32))
+        zeros = torch.zeros(rows, dtype=torch.int64)
+        step = recorder.decode(StepInput(zeros, zeros, zeros, batch, torch.arange(rows)), greedy=True)
+        assert step is not None
+        monkeypatch.setattr("triptych.engine.replay._KEPT_CALLS", 2 * len(step.program))
+        return recorder.recorded
+
+    assert [decoded(rows) for rows in (1, 2, 1, 3, 1, 3, 2)] == [1, 2, 2, 3, 3, 3, 4]
+
+
 def test_steps_of_several_ranks_run_call_by_call_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
     files = resolve("builtin:smollm2")
     mesh = thread_meshes(Parallelism(tensor=2), 1.0)[0]

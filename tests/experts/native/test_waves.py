@@ -14,7 +14,11 @@ from triptych.experts.native import NativeResidency
 from triptych.experts.settings import PolicyName
 from triptych.experts.store import PackedStore
 from triptych.kernels import Experts, moe
+from triptych.kernels.dispatch import NoBackend
+from triptych.kernels.expert_slots import Waves
+from triptych.kernels.native import experts as native_experts
 from triptych.kernels.native import install, team
+from triptych.kernels.native.expert_forms import ExpertsArgs
 
 HIDDEN, LAYERS, EXPERTS, TOP = 64, 3, 8, 3
 QUOTA, SPARE, ROWS = 2, 3, 30
@@ -142,13 +146,88 @@ def test_a_read_that_fails_in_any_wave_fails_the_step_which_is_right_once_it_is_
     residency.close()
 
 
+def waves_of(residency: NativeResidency, layer: int) -> Waves:
+    arrivals = residency.experts(layer).arrivals
+    assert arrivals is not None
+    assert arrivals.waves is not None
+    return arrivals.waves
+
+
 def test_few_rows_take_one_wave(tmp_path: Path) -> None:
     residency = opened(pack(tmp_path))
     residency.ensure(0, torch.zeros(1, TOP, dtype=torch.int32))
-    arrivals = residency.experts(0).arrivals
-    assert arrivals is not None
-    assert arrivals.waves is not None
-    assert arrivals.waves.count == 1
+    assert waves_of(residency, 0).count == 1
     residency.ensure(0, torch.zeros(2, TOP, dtype=torch.int32))
-    assert arrivals.waves.count == 1 + (2 * TOP - SPARE)
+    assert waves_of(residency, 0).count == 1 + (2 * TOP - SPARE)
+    residency.close()
+
+
+def test_a_step_that_is_not_recorded_ends_with_the_wave_that_has_the_last_expert(tmp_path: Path) -> None:
+    made = pack(tmp_path)
+    residency = opened(made)
+    keep(residency)
+    x, ids, weights = drawn()
+    waves = waves_of(residency, 1)
+    enter, entered = waves.enter, list[int]()
+
+    def noted(wave: int) -> None:
+        entered.append(wave)
+        enter(wave)
+
+    waves.enter = noted
+    few = torch.tensor([[0, 1, 2]], dtype=torch.int32).repeat(ROWS, 1)
+    for asked, needed in ((few, {1}), (ids, {2, 3, 4, 5, 6}), (few, {1})):
+        residency.ensure(1, asked)
+        assert waves.count == EXPERTS - SPARE + 1
+        found = computed(residency.experts(1), x, asked, weights)
+        assert torch.equal(found, computed(in_memory(made, 1), x, asked, weights))
+        assert len(entered) in needed
+        assert entered == list(range(len(entered)))
+        entered.clear()
+    residency.close()
+
+
+def test_recorded_waves_share_their_arguments(tmp_path: Path) -> None:
+    residency = opened(pack(tmp_path))
+    x, ids, weights = drawn()
+    residency.ensure(0, ids)
+    with team.capture() as program:
+        moe(x, residency.experts(0), ids, weights, "silu", torch.empty_like(x))
+    products = [args for args, _ in program._kept if isinstance(args, ExpertsArgs)]
+    assert len(products) == 2 * waves_of(residency, 0).count == 2 * (EXPERTS - SPARE + 1)
+    assert len({id(args) for args in products}) == 2
+    residency.close()
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["", "recorded"])
+def test_each_part_of_too_many_rows_goes_through_all_waves(
+    tmp_path: Path, recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = pack(tmp_path, "int8")
+    residency = opened(made)
+    x, ids, weights = drawn("int8")
+    expected = computed(in_memory(made, 1), x, ids, weights)
+    monkeypatch.setattr(native_experts, "MAX_TOKENS", ROWS // 3 - 1)
+    if recorded:
+        found = torch.empty_like(x)
+        with team.capture() as program:
+            residency.ensure(1, ids)
+            moe(x, residency.experts(1), ids, weights, "silu", found)
+        program.run()
+    else:
+        residency.ensure(1, ids)
+        found = computed(residency.experts(1), x, ids, weights)
+    residency.check()
+    assert torch.equal(found, expected)
+    residency.close()
+
+
+def test_what_waits_for_nobody_is_given_nobody_who_may_be_missing(tmp_path: Path) -> None:
+    residency = opened(pack(tmp_path))
+    x, ids, weights = drawn()
+    residency.ensure(0, ids)
+    with pytest.raises(NoBackend, match="waits for no experts"):
+        moe.implementation("reference")(x, residency.experts(0), ids, weights, "silu", torch.empty_like(x))
+    with pytest.raises(NoBackend, match="waits for no experts"):  # which compiled kernels do not take
+        moe(x, residency.experts(0), ids.long(), weights, "silu", torch.empty_like(x))
     residency.close()

@@ -15,7 +15,7 @@ from triptych.kernels.compact import CompactWeight, compacted
 from triptych.kernels.gguf_blocks import GgufKind
 from triptych.kernels.native import team
 from triptych.kernels.native.expert_forms import ExpertsArgs
-from triptych.kernels.native.experts import MAX_INPUTS, Moe
+from triptych.kernels.native.experts import MAX_INPUTS, MAX_TOKENS, Moe
 from triptych.kernels.native.isa import Isa
 from triptych.kernels.native.library import load_kernel
 from triptych.kernels.testing import random_blocks
@@ -302,15 +302,28 @@ def test_rows_that_are_longer_than_scratch_has_room_for_are_refused(isa: Isa) ->
     assert not Moe(isa).accepts(x, experts, ids, weights, "silu", torch.empty_like(x))
 
 
+def test_more_rows_than_sums_have_room_for_are_cut(isa: Isa) -> None:
+    case = CASES["int8 bf16"]
+    experts = experts_of(case, 2, 16, 16)
+    tokens = MAX_TOKENS + 1
+    ids, weights = choices(tokens, 1, 2)
+    x = torch.randn(tokens, 16).to(case.dtype)
+    some = torch.tensor([0, tokens // 2 - 1, tokens // 2, tokens - 1])
+    together = run(isa, x, experts, ids, weights)
+    assert torch.equal(together[some], run(isa, x[some], experts, ids[some], weights[some]))
+
+
 @pytest.mark.parametrize(
     ("tokens", "top_k", "experts", "outputs", "inputs", "gated", "summed"),
     [
         (1, 12, 32, 48, 576, 14, 6),  # 64 KB each, and sums 8 KB of an expert in one go
         (1, 8, 64, 1024, 1024, 32, 16),  # 768 KB
         (64, 8, 64, 1024, 1024, 256, 64),
+        (8, 8, 8, 512, 512, 32, 16),
+        (9, 8, 8, 512, 512, 96, 32),  # 64 KB each: nine rows an expert are bound by multiplying
     ],
 )
-def test_experts_are_read_in_few_long_pieces(
+def test_experts_of_few_rows_are_read_in_few_long_pieces(
     isa: Isa, tokens: int, top_k: int, experts: int, outputs: int, inputs: int, gated: int, summed: int
 ) -> None:
     def pieces(name: str, outputs: int, inputs: int) -> int:

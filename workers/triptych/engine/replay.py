@@ -21,7 +21,7 @@ from triptych.models.step import StepInput
 
 logger = logging.getLogger(__name__)
 
-_KEPT = 128  # recorded decode steps; one takes some 100 KB
+_KEPT_CALLS = 40_000  # of recorded decode steps, up to 0.8 KB each; one of 30 layers has 250 to 700
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,9 +70,14 @@ class StepRecorder:
         recorded = self.once(step, greedy=greedy)
         if recorded is not None:
             self._kept[key] = recorded
-            if len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
+            self._forget()
         return recorded
+
+    def _forget(self) -> None:
+        """Those that have not come for longest, beyond the calls that are kept; never the one that came last."""
+        calls = sum(len(step.program) for step in self._kept.values())
+        while calls > _KEPT_CALLS and len(self._kept) > 1:
+            calls -= len(self._kept.popitem(last=False)[1].program)
 
     def once(self, step: StepInput, *, greedy: bool) -> RecordedStep | None:
         """A step that will not come again; None when a part of it has no kernel, and it must run call by call."""

@@ -21,6 +21,7 @@ from triptych.experts.store import Mend, PackedStore
 from triptych.experts.torch import open_cpu, open_device
 from triptych.experts.torch.cuda import CudaCopier
 from triptych.experts.torch.mixture import register
+from triptych.experts.torch.tables import LayerTables
 from triptych.experts.warm import warm_path
 from triptych.kernels import moe
 from triptych.kernels.dispatch import REFERENCE
@@ -35,6 +36,7 @@ def open_residency(
     settings: OffloadSettings,
     *,
     device: torch.device,
+    dtype: torch.dtype,
     experts: Sequence[tuple[int, ...]],
     top_k: Sequence[int],
     rank: int = 0,
@@ -48,6 +50,7 @@ def open_residency(
         mend: Puts right what it does not hold any more.
         settings: With a budget that is settled: not `Auto`.
         device: Of the mixtures.
+        dtype: Of the rows that go through them.
         experts: By layer: the rank's experts, by their numbers in the packed file.
         top_k: By layer: experts that a token takes.
         rank: Each remembers its own.
@@ -66,7 +69,7 @@ def open_residency(
     ]
     pool = pool_of(settings, needs)
     scores = [_scores(settings, share) for share in shares]
-    inner = _open(store, mend, settings, pool, scores, experts, device, ranks)
+    inner = _open(store, mend, settings, pool, scores, experts, device, dtype, ranks)
     with ExitStack() as undo:
         undo.callback(inner.close)
         inner.warm(_wanted(pool, shares))
@@ -90,6 +93,7 @@ def _open(
     scores: Sequence[Scores],
     experts: Sequence[tuple[int, ...]],
     device: torch.device,
+    dtype: torch.dtype,
     ranks: int,
 ) -> Steerable:
     if device.type != "cpu":
@@ -99,10 +103,22 @@ def _open(
     if moe.backend("cpu") == REFERENCE:  # which does not wait for what is being read
         return open_cpu(store, mend, settings, pool, scores, experts)
     try:
+        _require_kernels(store, dtype)
         return NativeResidency(store, mend, settings, pool, scores, experts)
     except NotAvailable as error:
         logger.warning("experts are read by Python threads, slower than in C++: %s", error)
         return open_cpu(store, mend, settings, pool, scores, experts)
+
+
+def _require_kernels(store: PackedStore, dtype: torch.dtype) -> None:
+    """Raises NotAvailable where compiled code does not compute with some experts: nothing else waits for them."""
+    ids, weights = torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1)
+    for layout in {packed.layout for packed in store.layers}:
+        experts = LayerTables(layout, 1, torch.empty(1, layout.nbytes, dtype=torch.uint8)).experts
+        x = torch.empty(1, layout.gate.inputs, dtype=dtype)
+        if not moe.takes(x, experts, ids, weights, "silu", torch.empty_like(x)):
+            forms = ", ".join(f"{parts.form} of {parts.inputs}" for parts in (layout.gate, layout.up, layout.down))
+            raise NotAvailable(f"moe has no compiled kernel for experts of this form and width: {forms} inputs")
 
 
 def neighbours(device: torch.device, ranks: int) -> int:

@@ -77,6 +77,7 @@ class Offload:
             pack.mend if mesh.parallelism.size == 1 else RankMend(pack.mend, mesh, device),
             settings,
             device=device,
+            dtype=parameters.weights.dtype,
             experts=held,
             top_k=[mixture.top_k for mixture in mixtures.values()],
             rank=mesh.rank,

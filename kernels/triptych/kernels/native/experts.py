@@ -1,21 +1,23 @@
 """Mixture of experts in C++: choices sorted by expert, then two products that read every active expert once."""
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from triptych.kernels.expert_slots import Waves
 from triptych.kernels.experts import ClampedSilu, Experts, Gating, Projection, moe
 from triptych.kernels.native.activation import Gate
 from triptych.kernels.native.expert_forms import ExpertForm, ExpertForms, ExpertsArgs, RowsArgs, bytes_of, kind_of
 from triptych.kernels.native.isa import Isa
 from triptych.kernels.native.library import Kernel, load_kernel
 from triptych.kernels.native.plain import plain
-from triptych.kernels.native.team import submit, workspace
+from triptych.kernels.native.team import recording, submit, workspace
 
 MAX_TOKENS = 1 << 15
-"""Whose sums fit into a thread's scratch memory (src/experts.h)."""
+"""Whose sums fit into a thread's scratch memory (src/experts.h): more are cut."""
 MAX_INPUTS = 1 << 14
 """Of which two times sixteen outputs fit there as float32 (kMaxInputs in src/experts.h)."""
 _ALIGNED = 64
@@ -32,6 +34,10 @@ def register(isa: Isa) -> None:
     """
     mixture = Moe(isa)
     moe.register("native", "cpu", mixture, mixture.accepts)
+
+
+Call = Callable[[], None]
+"""Runs a kernel, or records the call."""
 
 
 class PlanArgs(ctypes.Structure):
@@ -61,7 +67,6 @@ class Moe:
         return (
             plain(x, out)
             and x.shape == out.shape == (len(x), gate.inputs)
-            and len(x) <= MAX_TOKENS
             and max(gate.inputs, down.inputs) <= MAX_INPUTS
             and ids.dtype is torch.int32
             and weights.dtype is torch.float32
@@ -82,34 +87,47 @@ class Moe:
         self, x: Tensor, experts: Experts, ids: Tensor, weights: Tensor, gating: Gating, out: Tensor
     ) -> None:
         """Runs it, or records the calls."""
+        if len(x) <= MAX_TOKENS:
+            self._compute(x, experts, ids, weights, gating, out)
+            return
+        parts = -(-len(x) // MAX_TOKENS)
+        for part in range(parts):
+            rows = slice(len(x) * part // parts, len(x) * (part + 1) // parts)
+            self._compute(x[rows], experts, ids[rows], weights[rows], gating, out[rows])
+
+    def _compute(
+        self, x: Tensor, experts: Experts, ids: Tensor, weights: Tensor, gating: Gating, out: Tensor
+    ) -> None:
         first, second = (self._form(p, x.dtype) for p in (experts.gate, experts.down))
-        entries, features = ids.numel(), experts.down.inputs
-        waves = None if experts.arrivals is None else experts.arrivals.waves
-        count = 1 if waves is None else waves.count
+        count, entries, features = experts.gate.experts, ids.numel(), experts.down.inputs
+        waves = _waves(experts)
         sizes = (
-            4 * (2 + 2 * experts.gate.experts + entries + min(experts.gate.experts, entries)),
+            plan_bytes(count, entries),
             len(x) * first.row_bytes(experts.gate.inputs),
             entries * features * x.itemsize,
             entries * second.row_bytes(features),
-            0 if count == 1 else len(x) * -(-experts.down.outputs // _GROUP) * _GROUP * 4,
+            0 if waves is None else len(x) * -(-experts.down.outputs // _GROUP) * _GROUP * 4,
         )
-        plan, rows, hidden, hidden_rows, partial = _carve(sizes)
+        plan, rows, hidden, hidden_rows, sums = _carve(sizes)
         kept = (*_tensors(experts), ids, weights)
         arrivals = (None, None) if experts.arrivals is None else (experts.arrivals.flags, experts.arrivals.waited)
         flags, waited = (None if tensor is None else tensor.data_ptr() for tensor in arrivals)
-        window = None if waves is None or count == 1 else waves.window
+        window = None if waves is None else waves.window
         product = _Product(
-            ids, plan, weights, gating, x.dtype is torch.bfloat16, (flags, waited), (window, partial), kept
+            ids, plan, weights, gating, x.dtype is torch.bfloat16, (flags, waited), (window, sums), kept
         )
-        ready = product.ready(first, x, len(x), experts.gate, rows)
-        for wave in range(count):
-            if waves is not None and count > 1:
-                waves.enter(wave)
-            args = PlanArgs(ids.data_ptr(), plan.data_ptr(), flags, window, *ids.shape, experts.gate.experts)
-            submit(self._plan, args, ids, plan, *arrivals)
-            product.submit(first.gated, ready, experts.gate, experts.up, hidden)
-            gated = product.ready(second, hidden, entries, experts.down, hidden_rows)
-            product.submit(second.summed, gated, experts.down, experts.down, out)
+        args = PlanArgs(ids.data_ptr(), plan.data_ptr(), flags, window, *ids.shape, count)
+        ready, before = product.ready(first, x, len(x), experts.gate, rows)
+        gated, between = product.ready(second, hidden, entries, experts.down, hidden_rows)
+        calls: tuple[Call, ...] = (
+            partial(submit, self._plan, args, ids, plan, *arrivals),
+            product.call(first.gated, ready, experts.gate, experts.up, hidden),
+            *between,
+            product.call(second.summed, gated, experts.down, experts.down, out),
+        )
+        for call in before:
+            call()
+        _run(calls, waves, count)
 
     def _form(self, projection: Projection, dtype: torch.dtype) -> ExpertForm:
         form = self._forms.find(projection.template, dtype)
@@ -140,24 +158,25 @@ class _Product:
             case name:
                 self._gate = (_GATES[name], 0.0, 0.0)
 
-    def ready(self, form: ExpertForm, x: Tensor, rows: int, projection: Projection, memory: Tensor) -> Tensor:
-        """Rows as the form reads them."""
+    def ready(
+        self, form: ExpertForm, x: Tensor, rows: int, projection: Projection, memory: Tensor
+    ) -> tuple[Tensor, tuple[Call, ...]]:
+        """Rows as the form reads them, and what makes them."""
         if form.rows is None:
-            return x
+            return x, ()
         kind = kind_of(projection.template)
         args = RowsArgs(x.data_ptr(), memory.data_ptr(), rows, projection.inputs, self._is_bf16, kind)
-        submit(form.rows, args, x, memory)
-        return memory
+        return memory, (partial(submit, form.rows, args, x, memory),)
 
-    def submit(
+    def call(
         self,
         kernel: Kernel[ExpertsArgs],
         x: Tensor,
         projection: Projection,
         other: Projection,
         out: Tensor,
-    ) -> None:
-        """Runs or records one product."""
+    ) -> Call:
+        """One product."""
         weight = projection.template
         tensors = (x, self._plan, projection.addresses, other.addresses, self._weights, out)
         args = ExpertsArgs(
@@ -174,7 +193,32 @@ class _Product:
             self._window,
             self._partial.data_ptr(),
         )
-        submit(kernel, args, *tensors, self._partial, *self._kept)
+        return partial(submit, kernel, args, *tensors, self._partial, *self._kept)
+
+
+def _waves(experts: Experts) -> Waves | None:
+    """Those in which the experts that are asked for take turns; None where all are there at once."""
+    waves = None if experts.arrivals is None else experts.arrivals.waves
+    return None if waves is None or waves.count == 1 else waves
+
+
+def _run(calls: Sequence[Call], waves: Waves | None, experts: int) -> None:
+    """Runs or records what computes with one wave, for each; waves share its arguments.
+
+    A step that runs now ends with the last expert. A recorded one does not know yet which wave has it.
+    """
+    for wave in range(1 if waves is None else waves.count):
+        if waves is not None:
+            waves.enter(wave)
+        for call in calls:
+            call()
+        if waves is not None and waves.after == experts and not recording():
+            return
+
+
+def plan_bytes(experts: int, entries: int) -> int:
+    """Of the plan (src/experts_plan.h) of so many choices."""
+    return 4 * (2 + 2 * experts + entries + min(experts, entries))
 
 
 def _carve(sizes: tuple[int, ...]) -> list[Tensor]:

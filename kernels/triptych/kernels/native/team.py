@@ -113,6 +113,11 @@ def submit(kernel: Kernel[ctypes.Structure], args: ctypes.Structure, *tensors: T
         _library().triptych_run_once(ctypes.byref(_Call(kernel.run, kernel.pieces, ctypes.addressof(args))))
 
 
+def recording() -> bool:
+    """Whether `submit` records calls of this thread."""
+    return _recorder.program is not None
+
+
 def workspace(size: int) -> Tensor:
     """Memory for what one call leaves to the next: the calls of a program share it, as they run one after the other.
 

@@ -24,8 +24,8 @@ constexpr int64_t kFormBytes = 2 << 20;     // of scratch, for the form
 constexpr int64_t kGatherBytes = 1 << 20;   // for rows of x that go to one expert
 constexpr int64_t kSumBytes = 1 << 20;      // for sums of outputs of all tokens
 constexpr int64_t kMaxInputs = 1 << 14;  // MAX_INPUTS in native/experts.py; what forms keep in scratch has room for them
-constexpr int64_t kExpertPieceBytes = 64 << 10;  // of weights that a piece reads at least
-constexpr int64_t kLongPieceBytes = 768 << 10;   // and does where there are enough pieces
+constexpr int64_t kExpertPieceBytes = 64 << 10;  // of weights that a piece reads
+constexpr int64_t kLongPieceBytes = 768 << 10;   // and does for few rows where there are enough pieces
 constexpr int64_t kEnoughPieces = 16;
 constexpr int64_t kMaxPieces = 256;
 constexpr int64_t kReading = 8;  // reading a group of outputs takes as long as multiplying so many rows
@@ -79,9 +79,12 @@ TRIPTYCH_INLINE void in_chunks(int64_t rows, Each&& each) {
     for (int64_t first = 0; first < rows; first += kRowsAtOnce) each(Range{first, std::min(first + kRowsAtOnce, rows)});
 }
 
-// That reading so many bytes is cut into. Few and long, because nothing has asked memory for what a piece begins with.
-inline int64_t pieces_for(int64_t bytes) {
-    return std::max(std::min(bytes / kExpertPieceBytes, kEnoughPieces), bytes / kLongPieceBytes);
+// Few and long for few rows, which are bound by reading: nothing has asked memory for what a piece begins with. Many
+// rows are bound by multiplying, and have pieces for many threads.
+inline int64_t pieces_for(const ExpertsArgs& args) {
+    const int64_t pieces = args.bytes() / kExpertPieceBytes;
+    if (args.entries() > kReading * args.experts) return pieces;
+    return std::max(std::min(pieces, kEnoughPieces), args.bytes() / kLongPieceBytes);
 }
 
 // ---- hidden = act(x · gateᵀ) · (x · upᵀ), a row for every entry of the plan ----
@@ -89,7 +92,7 @@ inline int64_t pieces_for(int64_t bytes) {
 inline int64_t gated_pieces(const ExpertsArgs& args) {
     if (args.entries() == 0) return 0;
     const int64_t most = std::min(args.experts, args.entries()) * args.groups();
-    return clamp(2 * pieces_for(args.bytes()), 1, std::min(most, kMaxPieces));
+    return clamp(2 * pieces_for(args), 1, std::min(most, kMaxPieces));
 }
 
 // Groups whose work begins in [low, high) of the expert's own, when each takes `cost`.
@@ -177,7 +180,7 @@ inline int64_t sum_pieces(const ExpertsArgs& args) {
     if (args.tokens == 0) return 0;
     const int64_t together = clamp(kRun / (kGroup * args.row_bytes), 1, args.groups());  // groups of outputs
     const int64_t most = (args.groups() + together - 1) / together;
-    return clamp(pieces_for(args.bytes()), 1, std::min(most, kMaxPieces));
+    return clamp(pieces_for(args), 1, std::min(most, kMaxPieces));
 }
 
 template <class Form, class T>
