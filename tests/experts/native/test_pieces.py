@@ -83,6 +83,15 @@ def test_gate_and_up_of_all_who_are_missing_come_before_down_of_any(made: Made) 
     ]
 
 
+def test_all_of_the_wave_that_is_computed_comes_before_anything_of_the_next(made: Made) -> None:
+    pool = open_pool(made, 4, (0,) * LAYERS, "lru", split=0)
+    pool.ensure(1, torch.arange(EXPERTS, dtype=torch.int32).view(1, -1))
+    for _ in range(2 * (FIRST + SECOND)):
+        assert pool.read()
+    there = GATE_UP | DOWN
+    assert [int(word) & there for word in pool.layers[1].flags[:4]] == [there, there, 0, 0]
+
+
 def test_what_is_asked_for_waits_for_one_piece_of_what_is_read_in_advance(made: Made) -> None:
     pool = open_pool(made, 2 * EXPERTS, (0,) * LAYERS, "lru", split=0)
     pool.allow(4)

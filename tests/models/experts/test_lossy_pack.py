@@ -74,6 +74,19 @@ def test_a_rounded_file_of_another_layout_is_made_anew(files: ModelFiles) -> Non
     assert store.rounded.layers[0].layout.gate.form == "Q4_0"
 
 
+def test_what_used_to_have_another_name_makes_room_for_what_is_packed(files: ModelFiles) -> None:
+    eight, four = (LossyPack.of(opened(files), to) for to in BOTH)
+    eight.open()
+    former = eight.rounded.path.with_name(eight.rounded.path.name.replace("-rounded_int8-", "-rounded-"))
+    shutil.copy(eight.rounded.path, former)
+
+    four.open()
+
+    assert not former.exists()
+    assert eight.exact.intact
+    assert eight.rounded.intact
+
+
 def test_rounded_experts_are_near_exact_ones_and_are_not_even_made_without_permission(files: ModelFiles) -> None:
     cache, found = files.path.parent, []
     for settings, made in (

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,10 +83,24 @@ def logits_of(decoder: Decoder, tokens: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def require_equal(model: Model, grid: Parallelism, policy: PolicyName, prefetch: PredictorName) -> tuple[Counts, ...]:
+def require_equal(
+    model: Model,
+    grid: Parallelism,
+    policy: PolicyName,
+    prefetch: PredictorName,
+    budget: float = 0.75,
+    *,
+    warm: bool = True,
+) -> tuple[Counts, ...]:
     """With the experts where they are at first, and after all have moved; gives what each rank has counted."""
     settings = OffloadSettings(
-        budget=Fraction(0.75), policy=policy, prefetch=prefetch, route=model.route, speculation=0.5, readers=1
+        budget=Fraction(budget),
+        policy=policy,
+        prefetch=prefetch,
+        route=model.route,
+        speculation=0.5,
+        readers=1,
+        warm=warm,
     )
 
     def one(mesh: Mesh) -> tuple[Tensor, Tensor, Counts]:
@@ -116,6 +131,18 @@ def test_no_policy_or_predictor_changes_a_bit(
         assert counts.steps == 2 * STEPS
         assert counts.hits < counts.demanded  # some were read; a route may foresee all of them
         assert (counts.prefetched > 0) == (prefetch != "none")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_experts_that_take_turns_are_read_and_counted_once_in_however_many_parts_rows_are_computed(
+    model: Model, policy: PolicyName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = require_equal(model, LANES, policy, "none", 0.4, warm=False)
+    monkeypatch.setattr("triptych.models.expert_exchange.AT_ONCE", 3)
+    in_parts = require_equal(model, LANES, policy, "none", 0.4, warm=False)
+    for one, other in zip(together, in_parts, strict=True):
+        assert other.reads == other.misses
+        assert replace(other, stall_ns=0) == replace(one, stall_ns=0)
 
 
 @pytest.mark.parametrize("grid", [LANES, WHOLE], ids=["lanes", "redundant"])

@@ -6,14 +6,15 @@ once per choice, or to everybody, would be more. Sums of the results per rank wo
 but then a move of an expert would change the order of additions, and could change a token.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from triptych.kernels import Experts, Gating, gather_rows, moe
+from triptych.kernels.expert_slots import Waves
 from triptych.models.expert_routes import Routes
 from triptych.models.payload import Packing, aligned
 from triptych.parallel import Group
@@ -82,10 +83,46 @@ def _records(packed: Tensor, routes: Routes) -> Tensor:
 def _compute(x: Tensor, slots: Tensor, experts: Experts, gating: Gating) -> Tensor:
     """The result [n, H] of each of the n choices that are not −1, by row, then by choice."""
     row, choice = (slots >= 0).nonzero(as_tuple=True)
+    chosen, waves = slots[row, choice], _waves(experts)
+    order = None if waves is None else chosen.argsort(stable=True)
+    if order is not None:
+        row, chosen = row[order], chosen[order]
     results = torch.empty(len(row), x.shape[1], dtype=x.dtype, device=x.device)
-    for part in (slice(start, start + AT_ONCE) for start in range(0, len(row), AT_ONCE)):
+    there = experts if waves is None else _without_waves(experts)
+    for part in _parts(chosen, waves):
         entries = torch.empty_like(results[part])
         gather_rows(x, row[part], entries)
         whole = torch.ones(len(entries), 1, device=x.device)
-        moe(entries, experts, slots[row[part], choice[part]].unsqueeze(1), whole, gating, results[part])
-    return results
+        moe(entries, there, chosen[part].unsqueeze(1), whole, gating, results[part])
+    return results if order is None else results[order.argsort()]
+
+
+def _parts(chosen: Tensor, waves: Waves | None) -> Iterator[slice]:
+    """Of choices [n] those that are computed together; where experts take turns they are in ascending order.
+
+    All parts of a wave are computed while it is there: in another pass every expert would be read again.
+    """
+    start = 0
+    for stop in [len(chosen)] if waves is None else _ends(chosen, waves):
+        for first in range(start, stop, AT_ONCE):
+            yield slice(first, min(first + AT_ONCE, stop))
+        start = stop
+
+
+def _ends(chosen: Tensor, waves: Waves) -> Iterator[int]:
+    """Enters wave after wave: how many of the ascending choices [n] are of its experts, or of earlier ones."""
+    for wave in range(waves.count):
+        waves.enter(wave)
+        yield int(torch.searchsorted(chosen, waves.after))
+
+
+def _waves(experts: Experts) -> Waves | None:
+    """None where all experts that are asked for have slots at once."""
+    waves = None if experts.arrivals is None else experts.arrivals.waves
+    return None if waves is None or waves.count == 1 else waves
+
+
+def _without_waves(experts: Experts) -> Experts:
+    """Those that are there, or come."""
+    assert experts.arrivals is not None
+    return replace(experts, arrivals=replace(experts.arrivals, waves=None))

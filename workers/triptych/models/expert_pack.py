@@ -29,6 +29,9 @@ _NOTHING_WRONG_WITH_THE_FILE = (
     *(errno.EROFS, errno.EACCES, errno.EPERM),
 )
 
+_FORMER = "-rounded-"
+"""What packs that were rounded to eight bits used to be named; nobody opens one."""
+
 
 def as_it_is(expert: Expert) -> Expert:
     """The form of an expert that loses nothing."""
@@ -193,7 +196,8 @@ class ExpertPack:
     def _unread(self) -> list[Path]:
         """Packs of the same checkpoint, of whichever form, that an earlier version has written."""
         key = self.path.name.split("-")[0]
-        return [path for path in self.path.parent.glob(f"{key}-*{self.path.suffix}") if outdated(path)]
+        packs = self.path.parent.glob(f"{key}-*{self.path.suffix}")
+        return [path for path in packs if outdated(path) or path.name.startswith(f"{key}{_FORMER}")]
 
     def _let_go(self, layer: int, expert: int) -> None:
         for name in tensor_names(self.parameters, self.layers[layer].number, expert):

@@ -73,11 +73,11 @@ class ExpertCache:
             make_room: Called while spare slots wait for others, or are being read into: frees one, or waits for one.
         """
         demand = self.demand
+        self._pinned = self._taken()
         left = [self._slot_of(expert) for expert in demand.experts[demand.taken :]]
         for slot in reversed(left):  # whoever comes last is the first to be read again, if it must be
             if slot is not None and slot in self._spare:
                 self._spare.move_to_end(slot)
-        self._pinned = {self._where[demand.layer, expert] for expert in demand.experts[demand.next : demand.taken]}
         loads, hits, covered = [], 0, 0
         for expert in demand.experts[demand.taken :]:
             slot = self._slot_of(expert)
@@ -165,6 +165,17 @@ class ExpertCache:
 
     def _slot_of(self, expert: int) -> int | None:
         return self._where.get((self.demand.layer, expert))
+
+    def _taken(self) -> set[int]:
+        """Slots of whom the step goes on with; who was dropped between two waves is taken again, and all behind."""
+        demand, found = self.demand, set[int]()
+        for place in range(demand.next, demand.taken):
+            slot = self._slot_of(demand.experts[place])
+            if slot is None:
+                demand.taken = place
+                break
+            found.add(slot)
+        return found
 
     def _half(self) -> int:
         """Place of the first expert that the step does not go on with."""

@@ -47,9 +47,9 @@ class ExpertCache {
     // those in half of the room now, while the rest is read.
     Ensured wave() {
         unpin();
+        pin_taken();
         for (size_t place = demand_.experts.size(); place-- > demand_.taken;)
             if (const int32_t slot = place_of(place); slot >= 0 && spare_.has(slot)) spare_.to_end(slot);
-        for (size_t place = demand_.next; place < demand_.taken; ++place) pin(place_of(place));
         const Ensured found = take();
         compute(demand_.taken == demand_.experts.size() ? demand_.taken : half());
         return found;
@@ -128,6 +128,16 @@ class ExpertCache {
 
     // Of an expert of the demand: its slot.
     int32_t place_of(size_t place) const { return where(demand_.layer, demand_.experts[place]); }
+
+    // Whoever was dropped between two waves (it had failed, or its reader is in another process) is taken again, and
+    // all behind.
+    void pin_taken() {
+        for (size_t place = demand_.next; place < demand_.taken; ++place) {
+            const int32_t slot = place_of(place);
+            if (slot < 0) demand_.taken = place;
+            else pin(slot);
+        }
+    }
 
     // Slots for experts of the demand, until there is no room.
     Ensured take() {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <unordered_map>
 #include <utility>
@@ -31,6 +32,7 @@ class Pool final : Places {
     // Asks for the first wave of a layer's experts, which are all as a rule; `wave` asks for the others.
     void ensure(int32_t layer, const int32_t* ids, int64_t tokens, int64_t top_k) {
         wave_ = 0;
+        again_ = false;
         window_[0] = 0;
         window_[1] = layers_[layer].experts;
         if (closed_) return;
@@ -45,20 +47,21 @@ class Pool final : Places {
         asked_.count(layer, experts);
         counts_.layers += 1;
         counts_.wasted_bytes += cache_.reach(layer, std::move(experts)) * layers_[layer].bytes;
-        ask(cache_.wave());
-        window_[1] = cache_.after();
+        ask_for_wave();
     }
 
     // The step has computed with the last wave of its layer, and is to compute with this one.
     void wave(int64_t number) {
         if (number == wave_) return;
         wave_ = number;
-        if (number == 0) cache_.rewind();
+        if (number == 0) {
+            cache_.rewind();
+            again_ = true;
+        }
         window_[0] = number ? window_[1] : 0;
         if (closed_) return;
         collect();
-        ask(cache_.wave());
-        window_[1] = cache_.after();
+        ask_for_wave();
     }
 
     void prefetch(int32_t layer, const std::vector<int32_t>& experts) {
@@ -151,17 +154,22 @@ class Pool final : Places {
     Asked& asked() { return asked_; }
 
   private:
-    // The step waits for these: gate and up of all are read before down of any.
+    // The step waits for these: first those of the wave that it computes with now, of which gate and up of all are read
+    // before down of any; then those of the next.
     void demand(std::vector<Read> reads) {
-        std::stable_partition(reads.begin(), reads.end(), [](const Read& read) { return read.parts[0].section == 0; });
+        const auto turn = [&](const Read& read) { return 2 * (read.load.expert >= window_[1]) + read.parts[0].section; };
+        std::stable_sort(reads.begin(), reads.end(), [&](const Read& a, const Read& b) { return turn(a) < turn(b); });
         readers_->demand(reads);
         if (alone_) settle();
     }
 
-    void ask(const Ensured& found) {
+    void ask_for_wave() {
+        const Ensured found = cache_.wave();
+        window_[1] = cache_.after();
         std::vector<Read> reads;
         for (const Load& load : found.loads) add(load, reads);
         demand(std::move(reads));
+        if (again_) return;  // a demand counts once, however often it is computed with
         counts_.demanded += found.hits + found.covered + found.loads.size();
         counts_.hits += found.hits;
         counts_.covered += found.covered;
@@ -248,13 +256,18 @@ class Pool final : Places {
     }
 
     void make_room() override {
-        if (drop(readers_->withdraw([](const Read& read) { return read.load.cause == Cause::Prefetch; }))) return;
+        const auto unneeded = [&](const Read& read) {
+            return read.load.cause == Cause::Prefetch && !cache_.slots()[read.load.slot].pinned;
+        };
+        if (drop(readers_->withdraw(unneeded))) return;
         collect();
         if (const int32_t layer = cache_.release_one(); layer >= 0) {
             counts_.wasted_bytes += layers_[layer].bytes;
             return;
         }
+        const auto begin = std::chrono::steady_clock::now();
         readers_->wait_for_one();
+        counts_.stall_ns += std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count();
         collect();
     }
 
@@ -264,7 +277,7 @@ class Pool final : Places {
     std::vector<LayerBlobs> blobs_;
     Asked asked_;
     Ledger ledger_;
-    bool closed_ = false, alone_ = false;
+    bool closed_ = false, alone_ = false, again_ = false;
     int64_t most_ = 0, wave_ = 0;
     int32_t window_[2] = {};
     Counts counts_;
