@@ -28,6 +28,12 @@ OTHERS = 4 * MIB
 """What is no expert: 1.6 MB of weights, 1 MB of KV, buffers of a step, and Python's heap, which grows by 1 MiB."""
 
 
+@pytest.fixture(autouse=True)
+def _found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of its own imports this module by its name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))
+
+
 def cache_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
     for module in ("synthetic.folder", "conversion"):  # not the variable: kernels are compiled into the cache, too
         patch.setattr(f"triptych.models.{module}.cache_directory", lambda: folder)
