@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import TYPE_CHECKING, Literal, assert_never
 
 from triptych.core.sizes import show_bytes
-from triptych.experts.fit import Forecast
+
+if TYPE_CHECKING:
+    from triptych.experts.fit import Forecast  # it needs torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,8 @@ class MixtureReport:
     auto_bytes: int
     disk_bytes_per_second: float
     counted: bool
-    everything: Forecast
-    forecasts: tuple[Forecast, ...]
+    everything: "Forecast"
+    forecasts: "tuple[Forecast, ...]"
 
 
 def mixture_lines(report: MixtureReport) -> Iterator[tuple[str, str]]:
