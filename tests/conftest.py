@@ -7,17 +7,19 @@ import struct
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported, which transformers does
 
+import numpy as np
 import torch
 from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from tests.support.seeds import FRESH, seed_generators, shared
+from tests.support.seeds import FRESH, drawn_seed, seed_generators, shared
 from triptych.models.resolve import resolve
 from triptych.models.spec import read_spec
 
@@ -44,6 +46,22 @@ def pytest_fixture_setup(
         return (yield)
     with shared(f"{fixturedef.baseid}::{fixturedef.argname}[{request.param_index}]"):  # type: ignore[attr-defined]
         return (yield)
+
+
+@pytest.fixture
+def seed() -> int:
+    return drawn_seed()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(drawn_seed())
+
+
+@pytest.fixture
+def found_by_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that a test starts find the tests' own modules, also where the current folder is not searched."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
 
 
 @pytest.fixture(scope="session")

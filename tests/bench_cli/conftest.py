@@ -22,14 +22,6 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def seed() -> int:
-    """A fresh one per test, printed so that a failure can be repeated."""
-    drawn = drawn_seed()
-    print(f"seed {drawn}")
-    return drawn
-
-
-@pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a command; gives its exit status, standard output and standard error."""
 
@@ -60,7 +52,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     fast.save_pretrained(folder)
     drawn = drawn_seed()
-    print(f"seed of the tiny model: {drawn}")
     torch.manual_seed(drawn)
     config = LlamaConfig(
         vocab_size=512, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6,

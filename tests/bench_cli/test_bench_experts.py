@@ -165,7 +165,6 @@ def test_none_kept_is_one_layer_of_slots_that_no_layer_keeps() -> None:
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_a_recording_of_all_prompts_becomes_the_steps_of_the_arms(batch: int) -> None:
     seed = drawn_seed()
-    print(f"seed: {seed}")
     sequences, answered, random = 5, 4, np.random.default_rng(seed)
     positions = PROMPT + answered - 1
     order = random.permutation(sequences * positions)

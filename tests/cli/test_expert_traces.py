@@ -78,7 +78,6 @@ def test_replay_says_what_every_choice_comes_to(trace: Path, tmp_path: Path, run
 
 def test_the_optimum_has_as_much_memory_as_those_that_it_bounds(tmp_path: Path, run: Run) -> None:
     seed = drawn_seed()
-    print(f"seed: {seed}")
     random.seed(seed)
     out, lines = tmp_path / "routes.npz", tmp_path / "lines.json"
     write_routes(out, recording(200, model=replace(MODEL, blob=3 * 4096, resident=4 * 4096)))

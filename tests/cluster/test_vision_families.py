@@ -1,7 +1,6 @@
 """Models whose images have any number of tokens: split over workers or not, the answers are the offline engine's."""
 
 import io
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.vision_checkpoints import save
 from triptych.client import FailedPrecondition, InvalidArgument, Placement, PromptTooLong, load_video
 from triptych.core.prompt import ChatMessage, ImagePart, TextPart
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-
-from vision_checkpoints import save
 
 TOKENS = 12
 Sizes = tuple[tuple[int, int], ...]

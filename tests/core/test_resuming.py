@@ -60,7 +60,6 @@ def test_every_beginning_of_an_answer_passes() -> None:
 
 def test_the_same_question_has_the_same_digest_and_no_other_has() -> None:
     seed = drawn_seed()
-    print(f"seed {seed}")
     ids = tuple(random.Random(seed).choices(range(1000), k=50))
     base = (Prompt(ids, (ImageSpan(3, 4),)), ["a"], SamplingParams(stop=("x",), seed=1))
     others = [

@@ -47,7 +47,6 @@ def test_a_message_without_a_number_is_refused(number: int) -> None:
 def test_what_a_bad_network_lets_through_is_a_beginning_without_gaps() -> None:
     """Lost, doubled and swapped at random: up to the first gap everything is handled once and in order."""
     seed = drawn_seed()
-    print(f"seed {seed}")
     dice = random.Random(seed)
     for _ in range(200):
         sent = [n for n in range(1, 41) for _ in range(dice.choice((1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 2)))]

@@ -95,7 +95,6 @@ def test_a_batch_that_fails_ends_its_jobs_and_no_others() -> None:
 @pytest.mark.parametrize("_", range(20))
 def test_at_random_every_operation_ends_once_and_nothing_stays(_: int) -> None:
     seed = drawn_seed()
-    print(f"seed {seed}")
     dice = random.Random(seed)
     work, now, asked, told, batch = control(20, 40), 0.0, 0, [], None
     held: dict[OperationKey, str] = {}

@@ -12,22 +12,12 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from tests.support.seeds import drawn_seed
 from triptych.models.files import ModelFiles
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *string.ascii_lowercase]
 MAX_TOKENS = 24
 
 Build = Callable[..., ModelFiles]
-
-
-@pytest.fixture(autouse=True)
-def seed() -> int:
-    """Fresh random inputs every run; the seed is printed with a failure."""
-    value = drawn_seed()
-    print(f"seed {value}")
-    torch.manual_seed(value)
-    return value
 
 
 @pytest.fixture

@@ -1,18 +1,14 @@
 """A scheduler whose model is a table: what was written in each slot of the KV pool, and by whom."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
-from tests.support.seeds import drawn_seed
 from triptych.core.generation import OperationKey
 from triptych.core.sampling import SamplingParams
 from triptych.engine.kv_cache import KvCache
@@ -22,8 +18,6 @@ from triptych.engine.sampling import Sampling
 from triptych.engine.scheduler import Emitted, Scheduler, SchedulerOptions
 from triptych.engine.sequence import Goal, Media, Sequence
 from triptych.engine.turns import Turns
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 EOS = 0
 Content: TypeAlias = tuple[tuple[int, ...], tuple[str, ...]]
@@ -172,12 +166,3 @@ def token_after(number: int, position: int) -> int:
 @pytest.fixture
 def bench() -> Callable[..., Bench]:
     return Bench
-
-
-@pytest.fixture
-def seed() -> int:
-    """Fresh random inputs every run; the seed is printed with a failure."""
-    value = drawn_seed()
-    print(f"seed {value}")
-    torch.manual_seed(value)
-    return value

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from crowds import BLOCKS, ROWS, SEQUENCES, Crowd
 
+from tests.support.crowds import BLOCKS, ROWS, SEQUENCES, Crowd
 from triptych.core.generation import OperationKey
 from triptych.engine.batch_table import BatchTable
 from triptych.engine.plan import Chunk, StepPlan

@@ -17,7 +17,6 @@ EVENLY = [(i + 0.5) / 1000 for i in range(1000)]
 @pytest.fixture
 def generator() -> torch.Generator:
     seed = drawn_seed()
-    print(f"seed {seed}")
     return torch.Generator().manual_seed(seed)
 
 

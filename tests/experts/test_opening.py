@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from offloading import draw_ids, layer_of, no_mend
-from random_experts import Made, make
 
+from tests.support.offloading import draw_ids, layer_of, no_mend
+from tests.support.random_experts import Made, make
 from triptych.core.errors import Internal, InvalidArgument
 from triptych.experts.blob import BlobLayout, Matrix
 from triptych.experts.native import NativeResidency

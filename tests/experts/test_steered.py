@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_experts import Made, make
 
+from tests.support.random_experts import Made, make
 from triptych.core.errors import Unavailable
 from triptych.experts.memory import Memory
 from triptych.experts.pool import Pool

@@ -3,8 +3,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from random_experts import Made, make
 
+from tests.support.random_experts import Made, make
 from triptych.experts.memory import Memory
 from triptych.experts.warm import WarmSet, read_warm, warm_path, write_warm
 

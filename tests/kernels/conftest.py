@@ -4,17 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.seeds import drawn_seed
-
-
-@pytest.fixture(autouse=True)
-def seed() -> int:
-    """Fresh random inputs every run; the seed is printed with a failure."""
-    value = drawn_seed()
-    print(f"seed {value}")
-    torch.manual_seed(value)
-    return value
-
 
 @pytest.fixture
 def poisoned() -> Callable[..., Tensor]:

@@ -8,7 +8,6 @@ from triptych.kernels import segment_attention
 @pytest.mark.parametrize("segments", [(7,), (3, 3, 3), (1, 5, 5, 2, 5), (4, 1)])
 def test_rows_see_their_segment_and_no_more(segments: tuple[int, ...]) -> None:
     seed = drawn_seed()
-    print(f"seed {seed}")
     torch.manual_seed(seed)
     q, k, v = torch.randn(3, sum(segments), 2, 8)
     owner = torch.arange(len(segments)).repeat_interleave(torch.tensor(segments))

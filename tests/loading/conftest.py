@@ -15,7 +15,6 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tests.support.seeds import drawn_seed
 from triptych.models.files import ModelFiles, local_files
 from triptych.models.resolve import resolve
 from triptych.models.testing import RecordingProgress
@@ -34,13 +33,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("TRIPTYCH_CACHE", str(folder))
     return folder
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    seed = drawn_seed()
-    print(f"seed {seed}")
-    return np.random.default_rng(seed)
 
 
 @pytest.fixture

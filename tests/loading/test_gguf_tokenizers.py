@@ -123,7 +123,6 @@ def texts(seed: int) -> Iterator[str]:
 @pytest.mark.parametrize("name", [*BYTES, *PIECES])
 def test_ids_are_those_of_the_tokenizer_that_was_written(name: str, tmp_path: Path) -> None:
     seed = drawn_seed()
-    print(f"seed {seed}")
     expected = trained(name, tmp_path)
     path = written(tmp_path, name if name in PIECES else "qwen2")
     gguf_tokenizer.main(path, tmp_path / "again")

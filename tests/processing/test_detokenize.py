@@ -214,7 +214,6 @@ def test_the_work_is_linear_in_the_tokens(byte_fallback: Tokenizer) -> None:
             return text
 
     seed = drawn_seed()
-    print(f"seed {seed}")
     ids = random.Random(seed).choices(range(byte_fallback.get_vocab_size()), k=1500) + [70] * 1500
     counting = Counting()
     detokenizer = IncrementalDetokenizer(Opener(cast(Tokenizer, counting)), ("never there",))

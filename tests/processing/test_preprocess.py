@@ -41,7 +41,6 @@ MODES = (
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (37, 53)) -> Image.Image:
     seed = drawn_seed()
-    print(f"seed {seed}")
     noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
     if mode == "P":
         return Image.fromarray(noise, "RGBA").convert("RGB").quantize(16)

@@ -137,7 +137,6 @@ async def load(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Load]:
 async def check(load: Load, warm_up: int, requests: int) -> None:
     """Memory after `requests` further ones is what it was after the first `warm_up`, and every holder was freed."""
     seed = drawn_seed()
-    print(f"seed {seed}")
     dice = random.Random(seed)
     await load.run(warm_up, dice)
     await load.settled()

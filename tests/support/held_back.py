@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from random_experts import Made
-from resident import fresh
 from torch import Tensor
 
+from tests.support.random_experts import Made
+from tests.support.resident import fresh
 from triptych.experts.cache import Cause, Empty, ExpertCache, Load, Loading, Ready, Slot
 from triptych.experts.native.layers import Blobs, layer_experts, tables
 from triptych.experts.native.memory import open_file, slots

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from random_experts import Made
 from torch import Tensor
 
+from tests.support.random_experts import Made
 from triptych.experts.blob import Expert
 from triptych.experts.cache import DecayedUses, Scores
 from triptych.experts.pool import Pool

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from random_experts import Made
 from torch import Tensor
 
+from tests.support.random_experts import Made
 from triptych.experts.cache import DecayedUses, Fixed, LastUse, Scores
 from triptych.experts.native import NativeResidency
 from triptych.experts.pool import Pool

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import torch
-from random_experts import Made
 
+from tests.support.random_experts import Made
 from triptych.experts.blob import BlobLayout, Expert
 from triptych.experts.settings import Rounding
 from triptych.experts.store import expand, rounded, write_pack

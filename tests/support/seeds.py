@@ -18,7 +18,7 @@ _shared: list[str] = []
 
 
 def drawn_seed(bits: int = 32) -> int:
-    """A seed in [0, 2**bits), bits at most 64.
+    """A seed in [0, 2**bits), bits at most 64; printed, so that a failure shows it.
 
     It follows from `TRIPTYCH_TEST_SEED` (any text), the running test, or fixture of several tests, and how often that
     has drawn before, and neither from the order of tests nor from the process that one runs in.
@@ -26,7 +26,9 @@ def drawn_seed(bits: int = 32) -> int:
     test, _, _ = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")
     of = _shared[-1] if _shared else test
     _drawn[of] = drawn = _drawn.get(of, -1) + 1
-    return _seed(f"{of} {drawn}", bits)
+    seed = _seed(f"{of} {drawn}", bits)
+    print(f"seed {seed}")
+    return seed
 
 
 def seed_generators(test: str) -> None:

@@ -47,7 +47,6 @@ CONFIGS: dict[str, PretrainedConfig] = {
 def save_mixture(name: str, folder: Path) -> ModelFiles:
     """Writes one of `CONFIGS`; biases and corrections are random, too."""
     seed = drawn_seed()
-    print(f"seed of {name}: {seed}")
     torch.manual_seed(seed)
     model: Any = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32)  # type: ignore[no-untyped-call]
     with torch.no_grad():

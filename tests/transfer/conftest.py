@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.seeds import drawn_seed
 from triptych.core.errors import TriptychError
 from triptych.transfer import (
     Endpoint,
@@ -34,13 +33,6 @@ from triptych.transfer.segment import Bytes
 
 QUICK = Timeouts(connect=5.0, stall=10.0, fence=0.05)
 GEOMETRY = PoolGeometry(layers=3, blocks=24, page_bytes=520)
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    seed = drawn_seed()
-    print(f"seed {seed}")
-    return np.random.default_rng(seed)
 
 
 @dataclass

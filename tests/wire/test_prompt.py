@@ -91,7 +91,6 @@ def test_a_video_without_frames_or_speed_is_refused_by_name(video: pb.Video, fie
 
 def test_a_data_uri_and_its_bytes_are_the_same_image() -> None:
     seed = drawn_seed()
-    print(f"seed {seed}")
     data = random.Random(seed).randbytes(1000)
     uri = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     part = pb.ContentPart(image=pb.Image(data_uri=uri))

@@ -113,7 +113,6 @@ def test_a_transport_failure_is_a_plain_sentence(
 
 def test_garbage_in_the_details_is_ignored() -> None:
     seed = drawn_seed()
-    print(f"seed {seed}")
     noise = b"\xff" + random.Random(seed).randbytes(40)
     error = FakeRpcError(grpc.StatusCode.INTERNAL, "broken", (("grpc-status-details-bin", noise),))
     assert error_from_rpc(error, address="host:1").message == "broken"

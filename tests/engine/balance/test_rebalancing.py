@@ -34,7 +34,6 @@ IF_BETTER = BalancePolicy(threshold=0.0)
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     seed = drawn_seed()
-    print(f"seed {seed}")
     torch.manual_seed(seed)
     folder = tmp_path_factory.mktemp("mixture")
     config = MixtralConfig(

@@ -172,6 +172,5 @@ def _language() -> LlamaConfig:
 
 def _save(kind: type[PreTrainedModel], config: Any, folder: Path) -> None:
     seed = drawn_seed()
-    print(f"seed of {folder.name}: {seed}")
     torch.manual_seed(seed)
     kind(config).save_pretrained(folder)

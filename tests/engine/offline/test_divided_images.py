@@ -2,7 +2,6 @@
 
 import io
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from tests.support.seeds import drawn_seed
+from tests.support.vision_checkpoints import save
 from triptych.core.errors import InvalidArgument
 from triptych.core.prompt import ChatMessage, ImagePart, Part, TextPart
 from triptych.engine import Engine, SamplingParams
@@ -24,9 +24,6 @@ from triptych.engine.ranks.seeing import DividedEyes, deal
 from triptych.engine.ranks.testing import RankThreads
 from triptych.models.pictures import PreparedImage
 from triptych.parallel import RankLost
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
-from vision_checkpoints import save
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logprobs=2)
 
@@ -60,7 +57,6 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
 
 def picture(width: int, height: int) -> ImagePart:
     seed = drawn_seed()
-    print(f"picture of {width} x {height}: seed {seed}")
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "PNG")

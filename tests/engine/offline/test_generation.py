@@ -58,7 +58,6 @@ def test_without_them_what_is_left_open_is_neutral(
 
 def test_answer_i_of_several_is_the_only_answer_with_its_seed_and_the_prompt_is_computed_once(engine: Engine) -> None:
     seed = drawn_seed()
-    print(f"seed {seed}")
     prompt = random.Random(seed).choices(range(4, 320), k=22)
     asked: dict[str, Any] = {"max_tokens": 6, "ignore_eos": True}
     before = engine.core.computed_tokens

@@ -17,21 +17,18 @@ from triptych.models.progress import SILENT
 from triptych.models.synthetic import synthetic
 from triptych.models.text import TextProcessor
 
-pytestmark = pytest.mark.skipif(
-    platform.system() != "Linux" or platform.libc_ver()[0] != "glibc", reason="needs Linux and glibc"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        platform.system() != "Linux" or platform.libc_ver()[0] != "glibc", reason="needs Linux and glibc"
+    ),
+    pytest.mark.usefixtures("found_by_children"),
+]
 MIB = 1 << 20
 SIZE = "150MB"
 """Of all experts, which take 113 MB in twelve bits; those of one layer are a quarter."""
 LEAST, BUDGET = 28 * MIB, 48 * MIB
 OTHERS = 4 * MIB
 """What is no expert: 1.6 MB of weights, 1 MB of KV, buffers of a step, and Python's heap, which grows by 1 MiB."""
-
-
-@pytest.fixture(autouse=True)
-def _found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process of its own imports this module by its name."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))
 
 
 def cache_in(folder: Path, patch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,6 @@ def _pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
     seed = drawn_seed()
-    print(f"seed {seed}")
     torch.manual_seed(seed)
     MixtralForCausalLM(MixtralConfig(**SIZES)).to(torch.bfloat16).save_pretrained(tmp_path / "mixture")
     tokenizer.save_pretrained(tmp_path / "mixture")

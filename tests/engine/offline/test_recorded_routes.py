@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recordings import recall
 
+from tests.support.recordings import recall
 from triptych.core.errors import InvalidArgument
 from triptych.engine import Engine, SamplingParams
 from triptych.engine.route_recording import record

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import VOCABULARY, save_families
 
+from tests.support.families import VOCABULARY, save_families
 from triptych.core.errors import InvalidArgument
 from triptych.engine import Completion, Engine, SamplingParams
 from triptych.experts.settings import Fraction, OffloadSettings

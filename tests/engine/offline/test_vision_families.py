@@ -2,7 +2,6 @@
 
 import io
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 
 from tests.support.seeds import drawn_seed
+from tests.support.vision_checkpoints import SPECIAL, TOKENS, family, processor, save
 from triptych.core.errors import FailedPrecondition
 from triptych.core.generation import OperationKey
 from triptych.core.positions import Grid
@@ -22,10 +22,6 @@ from triptych.engine import Completion, Engine, SamplingParams
 from triptych.engine.eyes import place
 from triptych.engine.sampling import Sampling
 from triptych.engine.sequence import Sequence
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
-
-from vision_checkpoints import SPECIAL, TOKENS, family, processor, save
 
 FAMILIES = ("llava_next", "idefics3", "gemma3", "qwen2_5_vl", "qwen3_vl")
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, logprobs=2)
@@ -78,7 +74,6 @@ def alone(model: Model, chats: list[Parts]) -> list[Completion]:
 
 def _picture(width: int, height: int) -> ImagePart:
     seed = drawn_seed()
-    print(f"picture of {width} x {height}: seed {seed}")
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")

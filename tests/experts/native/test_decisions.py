@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from held_back import Expected, as_slot, open_pool
-from random_experts import Made, make
-from resident import fresh
 from torch import Tensor
 
+from tests.support.held_back import Expected, as_slot, open_pool
+from tests.support.random_experts import Made, make
+from tests.support.resident import fresh
 from triptych.experts.cache import ExpertCache
 from triptych.experts.pool import Pool
 from triptych.experts.settings import PolicyName

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_experts import Made, make
-from resident import in_memory, open_native
 from torch import Tensor
 
+from tests.support.random_experts import Made, make
+from tests.support.resident import in_memory, open_native
 from triptych.core.errors import DataLoss, Unavailable
 from triptych.experts.native import NativeResidency
 from triptych.experts.store import PackedStore

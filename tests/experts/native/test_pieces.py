@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from held_back import Expected, as_slot, open_pool
-from random_experts import Made, draw, make
-from resident import choices, fresh, in_memory, open_native
 
+from tests.support.held_back import Expected, as_slot, open_pool
+from tests.support.random_experts import Made, draw, make
+from tests.support.resident import choices, fresh, in_memory, open_native
 from triptych.core.errors import DataLoss, TriptychError, Unavailable
 from triptych.experts.blob import PAGE, BlobLayout
 from triptych.experts.cache import ExpertCache

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_experts import Made, make
-from resident import choices, in_memory, open_native
 from torch import Tensor
 
+from tests.support.random_experts import Made, make
+from tests.support.resident import choices, in_memory, open_native
 from triptych.experts.native import NativeResidency, residency
 from triptych.kernels import moe
 from triptych.kernels.native import install, team

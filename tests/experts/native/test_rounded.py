@@ -7,10 +7,10 @@ from typing import get_args
 
 import pytest
 import torch
-from random_experts import Made, make
-from resident import choices, in_memory, open_native
-from rounded_experts import coarse, with_rounded
 
+from tests.support.random_experts import Made, make
+from tests.support.resident import choices, in_memory, open_native
+from tests.support.rounded_experts import coarse, with_rounded
 from triptych.core.errors import DataLoss
 from triptych.experts.settings import Rounding
 from triptych.experts.store import PackedStore, mend_blob, rounded

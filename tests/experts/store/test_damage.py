@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 import pytest
-from random_experts import Made, draw, make, same
 
+from tests.support.random_experts import Made, draw, make, same
 from triptych.core.errors import DataLoss
 from triptych.experts.blob import PAGE, BlobLayout
 from triptych.experts.store import faults, header, mend_blob, open_store, read_blob, write_pack

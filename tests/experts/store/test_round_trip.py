@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_experts import draw, make, same
 
+from tests.support.random_experts import draw, make, same
 from triptych.core.errors import DataLoss, Unimplemented
 from triptych.experts.blob import PAGE, BlobLayout, Expert
 from triptych.experts.store import faults, file_bytes, open_store, read_blob, write_pack, xxh3

@@ -6,10 +6,10 @@ from typing import get_args
 
 import pytest
 import torch
-from random_experts import draw, make, same
 from torch import Tensor
 from torch.nn import functional
 
+from tests.support.random_experts import draw, make, same
 from triptych.core.errors import InvalidArgument
 from triptych.experts.blob import BlobLayout, Expert, Matrix
 from triptych.experts.settings import Rounding

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from offloading import draw_ids, layer_of, mixed, no_mend, pack_path, pool_for, scores_of, step
-from random_experts import Made, make
 
+from tests.support.offloading import draw_ids, layer_of, mixed, no_mend, pack_path, pool_for, scores_of, step
+from tests.support.random_experts import Made, make
 from triptych.core.errors import DataLoss, Unavailable
 from triptych.experts.settings import Fraction, OffloadSettings
 from triptych.experts.store import Mend, PackedStore, mend_blob

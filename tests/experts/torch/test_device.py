@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from offloading import GATING, draw_ids, layer_of, mixed, no_mend, pool_for, scores_of
-from random_experts import Made, make
 
+from tests.support.offloading import GATING, draw_ids, layer_of, mixed, no_mend, pool_for, scores_of
+from tests.support.random_experts import Made, make
 from triptych.core.errors import InvalidArgument, Unavailable
 from triptych.experts.settings import Cold, Fraction, OffloadSettings
 from triptych.experts.store import Mend

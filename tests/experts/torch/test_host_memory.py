@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from offloading import GATING, draw_ids, layer_of, mixed, no_mend, pool_for, scores_of
-from random_experts import Made, make
 
+from tests.support.offloading import GATING, draw_ids, layer_of, mixed, no_mend, pool_for, scores_of
+from tests.support.random_experts import Made, make
 from triptych.core.errors import Internal, InvalidArgument, ResourceExhausted
 from triptych.experts.opening import neighbours
 from triptych.experts.settings import Cold, Fraction, OffloadSettings

@@ -5,11 +5,11 @@ from typing import get_args
 
 import pytest
 import torch
-from offloading import layer_of, mixed, pool_for, scores_of, step
-from random_experts import Made, make
-from resident import choices
-from rounded_experts import coarse, with_rounded
 
+from tests.support.offloading import layer_of, mixed, pool_for, scores_of, step
+from tests.support.random_experts import Made, make
+from tests.support.resident import choices
+from tests.support.rounded_experts import coarse, with_rounded
 from triptych.experts.native import NativeResidency
 from triptych.experts.pool import Pool
 from triptych.experts.residency import Residency

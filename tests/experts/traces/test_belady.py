@@ -4,8 +4,8 @@ import random
 from itertools import combinations
 
 import pytest
-from recordings import MODEL, arm, recording
 
+from tests.support.recordings import MODEL, arm, recording
 from triptych.experts.traces import Device, LfuDecay, Lru, NextGate, Script, StaticHot, fewest_reads, replay
 from triptych.experts.traces.routes import Demand
 

@@ -5,8 +5,8 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
-from recordings import MODEL, arm, foreseeing, recording
 
+from tests.support.recordings import MODEL, arm, foreseeing, recording
 from triptych.experts.cache import DecayedUses, ExpertCache, LastUse
 from triptych.experts.pool import Pool
 from triptych.experts.store.packed import PIECE

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recordings import MODEL, recording
 
+from tests.support.recordings import MODEL, recording
 from triptych.core.errors import DataLoss, FailedPrecondition, NotFound
 from triptych.experts.traces import Foreseen, RouteLog, Routes, read_routes, write_routes
 

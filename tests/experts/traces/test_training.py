@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recordings import MODEL, recall, recording
 
+from tests.support.recordings import MODEL, recall, recording
 from triptych.core.errors import DataLoss, InvalidArgument, NotFound
 from triptych.experts.traces import Route, Routes, Script, foretold, read_route_model, train, write_route_model
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.seeds import drawn_seed
 from triptych.kernels import LowRank, LowRankPair, low_rank
 from triptych.kernels.native import team
 from triptych.kernels.native.isa import Isa
@@ -14,13 +13,6 @@ from triptych.kernels.native.low_rank import LowRankKernel, accepts
 
 GUARD = 3.0
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 2**-7}
-
-
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    value = drawn_seed()
-    print(f"seed {value}")
-    torch.manual_seed(value)
 
 
 def adapters_of(ranks: Sequence[int], inputs: int, outputs: int, dtype: torch.dtype) -> LowRank:

@@ -9,8 +9,6 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.support.seeds import drawn_seed
-
 Array = npt.NDArray[Any]
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -28,13 +26,6 @@ class Packing:
     name: str
     settings: Mapping[str, Any]
     pack: Callable[[np.random.Generator, int, int], tuple[dict[str, torch.Tensor], Array]] = field(repr=False)
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    seed = drawn_seed()
-    print(f"seed {seed}")
-    return np.random.default_rng(seed)
 
 
 def words(numbers: Array, bits: int, order: tuple[int, ...] | None = None) -> torch.Tensor:

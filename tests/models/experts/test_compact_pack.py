@@ -1,6 +1,5 @@
 """Experts of bfloat16 lie in a file of three quarters of their size, if their exponents allow it."""
 
-import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -8,12 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.checkpoint_packs import compact_of, opened, packs
+from tests.support.random_experts import same
 from tests.support.seeds import drawn_seed
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
-from checkpoint_packs import compact_of, opened, packs
-from random_experts import same
-
 from triptych.engine.loading import load_model
 from triptych.experts.blob import Expert, Matrix
 from triptych.experts.settings import Fraction, OffloadSettings

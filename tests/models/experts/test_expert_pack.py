@@ -6,7 +6,6 @@ import os
 import random
 import resource
 import shutil
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -15,10 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
-from checkpoint_packs import opened, packed_in
-from random_experts import make, same
-
+from tests.support.checkpoint_packs import opened, packed_in
+from tests.support.random_experts import make, same
 from triptych.core.errors import DataLoss, FailedPrecondition, ResourceExhausted
 from triptych.experts.store import faults, open_store, read_blob
 from triptych.models.expert_pack import ExpertPack
@@ -329,6 +326,7 @@ def resident(folder: Path) -> int:
     return size
 
 
+@pytest.mark.usefixtures("found_by_children")
 def test_two_processes_that_want_a_pack_make_it_once(files: ModelFiles, cache: Path) -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         made = [pool.submit(packed_in, str(files.path), str(cache)) for _ in range(2)]

@@ -1,23 +1,19 @@
 """Mixtures whose experts are divided among ranks, against the same mixture on one rank."""
 
 import random
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.support.mixtures import HIDDEN, SHAPES, SHARED, Whole, off, rows_of
 from triptych.core.errors import InvalidArgument
 from triptych.kernels import native
 from triptych.parallel import Mesh, Parallelism
 from triptych.parallel.balance import Placement
 from triptych.parallel.testing import run_ranks, run_threads
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
-from mixtures import HIDDEN, SHAPES, SHARED, Whole, off, rows_of
 
 native.install()
 GRIDS = [Parallelism(1, 2), Parallelism(1, 3), Parallelism(1, 4), Parallelism(2, 2)]

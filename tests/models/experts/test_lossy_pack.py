@@ -1,7 +1,6 @@
 """Rounded experts of a checkpoint lie in a file beside the exact ones, if they are allowed."""
 
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -11,10 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
-from checkpoint_packs import opened, packs
-from random_experts import same
-
+from tests.support.checkpoint_packs import opened, packs
+from tests.support.random_experts import same
 from triptych.core.errors import InvalidArgument
 from triptych.engine.loading import load_model
 from triptych.experts.blob import BlobLayout, Matrix

@@ -1,6 +1,5 @@
 """Models whose experts do not all fit: logits are those of the same model in memory, bit for bit."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
-from tiny_mixtures import CONFIGS, VOCABULARY, save_mixture, save_route
-
+from tests.support.tiny_mixtures import CONFIGS, VOCABULARY, save_mixture, save_route
 from triptych.core.errors import FailedPrecondition, InvalidArgument
 from triptych.experts.settings import Budget, Bytes, Fraction, OffloadSettings, PolicyName, PredictorName
 from triptych.experts.steered import SteeredResidency

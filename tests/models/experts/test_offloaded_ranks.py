@@ -1,6 +1,5 @@
 """Ranks that do not keep all of their experts: logits are those of ranks that do, bit for bit, in every arm."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
-from tiny_mixtures import VOCABULARY, save_mixture, save_route
-
+from tests.support.tiny_mixtures import VOCABULARY, save_mixture, save_route
 from triptych.experts.opening import open_residency
 from triptych.experts.residency import Counts
 from triptych.experts.settings import Fraction, OffloadSettings, PolicyName, PredictorName

@@ -2,14 +2,11 @@
 
 import shutil
 import struct
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
-from checkpoint_packs import compact_of, opened
-
+from tests.support.checkpoint_packs import compact_of, opened
 from triptych.core.errors import ResourceExhausted
 from triptych.experts.store import file_bytes, outdated
 from triptych.experts.store.header import VERSION

@@ -4,7 +4,6 @@ import errno
 import os
 import random
 import shutil
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,9 +11,7 @@ from threading import Barrier
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
-from checkpoint_packs import compact_of, opened, packs
-
+from tests.support.checkpoint_packs import compact_of, opened, packs
 from triptych.core.errors import DataLoss, ResourceExhausted
 from triptych.experts.blob import Expert, Matrix
 from triptych.experts.store import open_store

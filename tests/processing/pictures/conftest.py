@@ -202,7 +202,6 @@ def picture() -> Callable[[int, int], bytes]:
 
     def make(width: int, height: int) -> bytes:
         seed = drawn_seed()
-        print(f"picture of {width} x {height}: seed {seed}")
         noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(noise).save(buffer, "PNG")

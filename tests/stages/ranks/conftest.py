@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.support.seeds import drawn_seed
 from triptych.core.generation import OperationKey
 from triptych.parallel import RankLost
 from triptych.parallel.channel import Hub, Member
@@ -25,13 +23,6 @@ from triptych.transfer.segment import Bytes
 
 LAYERS, BLOCKS, TOKENS, DIM = 3, 12, 4, 10
 HEAD_BYTES = TOKENS * DIM
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    seed = drawn_seed()
-    print(f"seed {seed}")
-    return np.random.default_rng(seed)
 
 
 class Rank:

@@ -29,9 +29,14 @@ class LayerNeed:
     resident: int | None = None
 
     @property
+    def plain(self) -> int:
+        """Bytes of an expert where all are in memory."""
+        return self.nbytes if self.resident is None else self.resident
+
+    @property
     def whole(self) -> int:
         """Bytes of all of them where all are in memory."""
-        return self.experts * (self.nbytes if self.resident is None else self.resident)
+        return self.experts * self.plain
 
 
 @dataclass(frozen=True, slots=True)

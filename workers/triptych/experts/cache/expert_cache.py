@@ -47,15 +47,11 @@ class ExpertCache:
         awaited = self._awaited.pop(layer, set())
         self._pinned.clear()
         self.scores[layer].touch(experts)
-        there = {expert: slot for expert in experts if (slot := self._where.get((layer, expert))) is not None}
+        there = {expert: slot for expert in experts if (slot := self.where(layer, expert)) is not None}
         self._pinned.update(there.values())
         missing = [expert for expert in experts if expert not in there]
         loads = tuple(self._load(layer, expert, "demand", self._room(layer)) for expert in missing)
-        slots = tuple(self._where[layer, expert] for expert in experts)
-        for slot in slots:
-            self._use(slot)
-        for expert, slot in zip(experts, slots, strict=True):
-            self._settle(layer, expert, slot)
+        slots = self._compute(layer, experts)
         covered = len(awaited & set(there.values()))
         return Ensured(slots, loads, len(there) - covered, covered)
 
@@ -90,7 +86,9 @@ class ExpertCache:
             else:
                 break
             demand.taken += 1
-        return Ensured(self._compute(self._half()), tuple(loads), hits, covered)
+        end = self._half()
+        now, demand.next = demand.experts[demand.next : end], end
+        return Ensured(self._compute(demand.layer, now), tuple(loads), hits, covered)
 
     def release_one(self) -> bool:
         """The first slot that waits for a layer to come waits no longer; whether there is one."""
@@ -109,7 +107,7 @@ class ExpertCache:
         if not most:
             return ()
         awaited = self._awaited.setdefault(layer, set())
-        there = {slot for expert in experts if (slot := self._where.get((layer, expert))) is not None}
+        there = {slot for expert in experts if (slot := self.where(layer, expert)) is not None}
         for slot in sorted(there & self._spare.keys()):
             self._spare.move_to_end(slot)
         loads: list[Load] = []
@@ -164,7 +162,7 @@ class ExpertCache:
         return self._where.get((layer, expert))
 
     def _slot_of(self, expert: int) -> int | None:
-        return self._where.get((self.demand.layer, expert))
+        return self.where(self.demand.layer, expert)
 
     def _taken(self) -> set[int]:
         """Slots of whom the step goes on with; who was dropped between two waves is taken again, and all behind."""
@@ -188,15 +186,13 @@ class ExpertCache:
             place += 1
         return place
 
-    def _compute(self, end: int) -> tuple[int, ...]:
-        demand = self.demand
-        experts = demand.experts[demand.next : end]
-        slots = tuple(self._where[demand.layer, expert] for expert in experts)
+    def _compute(self, layer: int, experts: Sequence[int]) -> tuple[int, ...]:
+        """Slots of experts that the step computes with now; their layer may keep them from now on."""
+        slots = tuple(self._where[layer, expert] for expert in experts)
         for slot in slots:
             self._use(slot)
         for expert, slot in zip(experts, slots, strict=True):
-            self._settle(demand.layer, expert, slot)
-        demand.next = end
+            self._settle(layer, expert, slot)
         return slots
 
     def _spare_room(self, make_room: Callable[[], None]) -> int | None:

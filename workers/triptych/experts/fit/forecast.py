@@ -59,7 +59,7 @@ def work_of(elements: float, element: float, layers: Sequence[LayerNeed], roundi
         layers: Of the model.
         rounding: What experts are read rounded to; slots have them as they are.
     """
-    plain = sum(layer.top_k * (layer.nbytes if layer.resident is None else layer.resident) for layer in layers)
+    plain = sum(layer.top_k * layer.plain for layer in layers)
     used = sum(layer.top_k * layer.nbytes for layer in layers)
     read = used if rounding is None else used * _ROUNDED[rounding] / element
     return Work(elements * element - plain + used, read)
