@@ -37,6 +37,25 @@ def test_it_is_what_it_was_made_of(outputs: int, inputs: int) -> None:
     assert found.values.nbytes == 3 * outputs * inputs // 2
 
 
+@pytest.mark.parametrize("inputs", [64, 48])
+def test_where_a_weight_lies(inputs: int) -> None:
+    """As kernels read it: groups of four rows of 32, pairs of rows interleaved by eights, codes behind them."""
+    values = torch.ones(16, inputs).bfloat16()
+    output, column = random.randrange(16), random.randrange(inputs)
+    values[output, column] = -1.25 / 8  # three below the others' exponent
+    group, row, place = (
+        (output // 4 * 2 + column // 32, output % 4, column % 32)
+        if inputs == 64
+        else ((output * 48 + column) // 128, (output * 48 + column) // 32 % 4, (output * 48 + column) % 32)
+    )
+    line = compact(values).values.view(-1, 192)[group]
+    byte = place // 8 * 16 + row % 2 * 8 + place % 8
+    assert line[:128].nonzero().flatten().tolist() == [row // 2 * 64 + byte]
+    assert line[row // 2 * 64 + byte] == 0x80 | 1 << 5
+    assert line[128:].nonzero().flatten().tolist() == [byte]
+    assert line[128 + byte] == (3 << 4 if row > 1 else 3)
+
+
 def test_what_lies_far_below_its_neighbours_is_kept_too() -> None:
     values = trained(48, 576)
     for value in (0.0, -0.0, 1e-30, -(2.0**-130), 2.0**-126):

@@ -248,7 +248,9 @@ def twelve_bits(part: ExpertProjection) -> ExpertProjection:
     return ExpertProjection(tuple(weights), part.biases)
 
 
-@pytest.mark.parametrize(("tokens", "top_k", "count"), [(1, 3, 8), (3, 2, 4), (7, 4, 5), (16, 2, 40), (100, 3, 6)])
+@pytest.mark.parametrize(
+    ("tokens", "top_k", "count"), [(1, 3, 8), (3, 2, 4), (7, 4, 5), (8, 1, 1), (16, 2, 40), (100, 3, 6)]
+)
 @pytest.mark.parametrize("biased", [False, True], ids=["", "biased"])
 def test_twelve_bits_give_the_bits_of_sixteen(
     isa: Isa, tokens: int, top_k: int, count: int, biased: bool, seed: int
@@ -258,7 +260,7 @@ def test_twelve_bits_give_the_bits_of_sixteen(
     dense = experts_of(CASES["bf16"], count, hidden, features, biased=biased)
     for part in (dense.gate, dense.up, dense.down):
         values = part.weight(0).values  # type: ignore[union-attr]  # dense
-        for value in (0.0, -1e-30):  # exceptions
+        for value in (0.0, -1e-30, 2.0**-126):  # exceptions
             values[random.randrange(len(values)), random.randrange(values.shape[1])] = value
     parts = [twelve_bits(part) for part in (dense.gate, dense.up, dense.down) if isinstance(part, ExpertProjection)]
     ids, weights = choices(tokens, top_k, count)

@@ -20,7 +20,7 @@ from triptych.experts.blob import PAGE
 from triptych.experts.store.layouts import layer_from_json, layer_to_json
 from triptych.experts.store.packed import Checksums, PackedLayer, PackedStore
 
-VERSION = 2
+VERSION = 3
 """Of all that files say, and how; those of another are built anew."""
 _MAGIC = b"TRIPTYCX"
 _FIELDS = struct.Struct("<8sIxxxxQQQQ")

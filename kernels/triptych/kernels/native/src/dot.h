@@ -26,9 +26,10 @@ struct Elements<float> {
 
 constexpr int64_t kDotRows = 8;  // at a time
 
-// `weight` gives a register of elements of each of its columns; those that do not fill one, if there are, with `part`.
+// `weight` gives a register of elements of each of its columns, in turn along the inputs; those that do not fill one, if
+// there are, with `part`.
 template <class T, int Rows, int Columns, class Tile>
-TRIPTYCH_INLINE void dot_tile(const T* x, const Tile weight, int64_t inner, f32x16 (*partial)[kGroup]) {
+TRIPTYCH_INLINE void dot_tile(const T* x, Tile weight, int64_t inner, f32x16 (*partial)[kGroup]) {
     using E = Elements<T>;
     using Vector = typename E::Vector;
     constexpr int64_t kStep = sizeof(Vector) / sizeof(T);
@@ -36,8 +37,7 @@ TRIPTYCH_INLINE void dot_tile(const T* x, const Tile weight, int64_t inner, f32x
     const int64_t whole = inner / kStep * kStep;
     for (int64_t i = 0; i < whole; i += kStep) {
         Vector w[Columns];
-#pragma GCC unroll 16
-        for (int c = 0; c < Columns; ++c) w[c] = weight.whole(c, i);
+        weight.whole(i, w);
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
             const Vector v = load<Vector>(x + r * inner + i);
@@ -48,10 +48,7 @@ TRIPTYCH_INLINE void dot_tile(const T* x, const Tile weight, int64_t inner, f32x
     if (whole < inner) {
         const int64_t bytes = (inner - whole) * sizeof(T);
         Vector w[Columns];
-#pragma GCC unroll 16
-        for (int c = 0; c < Columns; ++c) {
-            if constexpr (requires { weight.part(c, whole, bytes); }) w[c] = weight.part(c, whole, bytes);
-        }
+        if constexpr (requires { weight.part(whole, bytes, w); }) weight.part(whole, bytes, w);
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
             const Vector v = load_first<Vector>(x + r * inner + whole, bytes);
@@ -65,25 +62,37 @@ TRIPTYCH_INLINE void dot_tile(const T* x, const Tile weight, int64_t inner, f32x
         for (int c = 0; c < Columns; ++c) partial[r][c] = sums[r][c];
 }
 
-// Sixteen rows of a weight as they lie in memory.
+// Some rows of a weight as they lie in memory.
+template <class T, int64_t Beyond>
+struct PlainTile {
+    using Vector = typename Elements<T>::Vector;
+    const T* const* rows;
+
+    template <int Columns>
+    TRIPTYCH_INLINE void whole(int64_t i, Vector (&w)[Columns]) const {
+#pragma GCC unroll 16
+        for (int c = 0; c < Columns; ++c) {
+            prefetch_beyond<Beyond>(rows[c] + i);
+            w[c] = load<Vector>(rows[c] + i);
+        }
+    }
+
+    template <int Columns>
+    TRIPTYCH_INLINE void part(int64_t i, int64_t bytes, Vector (&w)[Columns]) const {
+#pragma GCC unroll 16
+        for (int c = 0; c < Columns; ++c) w[c] = load_first<Vector>(rows[c] + i, bytes);
+    }
+};
+
+// Sixteen of them.
 template <class T, int64_t Beyond>
 struct PlainRows {
-    static constexpr int kOfOneRow = 1;  // columns at a time, where there is one row of x
-
-    struct Tile {
-        using Vector = typename Elements<T>::Vector;
-        const T* const* rows;
-
-        TRIPTYCH_INLINE Vector whole(int c, int64_t i) const {
-            prefetch_beyond<Beyond>(rows[c] + i);
-            return load<Vector>(rows[c] + i);
-        }
-        TRIPTYCH_INLINE Vector part(int c, int64_t i, int64_t bytes) const { return load_first<Vector>(rows[c] + i, bytes); }
-    };
+    template <int Rows>
+    static constexpr int kColumns = Rows == 1 ? 1 : Rows <= 3 ? 8 : Rows <= 6 ? 4 : 2;  // of a tile of so many rows of x
 
     template <class, int Rows, int Columns>
     TRIPTYCH_INLINE void dot(const T* x, int first, int64_t inner, f32x16 (*partial)[kGroup]) const {
-        dot_tile<T, Rows, Columns>(x, Tile{rows + first}, inner, partial);
+        dot_tile<T, Rows, Columns>(x, PlainTile<T, Beyond>{rows + first}, inner, partial);
     }
 
     const T* const* rows;
@@ -92,7 +101,7 @@ struct PlainRows {
 // outputs[r] = the sixteen products of row r of x with the rows of a weight.
 template <class T, int Rows, class Weight>
 void dot_rows(const T* x, const Weight& weight, int64_t inner, f32x16* outputs) {
-    constexpr int kColumns = Rows == 1 ? Weight::kOfOneRow : Rows <= 3 ? 8 : Rows <= 6 ? 4 : 2;
+    constexpr int kColumns = Weight::template kColumns<Rows>;
     f32x16 partial[Rows][kGroup];
     for (int c = 0; c < kGroup; c += kColumns) {
         f32x16(*place)[kGroup] = reinterpret_cast<f32x16(*)[kGroup]>(&partial[0][c]);

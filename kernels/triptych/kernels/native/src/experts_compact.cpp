@@ -29,7 +29,7 @@ class CompactForm {
         const CompactRows weight(reinterpret_cast<const uint8_t*>(addresses[expert]),
                                  reinterpret_cast<const int32_t*>(addresses[experts_ + expert]), outputs_, inputs_, output, plain);
         Group group{weight, {}};
-        if (dense_.many()) weight.expand(0, kGroup);
+        if (dense_.many()) weight.expand();
         for (int64_t c = 0; c < kGroup; ++c) group.plain.rows[c] = plain + c * inputs_;
         return group;
     }
