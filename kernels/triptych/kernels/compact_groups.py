@@ -25,8 +25,8 @@ def packed(signs: Tensor, codes: Tensor, inputs: int) -> Tensor:
         inputs: Of a run.
 
     Returns:
-        [n, 24 · inputs] uint8: of each group of 4 rows of 32 the signs of both pairs of rows, then codes, those of the
-        first pair in the low four bits.
+        [n, 24 · inputs] uint8: of each group of 4 rows of 32 the signs of both pairs of rows, then codes, the
+        first pair's in the low four bits.
     """
     low, high = _grouped(codes, inputs).flatten(3).unbind(2)
     return torch.cat([_grouped(signs, inputs).flatten(2), low | high << 4], 2).flatten(1)
@@ -35,7 +35,7 @@ def packed(signs: Tensor, codes: Tensor, inputs: int) -> Tensor:
 def unpacked(values: Tensor, inputs: int) -> tuple[Tensor, Tensor]:
     """What `packed` was given."""
     lines = values.view(len(values), -1, GROUP_BYTES)
-    signs, both = lines.split([ROWS * COLUMNS, ROWS * COLUMNS // 2], 2)
+    signs, both = lines[..., : ROWS * COLUMNS], lines[..., ROWS * COLUMNS :]
     return _in_order(signs, inputs), _in_order(torch.cat([both & 15, both >> 4], 2), inputs)
 
 
