@@ -13,7 +13,7 @@ from tests.support.random_experts import draw, make, same
 from triptych.core.errors import InvalidArgument
 from triptych.experts.blob import BlobLayout, Expert, Matrix
 from triptych.experts.settings import Rounding
-from triptych.experts.store import expand, open_store, read_blob, rounded, rounded_layout
+from triptych.experts.store import expand, expand_section, open_store, read_blob, rounded, rounded_layout
 from triptych.kernels import DenseWeight, GgufWeight, Int8Weight, dequantize
 
 BOTH = get_args(Rounding)
@@ -60,6 +60,22 @@ def test_a_row_of_zeros_stays_one() -> None:
     assert coarse.scales[3] == 0
     assert not coarse.values[0, :, 3].any()
     assert not plain(expanded(expert, "int4")[0])[3].any()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("to", BOTH)
+def test_sections_are_expanded_one_by_one_as_all_of_it(to: Rounding, bias: bool) -> None:
+    expert = draw("bfloat16", 61, 37, bias=bias)
+    exact, coarse = BlobLayout.of(expert), rounded_layout(BlobLayout.of(expert), to)
+    source = torch.zeros(coarse.nbytes, dtype=torch.uint8)
+    coarse.pack(rounded(expert, to), source)
+    whole, pieces = (torch.full((exact.nbytes,), 0xFF, dtype=torch.uint8) for _ in range(2))
+
+    expand(coarse.view(source), exact, whole)
+    for given, made in zip(coarse.sections, exact.sections, strict=True):
+        expand_section(given, made, given.of(source).clone(), made.of(pieces))
+
+    assert torch.equal(whole, pieces)
 
 
 def test_rounded_experts_take_half_or_a_quarter_of_the_bytes_and_their_layout_needs_no_expert(tmp_path: Path) -> None:

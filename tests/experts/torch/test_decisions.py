@@ -5,7 +5,7 @@ import pytest
 
 from triptych.experts.torch.cold import Copied, Soonest
 from triptych.experts.torch.finish import Costs, Miss, computed
-from triptych.experts.torch.host_slots import HostSlots
+from triptych.experts.torch.host_slots import HostSlots, Key
 
 
 def test_with_a_slow_bus_the_cpu_computes_and_with_a_fast_one_it_does_not() -> None:
@@ -62,30 +62,30 @@ def test_what_the_cpu_costs_follows_what_is_measured() -> None:
 
 def test_the_slot_of_the_host_that_was_used_least_recently_goes_first() -> None:
     slots = HostSlots(3)
-    taken = {key: slots.take(key) for key in ((0, 0), (0, 1), (0, 2))}
+    taken = {key: slots.take(key) for key in (Key(0, 0), Key(0, 1), Key(0, 2))}
     assert sorted(taken.values()) == [0, 1, 2]  # type: ignore[type-var]
-    slots.find((0, 0))
-    assert slots.take((1, 0)) == taken[0, 1]
-    assert slots.find((0, 1)) is None
+    slots.find(Key(0, 0))
+    assert slots.take(Key(1, 0)) == taken[Key(0, 1)]
+    assert slots.find(Key(0, 1)) is None
 
 
 def test_a_slot_that_somebody_holds_stays_until_all_have_let_go() -> None:
     slots = HostSlots(2)
-    first, second = slots.take((0, 0)), slots.take((0, 1))
+    first, second = slots.take(Key(0, 0)), slots.take(Key(0, 1))
     assert first is not None
     assert second is not None
     for slot in (first, first, second):
         slots.pin(slot)
-    assert slots.take((0, 2)) is None
+    assert slots.take(Key(0, 2)) is None
     slots.unpin(first)
-    assert slots.take((0, 2)) is None
+    assert slots.take(Key(0, 2)) is None
     slots.unpin(first)
-    assert slots.take((0, 2)) == first
+    assert slots.take(Key(0, 2)) == first
 
 
 def test_a_slot_whose_read_failed_is_free_at_once() -> None:
     slots = HostSlots(1)
-    slot = slots.take((0, 0))
-    slots.forget((0, 0))
-    assert slots.find((0, 0)) is None
-    assert slots.take((0, 1)) == slot
+    slot = slots.take(Key(0, 0))
+    slots.forget(Key(0, 0))
+    assert slots.find(Key(0, 0)) is None
+    assert slots.take(Key(0, 1)) == slot

@@ -227,9 +227,9 @@ def _reads(residency: TorchResidency) -> list[tuple[int, int]]:
     seen: list[tuple[int, int]] = []
     read = file.read
 
-    def noted(layer: int, expert: int, into: torch.Tensor) -> None:
+    def noted(layer: int, expert: int, into: torch.Tensor, *, rounded: bool) -> None:
         seen.append((layer, expert))
-        read(layer, expert, into)
+        read(layer, expert, into, rounded=rounded)
 
-    file.read = noted  # type: ignore[method-assign]
+    file.read = noted  # type: ignore[method-assign, assignment]
     return seen

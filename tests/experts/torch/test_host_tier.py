@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from triptych.core.errors import TriptychError, Unavailable
+from triptych.experts.torch.host_slots import HostPool, Key
 from triptych.experts.torch.host_tier import HostTier
 
 
@@ -16,7 +17,7 @@ class File:
         self.go_on = threading.Event()
         self.error: TriptychError | None = None
 
-    def read(self, layer: int, expert: int, into: torch.Tensor) -> None:
+    def read(self, layer: int, expert: int, into: torch.Tensor, *, rounded: bool) -> None:
         self.reads.append((layer, expert))
         self.started.set()
         assert self.go_on.wait(60)
@@ -31,11 +32,12 @@ def file() -> File:
 
 
 def opened(file: File, slots: int = 3) -> HostTier:
-    return HostTier(file, torch.zeros(slots, 8, dtype=torch.uint8), readers=1)  # type: ignore[arg-type]
+    pool = HostPool(slots, parts=1, slot_bytes=8)
+    return HostTier(file, pool, torch.zeros(pool.nbytes, dtype=torch.uint8), readers=1)  # type: ignore[arg-type]
 
 
 def held(tier: HostTier, layer: int, expert: int) -> int:
-    slot = tier.hold((layer, expert), "prefetch")
+    slot = tier.hold(Key(layer, expert), "prefetch")
     assert slot is not None
     return slot
 
@@ -57,7 +59,7 @@ def test_no_slot_is_given_away_while_all_are_held(file: File) -> None:
     file.go_on.set()
     tier = opened(file, slots=2)
     first, second = held(tier, 0, 0), held(tier, 0, 1)
-    assert tier.hold((0, 2), "demand") is None
+    assert tier.hold(Key(0, 2), "demand") is None
     assert tier.wait(first) is None
     tier.release(first)
     assert held(tier, 0, 2) == first

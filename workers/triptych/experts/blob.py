@@ -1,7 +1,7 @@
 """One expert as one run of bytes: gate and up, then down, each part where a kernel can read it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import assert_never
 
@@ -46,6 +46,10 @@ class Part:
         """It, of a blob [nbytes] uint8, on memory aligned to 64 bytes."""
         return blob[self.offset : self.offset + self.nbytes].view(self.dtype).view(self.shape)
 
+    def before(self, nbytes: int) -> "Part":
+        """It, in what is left of a blob without its first bytes."""
+        return replace(self, offset=self.offset - nbytes)
+
 
 @dataclass(frozen=True, slots=True)
 class MatrixParts:
@@ -76,6 +80,33 @@ class MatrixParts:
             None if self.bias is None else self.bias.view(blob),
         )
 
+    def before(self, nbytes: int) -> "MatrixParts":
+        """See `Part.before`."""
+        values, scales, bias = (
+            None if part is None else part.before(nbytes) for part in (self.values, self.scales, self.bias)
+        )
+        assert values is not None
+        return replace(self, values=values, scales=scales, bias=bias)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Bytes of a blob that are brought in one go.
+
+    Attributes:
+        start: In the blob.
+        end: Likewise.
+        matrices: That lie in it; their offsets count from its beginning.
+    """
+
+    start: int
+    end: int
+    matrices: tuple[MatrixParts, ...]
+
+    def of(self, blob: Tensor) -> Tensor:
+        """It, of a blob."""
+        return blob[self.start : self.end]
+
 
 @dataclass(frozen=True, slots=True)
 class BlobLayout:
@@ -103,6 +134,12 @@ class BlobLayout:
         first = _up_to(end, PAGE)
         down, end = _placed(expert[2], first)
         return cls(gate, up, down, first, _up_to(end, PAGE))
+
+    @property
+    def sections(self) -> tuple[Section, Section]:
+        """Gate and up, then down."""
+        down = self.down.before(self.first)
+        return Section(0, self.first, (self.gate, self.up)), Section(self.first, self.nbytes, (down,))
 
     @property
     def resident(self) -> int:

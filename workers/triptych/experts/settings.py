@@ -92,7 +92,7 @@ class OffloadSettings:
         compact: Whether bfloat16 experts are kept and read in twelve bits a weight, which loses nothing: on CPUs,
             where not `lossy`, and where the exponents of all of them allow it.
         lossy: What experts that their layer does not keep are read rounded to, and stay while they stay: eight bits
-            (True as well), four, or nothing.
+            (True as well), four, or nothing. Slots have room for exact ones; pinned host memory keeps them rounded.
         regroup: Whether requests that need the same experts take turns with others, within a bound of fairness, where
             that reads less; with `lru`.
         readers: Threads that read the packed file.

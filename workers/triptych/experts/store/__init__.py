@@ -5,7 +5,7 @@ from triptych.experts.store.header import open_store, outdated
 from triptych.experts.store.mending import Mend, mend_blob
 from triptych.experts.store.packed import Checksums, PackedLayer, PackedStore, place
 from triptych.experts.store.reading import faults, read_blob
-from triptych.experts.store.rounding import expand, rounded, rounded_layout
+from triptych.experts.store.rounding import expand, expand_section, rounded, rounded_layout
 from triptych.experts.store.writing import Read, file_bytes, write_pack, xxh3
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Read",
     "compact_layout",
     "expand",
+    "expand_section",
     "faults",
     "file_bytes",
     "in_twelve_bits",

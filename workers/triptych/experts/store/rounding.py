@@ -6,6 +6,7 @@ block Q4_0, in which rows follow each other without a gap, as they need not be w
 than half of its scale, and in four bits by 7 · 2^-25, since small float16 are off themselves.
 """
 
+from collections.abc import Iterable
 from typing import assert_never
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from triptych.core.errors import InvalidArgument
-from triptych.experts.blob import BlobLayout, Expert, Matrix
+from triptych.experts.blob import BlobLayout, Expert, Matrix, MatrixParts, Section
 from triptych.experts.settings import Rounding
 from triptych.kernels import DenseWeight, GgufWeight, Int8Weight, dequantize
 from triptych.kernels.compact import ExpertWeight, plain
@@ -44,13 +45,27 @@ def expand(coarse: Expert, layout: BlobLayout, blob: Tensor) -> None:
 
     Products are float32, rounded to nearest even.
     """
-    shapes = (parts.values.shape for parts in (layout.gate, layout.up, layout.down))
-    wide = (
-        Matrix(DenseWeight(_expanded(matrix.weight, *shape)), matrix.bias)
-        for matrix, shape in zip(coarse, shapes, strict=True)
-    )
-    gate, up, down = wide
-    layout.pack((gate, up, down), blob)
+    _write(coarse, (layout.gate, layout.up, layout.down), blob)
+
+
+def expand_section(coarse: Section, exact: Section, source: Tensor, target: Tensor) -> None:
+    """Writes what a section of a rounded blob stands for, as `expand` does, on the device that has both.
+
+    Args:
+        coarse: Of the rounded layout.
+        exact: Of the exact one.
+        source: The rounded section's bytes, uint8.
+        target: The exact section's.
+    """
+    _write((parts.view(source) for parts in coarse.matrices), exact.matrices, target)
+
+
+def _write(coarse: Iterable[Matrix], exact: Iterable[MatrixParts], target: Tensor) -> None:
+    target.zero_()
+    for matrix, parts in zip(coarse, exact, strict=True):
+        parts.values.view(target).copy_(_expanded(matrix.weight, *parts.values.shape))
+        if parts.bias is not None and matrix.bias is not None:
+            parts.bias.view(target).copy_(matrix.bias)
 
 
 def _expanded(weight: ExpertWeight, outputs: int, inputs: int) -> Tensor:

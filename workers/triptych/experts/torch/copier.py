@@ -1,8 +1,12 @@
 """The device as far as copying to it goes."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
+
+Expand = Callable[[Tensor, Tensor], None]
+"""Has the device write what a copied source, the first argument, stands for into a target, the second."""
 
 
 class Event(Protocol):
@@ -30,10 +34,11 @@ class Copier(Protocol):
     def fence(self) -> Event:
         """After everything that the device has been given to compute so far."""
 
-    def copy(self, source: Tensor, target: Tensor, after: Event) -> Event:
+    def copy(self, source: Tensor, target: Tensor, after: Event, expand: Expand | None = None) -> Event:
         """Copies host memory into device memory when `after` has passed. The event returned is after the copy.
 
-        Until then the source must not change, and nobody may read the target.
+        Until then the source must not change, and nobody may read the target. With `expand` the source is copied
+        elsewhere on the device, and the target is what that makes of it.
         """
 
     def close(self) -> None:

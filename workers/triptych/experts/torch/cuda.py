@@ -8,7 +8,7 @@ from torch import Tensor
 
 from triptych.core.errors import ResourceExhausted
 from triptych.experts.store.direct import pages
-from triptych.experts.torch.copier import Event
+from triptych.experts.torch.copier import Event, Expand
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,11 +68,14 @@ class CudaCopier:
         """See `Copier.fence`."""
         return self._recorded(torch.cuda.current_stream(self._device))
 
-    def copy(self, source: Tensor, target: Tensor, after: Event) -> CudaEvent:
-        """See `Copier.copy`."""
+    def copy(self, source: Tensor, target: Tensor, after: Event, expand: Expand | None = None) -> CudaEvent:
+        """See `Copier.copy`. What is expanded takes memory of the stream's own, which is used again in its order."""
         with torch.cuda.stream(self._stream):
             after.wait()
-            target.copy_(source, non_blocking=True)
+            if expand is None:
+                target.copy_(source, non_blocking=True)
+            else:
+                expand(source.to(self._device, non_blocking=True), target)
         return self._recorded(self._stream)
 
     def close(self) -> None:

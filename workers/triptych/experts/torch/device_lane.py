@@ -3,15 +3,17 @@
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from triptych.experts.blob import BlobLayout
 from triptych.experts.cache import Load
+from triptych.experts.store import PackedStore
 from triptych.experts.torch.cold import Cold
 from triptych.experts.torch.copier import Copier
 from triptych.experts.torch.finish import Miss
+from triptych.experts.torch.host_slots import Key
 from triptych.experts.torch.host_tier import HostTier
 from triptych.experts.torch.plan import Halves, Here, Plan, PlannedExperts
 from triptych.experts.torch.reads import Arrived
@@ -34,19 +36,17 @@ class DeviceLane:
     """See `Lane`. Demand is answered at once; `planned_moe` computes with what is there while the rest comes.
 
     Args:
-        layouts: Of the experts of each layer.
+        store: With the layouts of the experts, exact and rounded.
         memory: [N, B] uint8, the slots, on the device.
         tier: Host memory.
         copier: To the device.
         cold: Decides who is not copied.
     """
 
-    def __init__(
-        self, layouts: Sequence[BlobLayout], memory: Tensor, tier: HostTier, copier: Copier, cold: Cold
-    ) -> None:
+    def __init__(self, store: PackedStore, memory: Tensor, tier: HostTier, copier: Copier, cold: Cold) -> None:
         self.memory = memory
         self.stall_ns = 0
-        self._layouts = layouts
+        self._store = store
         self._tier = tier
         self._copier = copier
         self._cold = cold
@@ -62,18 +62,19 @@ class DeviceLane:
         """See `Lane.experts`."""
         return PlannedExperts(tables.gate, tables.up, tables.down, plan=lambda: self._plans[layer])
 
-    def begin(self, load: Load, number: int) -> None:
+    def begin(self, load: Load, number: int, *, rounded: bool) -> None:
         """See `Lane.begin`."""
         if load.cause == "demand":
             self._take_back(self._lent)
         self._shipping.collect()
-        host = self._tier.hold((load.layer, number), load.cause)
+        key = Key(load.layer, number, rounded)
+        host = self._tier.hold(key, load.cause)
         if host is None:
             self._shipping.finish()
-            host = self._tier.hold((load.layer, number), load.cause)
+            host = self._tier.hold(key, load.cause)
             assert host is not None, "fewer slots of host memory than of the device"
         self._sent.pop(load.slot, None)
-        self._waiting[load.slot] = _Waiting(load, Parcel(host, load.slot, self._layouts[load.layer]))
+        self._waiting[load.slot] = _Waiting(load, self._parcel(load, host))
 
     def promote(self, slot: int) -> None:
         """See `Lane.promote`."""
@@ -98,7 +99,7 @@ class DeviceLane:
         self._take_back(self._lent)
         waiting = {expert: self._waiting[slot] for expert, slot in slots.items() if slot in self._waiting}
         ready = {expert: each for expert, each in waiting.items() if self._tier.intact(each.parcel.host)}
-        here = self._here(layer, ids, {expert: each for expert, each in ready.items() if expert not in kept})
+        here = self._here(ids, {expert: each for expert, each in ready.items() if expert not in kept})
         copied = [expert for expert in ready if expert not in here.experts]
         sent = [expert for expert, slot in slots.items() if slot in self._sent and not self._over(slot)]
         self._send([ready[expert] for expert in copied])
@@ -129,6 +130,11 @@ class DeviceLane:
         self._shipping.finish()
         self._copier.close()
 
+    def _parcel(self, load: Load, host: int) -> Parcel:
+        rounded = self._store.rounded if self._tier.rounded(host) else None
+        coarse = None if rounded is None else rounded.layers[load.layer].layout
+        return Parcel(host, load.slot, self._store.layers[load.layer].layout, coarse)
+
     def _halves(self, slot: int) -> Halves | None:
         """Events of the copy into a slot, which is begun if it was not; None where there is nothing to copy."""
         waiting = self._waiting.get(slot)
@@ -158,10 +164,9 @@ class DeviceLane:
             del self._sent[slot]
         return over
 
-    def _here(self, layer: int, ids: Tensor, passing: Mapping[int, _Waiting]) -> Here:
-        layout = self._layouts[layer]
+    def _here(self, ids: Tensor, passing: Mapping[int, _Waiting]) -> Here:
         rows = torch.bincount(ids.flatten().clamp_min(-1) + 1)[1:].tolist()
-        misses = [Miss(expert, rows[expert], layout.nbytes) for expert in passing]
+        misses = [Miss(expert, rows[expert], each.parcel.nbytes) for expert, each in passing.items()]
         chosen = self._cold.choose(misses, self._shipping.queued)
         for expert in chosen:
             del self._waiting[passing[expert].load.slot]
@@ -171,8 +176,9 @@ class DeviceLane:
             self._cold.computed(sum(miss.rows * miss.nbytes for miss in misses if miss.expert in chosen), seconds)
             self._take_back(lent)
 
-        blobs = {expert: self._tier.blob(passing[expert].parcel.host) for expert in sorted(chosen)}
-        return Here({expert: layout.view(blob) for expert, blob in blobs.items()}, computed)
+        parcels = {expert: passing[expert].parcel for expert in sorted(chosen)}
+        blobs = {expert: self._tier.blob(parcel.host) for expert, parcel in parcels.items()}
+        return Here({expert: partial(parcel.expert, blobs[expert]) for expert, parcel in parcels.items()}, computed)
 
     def _take_back(self, lent: list[int]) -> None:
         """The CPU has computed with these slots of host memory, or will not: the step has failed before."""

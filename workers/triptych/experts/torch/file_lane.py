@@ -32,9 +32,9 @@ class FileLane:
         """See `Lane.experts`."""
         return tables
 
-    def begin(self, load: Load, number: int) -> None:
+    def begin(self, load: Load, number: int, *, rounded: bool) -> None:
         """See `Lane.begin`."""
-        self._reads.put(Read(load.slot, load.layer, number), load.cause)
+        self._reads.put(Read(load.slot, load.layer, number, rounded), load.cause)
 
     def promote(self, slot: int) -> None:
         """See `Lane.promote`."""
@@ -64,4 +64,5 @@ class FileLane:
         self._reads.close()
 
     def _read(self, read: Read) -> None:
-        self._file.read(read.layer, read.number, self.memory[read.slot])
+        bring = self._file.read_expanded if read.rounded else self._file.read
+        bring(read.layer, read.number, self.memory[read.slot])

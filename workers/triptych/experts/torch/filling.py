@@ -41,13 +41,13 @@ class Filling:
         """By slot: what is read in advance, or was, for a layer that has not come yet."""
         self._failures: list[Failure] = []
 
-    def start(self, load: Load, number: int, nbytes: int) -> None:
-        """An expert, by its number in the packed file, is to be read: so many bytes."""
+    def start(self, load: Load, number: int, nbytes: int, *, rounded: bool) -> None:
+        """An expert, by its number in the packed file, is to be read: so many bytes, exactly or rounded."""
         self._under_way[load.slot] = _UnderWay(load, nbytes)
         if load.cause == "prefetch":
             self._ahead[load.slot] = self._under_way[load.slot]
             self._ledger.prefetched += 1
-        self._lane.begin(load, number)
+        self._lane.begin(load, number, rounded=rounded)
 
     def note_arrivals(self) -> None:
         """Tells the cache what has come; a failure is one only of what was asked for."""

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from triptych.core.errors import TriptychError
 from triptych.experts.cache import Cause
-from triptych.experts.torch.host_slots import HostSlots, Key
+from triptych.experts.torch.host_slots import HostPool, HostSlots, Key
 from triptych.experts.torch.pack_file import PackFile
 from triptych.experts.torch.reads import Read, ReadQueue
 
@@ -14,14 +14,16 @@ class HostTier:
 
     Args:
         file: With the experts.
-        memory: [M, B] uint8, on pages; more slots than are held at a time.
+        pool: How memory is divided; more frames than slots are held at a time.
+        memory: [nbytes] uint8 of it, on pages.
         readers: Threads.
     """
 
-    def __init__(self, file: PackFile, memory: Tensor, readers: int) -> None:
+    def __init__(self, file: PackFile, pool: HostPool, memory: Tensor, readers: int) -> None:
         self._file = file
+        self._pool = pool
         self._memory = memory
-        self._slots = HostSlots(len(memory))
+        self._slots = HostSlots(pool.frames, pool.parts)
         self._reads = ReadQueue(self._read, readers)
         self._under_way: dict[int, Key] = {}
         self._failed: dict[int, tuple[Key, TriptychError]] = {}
@@ -29,7 +31,7 @@ class HostTier:
     def hold(self, key: Key, cause: Cause) -> int | None:
         """The slot that an expert is in, or is being read into; its own until it is released.
 
-        None when all slots are held.
+        One that may be rounded may be there exactly. None when all slots are held.
         """
         slot = self._slots.find(key)
         if slot is None:
@@ -42,6 +44,10 @@ class HostTier:
             self._reads.promote(slot)
         self._slots.pin(slot)
         return slot
+
+    def rounded(self, slot: int) -> bool:
+        """Whether what it holds, or is to hold, is rounded."""
+        return self._slots.key(slot).rounded
 
     def release(self, slot: int) -> None:
         """Whoever has held it needs it no more. What could not be read is forgotten with the last of them."""
@@ -79,8 +85,8 @@ class HostTier:
         return self._failed[slot][1] if slot in self._failed else None
 
     def blob(self, slot: int) -> Tensor:
-        """[B] uint8."""
-        return self._memory[slot]
+        """Its memory, uint8: as many bytes as the form of what it holds may take."""
+        return self._room(slot, rounded=self.rounded(slot))
 
     def close(self) -> None:
         """Ends the threads."""
@@ -93,4 +99,9 @@ class HostTier:
                 self._failed[arrived.slot] = key, arrived.error
 
     def _read(self, read: Read) -> None:
-        self._file.read(read.layer, read.number, self._memory[read.slot])
+        into = self._room(read.slot, rounded=read.rounded)
+        self._file.read(read.layer, read.number, into, rounded=read.rounded)
+
+    def _room(self, slot: int, *, rounded: bool) -> Tensor:
+        start = slot * self._pool.slot_bytes
+        return self._memory[start : start + self._pool.slot_bytes * (1 if rounded else self._pool.parts)]

@@ -51,7 +51,7 @@ def _compute_here(plan: Plan, rows: dict[int, Tensor], gating: Gating) -> None:
         return
     given = {expert: rows[expert].cpu() for expert in plan.here.experts}
     started = time.perf_counter()
-    made = {expert: _one(given[expert], matrices, gating) for expert, matrices in plan.here.experts.items()}
+    made = {expert: _one(given[expert], matrices(), gating) for expert, matrices in plan.here.experts.items()}
     plan.here.computed(time.perf_counter() - started)
     for expert, result in made.items():
         rows[expert] = result.to(rows[expert].device).float()

@@ -17,6 +17,7 @@ from triptych.experts.torch.copier import Copier
 from triptych.experts.torch.device_lane import DeviceLane
 from triptych.experts.torch.file_lane import FileLane
 from triptych.experts.torch.finish import Costs
+from triptych.experts.torch.host_slots import HostPool
 from triptych.experts.torch.host_tier import HostTier
 from triptych.experts.torch.pack_file import PackFile
 from triptych.experts.torch.residency import TorchResidency
@@ -76,40 +77,47 @@ def open_device(
         Unavailable: the packed file cannot be opened.
     """
     file = PackFile(store, mend)
-    slots = host_slots(settings, pool, experts, sharing)
+    divided = host_pool(store, settings, pool, experts, sharing)
     with ExitStack() as undo:
         undo.callback(copier.close)
         memory = copier.device_memory(pool.nbytes).view(pool.slots, pool.slot_bytes)
-        host = copier.host_memory(slots * pool.slot_bytes).view(slots, pool.slot_bytes)
+        host = copier.host_memory(divided.nbytes)
         cold = _cold(settings, copier, pool)
-        tier = HostTier(file, host, settings.readers)
+        tier = HostTier(file, divided, host, settings.readers)
         undo.callback(tier.close)
-        lane = DeviceLane([layer.layout for layer in store.layers], memory, tier, copier, cold)
+        lane = DeviceLane(store, memory, tier, copier, cold)
         residency = TorchResidency(store, file, lane, pool, scores, experts)
         undo.pop_all()
     return residency
 
 
-def host_slots(settings: OffloadSettings, pool: Pool, experts: Sequence[tuple[int, ...]], sharing: int = 1) -> int:
-    """Experts in pinned memory: all of them if they fit; at least what can be under way at a time.
+def host_pool(
+    store: PackedStore, settings: OffloadSettings, pool: Pool, experts: Sequence[tuple[int, ...]], sharing: int = 1
+) -> HostPool:
+    """Pinned memory: for all experts if they fit; at least for what can be under way at a time, be it all exact.
 
     That is one for each slot, and a layer's experts if the CPU may compute with them meanwhile.
 
     Raises:
         InvalidArgument: fewer fit.
     """
-    everything = sum(map(len, experts))
-    budget = free_memory() // 2 // sharing if settings.host_budget is None else settings.host_budget
+    slot_bytes = pool.slot_bytes if store.rounded is None else store.rounded.blob_bytes
+    parts = -(-pool.slot_bytes // slot_bytes)
+    frame_bytes = parts * slot_bytes
     here = max(map(len, experts)) if settings.cold == "soonest" else 0
+    everything = sum(map(len, experts))
+    if store.rounded is not None:
+        everything += here  # whom the CPU computes with rounded may be on the way exactly
+    budget = free_memory() // 2 // sharing if settings.host_budget is None else settings.host_budget
     least = min(everything, pool.slots + here + settings.readers)
-    slots = min(everything, budget // pool.slot_bytes)
-    if slots < least:
+    frames = min(everything, budget // frame_bytes)
+    if frames < least:
         raise InvalidArgument(
             f"experts.host_budget must hold what an accelerator may wait for: {least} experts of "
-            f"{show_bytes(pool.slot_bytes)} are {show_bytes(least * pool.slot_bytes)}, got {show_bytes(budget)}",
+            f"{show_bytes(frame_bytes)} are {show_bytes(least * frame_bytes)}, got {show_bytes(budget)}",
             field="experts.host_budget",
         )
-    return slots
+    return HostPool(frames, parts, slot_bytes)
 
 
 def _cold(settings: OffloadSettings, copier: Copier, pool: Pool) -> Cold:

@@ -34,42 +34,37 @@ class PackFile:
         self._counting = threading.Lock()
         self._lock = threading.Lock()
         self._opened = _Opened(store)
-        self._coarse: set[tuple[int, int]] = set()
 
-    def choose(self, layer: int, expert: int, *, rounded: bool) -> int:
-        """Whether an expert is read rounded from now on, where the store has it so; the bytes that are read."""
-        store = self._opened.store
-        if rounded and store.rounded is not None:
-            self._coarse.add((layer, expert))
-            return store.rounded.layers[layer].layout.nbytes
-        self._coarse.discard((layer, expert))
-        return store.layers[layer].layout.nbytes
+    def nbytes(self, layer: int, *, rounded: bool) -> int:
+        """That are read of an expert."""
+        return _form(self._opened, rounded=rounded).store.layers[layer].layout.nbytes
 
-    def read(self, layer: int, expert: int, into: Tensor) -> None:
-        """Reads a blob, or what its rounded one stands for.
+    def read(self, layer: int, expert: int, into: Tensor, *, rounded: bool = False) -> None:
+        """Reads a blob.
 
         Args:
             layer: Of the file.
             expert: By its number in it.
             into: At least the blob's bytes, uint8 on memory that begins with a page.
+            rounded: Of the rounded experts.
 
         Raises:
             DataLoss: it is not what was written.
             Unavailable: it cannot be read, or not all of it.
         """
-        opened = self._opened
-        layout = opened.store.layers[layer].layout
-        blob = into[: layout.nbytes]
-        if opened.rounded is None or (layer, expert) not in self._coarse:
-            self._fill(opened, layer, expert, blob)
-            return
-        coarse = opened.rounded.store.layers[layer].layout
-        scratch = pages(coarse.nbytes)
-        self._fill(opened.rounded, layer, expert, scratch)
-        expand(coarse.view(scratch), layout, blob)
+        self._fill(_form(self._opened, rounded=rounded), layer, expert, into)
 
-    def _fill(self, opened: "_Opened", layer: int, expert: int, blob: Tensor) -> None:
+    def read_expanded(self, layer: int, expert: int, into: Tensor) -> None:
+        """Reads a rounded blob, and writes the exact one that it stands for. Arguments and errors: see `read`."""
+        opened = self._opened
+        coarse, exact = (_form(opened, rounded=rounded).store.layers[layer].layout for rounded in (True, False))
+        scratch = pages(coarse.nbytes)
+        self._fill(_form(opened, rounded=True), layer, expert, scratch)
+        expand(coarse.view(scratch), exact, into[: exact.nbytes])
+
+    def _fill(self, opened: "_Opened", layer: int, expert: int, into: Tensor) -> None:
         store = opened.store
+        blob = into[: store.layers[layer].layout.nbytes]
         name = f"{store.path}: expert {expert} of mixture {layer}"
         try:
             count = opened.file.read(blob, store.offset(layer, expert))
@@ -107,3 +102,11 @@ class _Opened:
         self.store = store
         self.rounded = None if store.rounded is None else _Opened(store.rounded)
         weakref.finalize(self, context.__exit__, None, None, None)
+
+
+def _form(opened: _Opened, *, rounded: bool) -> _Opened:
+    """The exact experts, or the rounded ones."""
+    if not rounded:
+        return opened
+    assert opened.rounded is not None, "experts are rounded where the store says so"
+    return opened.rounded

@@ -16,11 +16,11 @@ class Here:
     """Experts that are computed where they are, in host memory.
 
     Attributes:
-        experts: By local number.
+        experts: By local number; one is made, or merely seen, when it is asked for.
         computed: To be told when they have been: the seconds that it took.
     """
 
-    experts: Mapping[int, Expert]
+    experts: Mapping[int, Callable[[], Expert]]
     computed: Callable[[float], None]
 
 

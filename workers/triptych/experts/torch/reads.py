@@ -13,11 +13,12 @@ _URGENCY: dict[Cause, int] = {"demand": 0, "prefetch": 1, "warm": 2}
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """An expert to be read into a slot of memory, by its layer and number in the packed file."""
+    """An expert to be read into a slot of memory, by its layer and number in the packed file, exactly or rounded."""
 
     slot: int
     layer: int
     number: int
+    rounded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,8 +155,9 @@ class TorchResidency:
         for load in loads:
             self._tables[load.layer].place(load.expert, load.slot)
             number = self._numbers[load.layer][load.expert]
-            nbytes = self._file.choose(load.layer, number, rounded=self._may_be_rounded(load))
-            self._filling.start(load, number, nbytes)
+            rounded = self._may_be_rounded(load)
+            nbytes = self._file.nbytes(load.layer, rounded=rounded)
+            self._filling.start(load, number, nbytes, rounded=rounded)
 
     def _may_be_rounded(self, load: Load) -> bool:
         if self._store.rounded is None or load.cause == "warm":

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from torch import Tensor
 
-from triptych.experts.blob import BlobLayout
+from triptych.experts.blob import BlobLayout, Expert
+from triptych.experts.store import expand, expand_section
 from triptych.experts.torch.copier import Copier, Event
 from triptych.experts.torch.host_tier import HostTier
 from triptych.experts.torch.plan import Halves
@@ -13,11 +16,32 @@ from triptych.experts.torch.plan import Halves
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parcel:
-    """An expert in a slot of host memory, for a slot of the device."""
+    """An expert in a slot of host memory, for a slot of the device.
+
+    Attributes:
+        host: The former.
+        slot: The latter.
+        layout: That it has in the device.
+        coarse: That it has in host memory, if it is rounded there.
+    """
 
     host: int
     slot: int
     layout: BlobLayout
+    coarse: BlobLayout | None
+
+    @property
+    def nbytes(self) -> int:
+        """That are copied."""
+        return (self.coarse or self.layout).nbytes
+
+    def expert(self, blob: Tensor) -> Expert:
+        """It, of what host memory holds of it; if that is rounded, what it stands for, in memory of its own."""
+        if self.coarse is None:
+            return self.layout.view(blob)
+        exact = torch.empty(self.layout.nbytes, dtype=torch.uint8)
+        expand(self.coarse.view(blob), self.layout, exact)
+        return self.layout.view(exact)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,11 +72,11 @@ class Shipping:
         What the device was given to compute so far may still read what is in the slots.
         """
         fence = self._copier.fence()
-        firsts = [self._copy(parcel, 0, parcel.layout.first, fence) for parcel in parcels]
-        seconds = [self._copy(parcel, parcel.layout.first, parcel.layout.nbytes, fence) for parcel in parcels]
+        firsts = [self._copy(parcel, 0, fence) for parcel in parcels]
+        seconds = [self._copy(parcel, 1, fence) for parcel in parcels]
         halves = list(zip(firsts, seconds, strict=True))
         self._held += [
-            _Held(events, parcel.host, parcel.layout.nbytes) for events, parcel in zip(halves, parcels, strict=True)
+            _Held(events, parcel.host, parcel.nbytes) for events, parcel in zip(halves, parcels, strict=True)
         ]
         return halves
 
@@ -84,6 +108,10 @@ class Shipping:
                 event.synchronize()
         self.collect()
 
-    def _copy(self, parcel: Parcel, start: int, end: int, fence: Event) -> Event:
-        source, target = self._tier.blob(parcel.host), self._memory[parcel.slot]
-        return self._copier.copy(source[start:end], target[start:end], fence)
+    def _copy(self, parcel: Parcel, half: int, fence: Event) -> Event:
+        blob, exact = self._tier.blob(parcel.host), parcel.layout.sections[half]
+        target = exact.of(self._memory[parcel.slot])
+        if parcel.coarse is None:
+            return self._copier.copy(exact.of(blob), target, fence)
+        coarse = parcel.coarse.sections[half]
+        return self._copier.copy(coarse.of(blob), target, fence, partial(expand_section, coarse, exact))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from triptych.experts.store.direct import pages
-from triptych.experts.torch.copier import Event
+from triptych.experts.torch.copier import Event, Expand
 
 Order = Callable[[list["FakeCopy"]], "FakeCopy"]
 """Chooses which of the copies that have not been made is made next."""
@@ -20,6 +20,7 @@ class FakeCopy:
     device: "FakeDevice"
     source: Tensor
     target: Tensor
+    expand: Expand | None = None
     made: bool = False
 
     def wait(self) -> None:
@@ -80,10 +81,10 @@ class FakeDevice:
         """See `Copier.fence`."""
         return FakeFence()
 
-    def copy(self, source: Tensor, target: Tensor, after: Event) -> FakeCopy:
+    def copy(self, source: Tensor, target: Tensor, after: Event, expand: Expand | None = None) -> FakeCopy:
         """See `Copier.copy`."""
         target.fill_(0xFF)
-        copy = FakeCopy(self, source, target)
+        copy = FakeCopy(self, source, target, expand)
         self.copies.append(copy)
         return copy
 
@@ -92,7 +93,10 @@ class FakeDevice:
         pending = [copy for copy in self.copies if not copy.made]
         places = {copy.target.data_ptr(): copy for copy in reversed(pending)}
         copy = self.order([copy for copy in pending if places[copy.target.data_ptr()] is copy])
-        copy.target.copy_(copy.source)
+        if copy.expand is None:
+            copy.target.copy_(copy.source)
+        else:
+            copy.expand(copy.source.clone(), copy.target)
         copy.made = True
 
     def close(self) -> None:
