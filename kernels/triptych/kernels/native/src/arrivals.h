@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <sched.h>
+
 #include <chrono>
 #include <climits>
 #include <cstdint>
@@ -10,13 +12,12 @@
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#else
-#include <sched.h>
 #endif
 
 constexpr int32_t kGateUpThere = 1, kDownThere = 2, kHasSlot = 4, kSomebodyWaits = 8;
 constexpr int64_t kWaitedPlaces = 64;  // WAITED_PLACES in expert_slots.py
-constexpr int kArrivalSpins = 100;     // about 3 microseconds: readers need the core
+constexpr int kArrivalLooks = 8;       // between two offers of the core to readers, who need it
+constexpr auto kArrivalSpins = std::chrono::milliseconds(1);  // a core that sleeps wakes as slowly as a small expert is read
 
 constexpr int32_t kFlags = 15;         // above them: how often the expert has been given a slot
 
@@ -73,10 +74,13 @@ class Arrivals {
 
     __attribute__((noinline)) void wait(int32_t* word, int32_t what) const {
         const auto begin = std::chrono::steady_clock::now();
-        for (int i = 0; i < kArrivalSpins && !settled(flags_of(word), what); ++i) {
+        while (!settled(flags_of(word), what) && std::chrono::steady_clock::now() - begin < kArrivalSpins) {
+            for (int i = 0; i < kArrivalLooks && !settled(flags_of(word), what); ++i) {
 #if defined(__x86_64__)
-            __builtin_ia32_pause();
+                __builtin_ia32_pause();
 #endif
+            }
+            sched_yield();
         }
         for (int32_t seen = flags_of(word); !settled(seen, what); seen = flags_of(word)) park(word, seen);
         const auto spent = std::chrono::steady_clock::now() - begin;
