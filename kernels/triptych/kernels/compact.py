@@ -10,15 +10,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from triptych.kernels.compact_groups import packed, unpacked
+from triptych.kernels.compact_blocks import RUN, packed, unpacked
 from triptych.kernels.weights import DenseWeight, Weight
 
-RUN: Final = 16
-"""Outputs whose exponents have a common base, the largest of them as a rule. A weight has a multiple of them."""
 FAR: Final = 15
 """The code of a weight whose exponent is not one of the fifteen from its base down: it is 0, or in the table."""
 _INPUTS: Final = 16
-"""Of which inputs are a multiple, so that a run has whole groups."""
+"""Of which inputs are a multiple, so that a run has whole blocks."""
 _AT_ONCE: Final = 1 << 20
 """Weights that are looked at together, in some twenty bytes each."""
 _ROOM: Final = 512
@@ -34,7 +32,7 @@ class CompactWeight:
     Where the code is 15 the exponent is 0, unless the table has the weight's bits.
 
     Attributes:
-        values: [O/16, 24 · I] uint8, for each run of 16 · I weights, in groups (`compact_groups`), a byte each (sign
+        values: [O/16, 24 · I] uint8, for each run of 16 · I weights, in blocks (`compact_blocks`), a byte each (sign
             above seven bits of mantissa) and a code of four bits.
         table: int32: bases [R], begins [R + 1], pairs [C, 2] with R = O/16: exceptions begins[r] to begins[r + 1] are
             of run r, each its place in it and its 16 bits.
@@ -101,8 +99,8 @@ def compacted(weight: DenseWeight) -> CompactWeight | None:
     for first in range(0, len(runs), step := max(1, _AT_ONCE // (RUN * inputs))):
         bits = runs[first : first + step].to(torch.int32) & 0xFFFF
         bases, codes, far = _coded(bits >> 7 & 0xFF, inputs)
-        signs = (bits >> 8 & 0x80 | bits & 0x7F).to(torch.uint8)
-        compact.values[first : first + step] = packed(signs, codes, inputs)
+        signed_mantissas = (bits >> 8 & 0x80 | bits & 0x7F).to(torch.uint8)
+        compact.values[first : first + step] = packed(signed_mantissas, codes, inputs)
         compact.table[first : first + len(bits)] = bases
         run, place = far.nonzero(as_tuple=True)
         begins += (begins[-1] + far.sum(1).cumsum(0)).tolist()
@@ -120,9 +118,9 @@ def expanded(weight: CompactWeight) -> Tensor:
     runs, elements = len(weight.values), RUN * weight.inputs
     table = weight.table.long()
     bases, begins, pairs = table[:runs], table[runs : 2 * runs + 1], table[2 * runs + 1 :].view(-1, 2)
-    signs, codes = (part.to(torch.int32) for part in unpacked(weight.values, weight.inputs))
+    signed_mantissas, codes = (part.to(torch.int32) for part in unpacked(weight.values, weight.inputs))
     exponents = torch.where(codes == FAR, 0, bases[:, None] - codes).to(torch.int32)
-    bits = (signs & 0x80) << 8 | signs & 0x7F | exponents << 7
+    bits = (signed_mantissas & 0x80) << 8 | signed_mantissas & 0x7F | exponents << 7
     counts = begins.clamp(0, len(pairs)).diff().clamp_(min=0)
     run = torch.arange(runs, device=bits.device).repeat_interleave(counts)[: len(pairs)]
     place, found = pairs[: len(run)].unbind(1)

@@ -248,50 +248,68 @@ def twelve_bits(part: ExpertProjection) -> ExpertProjection:
     return ExpertProjection(tuple(weights), part.biases)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "top_k", "count"), [(1, 3, 8), (3, 2, 4), (7, 4, 5), (8, 1, 1), (16, 2, 40), (100, 3, 6)]
-)
+def parts_of(experts: Experts) -> list[ExpertProjection]:
+    return [part for part in (experts.gate, experts.up, experts.down) if isinstance(part, ExpertProjection)]
+
+
+def values_of(part: ExpertProjection, expert: int) -> torch.Tensor:
+    weight = part.weight(expert)
+    assert isinstance(weight, DenseWeight)
+    return weight.values
+
+
+ROWS = [(1, 3, 8), (2, 1, 1), (3, 2, 4), (7, 1, 1), (7, 4, 5), (8, 1, 1), (16, 2, 40), (100, 3, 6)]
+"""Tokens, experts of each, and of all: of the last one more than are multiplied in registers."""
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (48, 576), (576, 48), (48, 112)], ids=str)
+@pytest.mark.parametrize(("tokens", "top_k", "count"), ROWS)
 @pytest.mark.parametrize("biased", [False, True], ids=["", "biased"])
 def test_twelve_bits_give_the_bits_of_sixteen(
-    isa: Isa, tokens: int, top_k: int, count: int, biased: bool, seed: int
+    isa: Isa, tokens: int, top_k: int, count: int, shape: tuple[int, int], biased: bool
 ) -> None:
-    random.seed(seed)
-    hidden, features = random.choice((48, 64, 576)), random.choice((16, 48, 96))
-    dense = experts_of(CASES["bf16"], count, hidden, features, biased=biased)
-    for part in (dense.gate, dense.up, dense.down):
-        values = part.weight(0).values  # type: ignore[union-attr]  # dense
-        for value in (0.0, -1e-30, 2.0**-126):  # exceptions
+    """With exceptions where blocks, tiles and runs begin and end, and anywhere."""
+    dense = experts_of(CASES["bf16"], count, *shape, biased=biased)
+    for part in parts_of(dense):
+        values = values_of(part, count - 1)
+        last = values.shape[1] - 1
+        for row, column in ((0, 0), (0, 15), (3, last), (4, 0), (5, 31), (10, 32), (15, last)):
+            values[row, min(column, last)] = 1e-30
+    for part in parts_of(dense):
+        values = values_of(part, 0)
+        for value in (0.0, -1e-30, 2.0**-126):
             values[random.randrange(len(values)), random.randrange(values.shape[1])] = value
-    parts = [twelve_bits(part) for part in (dense.gate, dense.up, dense.down) if isinstance(part, ExpertProjection)]
     ids, weights = choices(tokens, top_k, count)
-    x = torch.randn(tokens, hidden).bfloat16()
-    assert torch.equal(run(isa, x, Experts(*parts), ids, weights), run(isa, x, dense, ids, weights))
+    x = torch.randn(tokens, shape[0]).bfloat16()
+    twelve = Experts(*map(twelve_bits, parts_of(dense)))
+    assert torch.equal(run(isa, x, twelve, ids, weights), run(isa, x, dense, ids, weights))
 
 
-def test_every_exception_that_there_is_room_for_is_seen(isa: Isa) -> None:
+@pytest.mark.parametrize(("tokens", "top_k"), [(3, 2), (8, 1), (100, 2)])
+def test_every_exception_that_there_is_room_for_is_seen(isa: Isa, tokens: int, top_k: int) -> None:
     """All of them in the last run, where the compiled table ends."""
     dense = experts_of(CASES["bf16"], 2, 64, 48)
-    parts = [part for part in (dense.gate, dense.up, dense.down) if isinstance(part, ExpertProjection)]
-    for part in parts:
+    for part in parts_of(dense):
         for expert in range(2):
-            values = part.weight(expert).values  # type: ignore[union-attr]  # dense
+            values = values_of(part, expert)
             values.abs_().clamp_(min=0.01)
             places = torch.randperm(16 * values.shape[1])[: 4 + values.numel() // 512]
             last = values[-16:].clone().view(-1)
             last[places] = 1e-20
             values[-16:] = last.view(16, -1)
-    ids, weights = choices(3, 2, 2)
-    x = torch.randn(3, 64).bfloat16()
-    assert torch.equal(run(isa, x, Experts(*map(twelve_bits, parts)), ids, weights), run(isa, x, dense, ids, weights))
+    ids, weights = choices(tokens, top_k, 2)
+    x = torch.randn(tokens, 64).bfloat16()
+    twelve = Experts(*map(twelve_bits, parts_of(dense)))
+    assert torch.equal(run(isa, x, twelve, ids, weights), run(isa, x, dense, ids, weights))
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 40])
 def test_twelve_bits_of_the_longest_rows(isa: Isa, tokens: int) -> None:
     """Whose weights, made plain, take the most scratch."""
     dense = experts_of(CASES["bf16"], 2, MAX_INPUTS, 16)
-    parts = [part for part in (dense.gate, dense.up, dense.down) if isinstance(part, ExpertProjection)]
+    parts = parts_of(dense)
     for part in parts[:2]:
-        part.weight(0).values[:, -1] = 1e-30  # type: ignore[union-attr]  # dense; exceptions at the end of every row
+        values_of(part, 0)[:, -1] = 1e-30  # exceptions at the end of every row
     ids, weights = choices(tokens, 2, 2)
     x = torch.randn(tokens, MAX_INPUTS).bfloat16()
     assert torch.equal(run(isa, x, Experts(*map(twelve_bits, parts)), ids, weights), run(isa, x, dense, ids, weights))
@@ -339,15 +357,23 @@ def test_experts_of_few_rows_are_read_in_few_long_pieces(
     assert pieces("experts_sum", inputs, outputs) == summed
 
 
-@pytest.mark.parametrize("tokens", [1, 5, 200])
-def test_tables_of_anything_end_no_process(isa: Isa, tokens: int) -> None:
-    """As a slot has them whose expert could not be read; the step is run again."""
-    dense = experts_of(CASES["bf16"], 4, 64, 48)
-    parts = [twelve_bits(part) for part in (dense.gate, dense.up, dense.down) if isinstance(part, ExpertProjection)]
+@pytest.mark.parametrize("tokens", [1, 5, 8, 200])
+@pytest.mark.parametrize("hidden", [64, 48])
+def test_tables_of_anything_end_no_process(isa: Isa, tokens: int, hidden: int) -> None:
+    """As a slot has them whose expert could not be read; the step is run again. Places lie in and around the run."""
+    dense = experts_of(CASES["bf16"], 4, hidden, 96)
+    parts = [twelve_bits(part) for part in parts_of(dense)]
     for part in parts:
         for expert in range(part.experts):
             weight = part.weight(expert)
             assert isinstance(weight, CompactWeight)
-            weight.table.copy_(torch.randint(-(2**31), 2**31, weight.table.shape))
-    ids, weights = choices(tokens, 2, 4)
-    run(isa, torch.randn(tokens, 64).bfloat16(), Experts(*parts), ids, weights)
+            table, runs = weight.table, weight.outputs // 16
+            table.copy_(torch.randint(-(2**31), 2**31, table.shape))
+            table[0], table[1 : runs - 1] = -(2**31), 2**31 - 1
+            table[runs : 2 * runs + 1] = torch.randint(-2, len(table) // 2, (runs + 1,))
+            places = table[2 * runs + 1 :: 2]
+            near = places[:: 1 + expert % 2]
+            near.copy_(torch.randint(-2, 16 * weight.inputs + 2, near.shape))
+    ids, weights = choices(tokens, 1 if tokens == 8 else 2, 4)
+    found = run(isa, torch.randn(tokens, hidden).bfloat16(), Experts(*parts), ids, weights)
+    assert found.shape == (tokens, hidden)

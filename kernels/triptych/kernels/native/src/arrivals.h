@@ -17,7 +17,7 @@
 constexpr int32_t kGateUpThere = 1, kDownThere = 2, kHasSlot = 4, kSomebodyWaits = 8;
 constexpr int64_t kWaitedPlaces = 64;  // WAITED_PLACES in expert_slots.py
 constexpr int kArrivalLooks = 8;       // between two offers of the core to readers, who need it
-constexpr auto kArrivalSpins = std::chrono::milliseconds(1);  // a core that sleeps wakes as slowly as a small expert is read
+constexpr auto kAwake = std::chrono::milliseconds(1);  // before it parks: a core that sleeps wakes as slowly as a small expert is read
 
 constexpr int32_t kFlags = 15;         // above them: how often the expert has been given a slot
 
@@ -72,16 +72,20 @@ class Arrivals {
     // What has no slot will never come: nobody has asked for it.
     static bool settled(int32_t flags, int32_t what) { return flags & what || !(flags & kHasSlot); }
 
+    // Looks a few times.
+    static bool come(const int32_t* word, int32_t what) {
+        for (int i = 0; i < kArrivalLooks; ++i) {
+            if (settled(flags_of(word), what)) return true;
+#if defined(__x86_64__)
+            __builtin_ia32_pause();
+#endif
+        }
+        return false;
+    }
+
     __attribute__((noinline)) void wait(int32_t* word, int32_t what) const {
         const auto begin = std::chrono::steady_clock::now();
-        while (!settled(flags_of(word), what) && std::chrono::steady_clock::now() - begin < kArrivalSpins) {
-            for (int i = 0; i < kArrivalLooks && !settled(flags_of(word), what); ++i) {
-#if defined(__x86_64__)
-                __builtin_ia32_pause();
-#endif
-            }
-            sched_yield();
-        }
+        while (!come(word, what) && std::chrono::steady_clock::now() - begin < kAwake) sched_yield();
         for (int32_t seen = flags_of(word); !settled(seen, what); seen = flags_of(word)) park(word, seen);
         const auto spent = std::chrono::steady_clock::now() - begin;
         __atomic_fetch_add(place(), std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count(), __ATOMIC_RELAXED);

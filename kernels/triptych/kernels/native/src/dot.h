@@ -26,8 +26,8 @@ struct Elements<float> {
 
 constexpr int64_t kDotRows = 8;  // at a time
 
-// `weight` gives a register of elements of each of its columns, in turn along the inputs; those that do not fill one, if
-// there are, with `part`.
+// `weight` gives a register of elements of each of its columns, in turn along the inputs; those that do not fill one with
+// `part`. One without has none.
 template <class T, int Rows, int Columns, class Tile>
 TRIPTYCH_INLINE void dot_tile(const T* x, Tile weight, int64_t inner, f32x16 (*partial)[kGroup]) {
     using E = Elements<T>;
@@ -45,15 +45,17 @@ TRIPTYCH_INLINE void dot_tile(const T* x, Tile weight, int64_t inner, f32x16 (*p
             for (int c = 0; c < Columns; ++c) sums[r][c] = E::add_product(sums[r][c], v, w[c]);
         }
     }
-    if (whole < inner) {
-        const int64_t bytes = (inner - whole) * sizeof(T);
-        Vector w[Columns];
-        if constexpr (requires { weight.part(whole, bytes, w); }) weight.part(whole, bytes, w);
+    if constexpr (requires(Vector (&w)[Columns]) { weight.part(whole, whole, w); }) {
+        if (whole < inner) {
+            const int64_t bytes = (inner - whole) * sizeof(T);
+            Vector w[Columns];
+            weight.part(whole, bytes, w);
 #pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r) {
-            const Vector v = load_first<Vector>(x + r * inner + whole, bytes);
+            for (int r = 0; r < Rows; ++r) {
+                const Vector v = load_first<Vector>(x + r * inner + whole, bytes);
 #pragma GCC unroll 16
-            for (int c = 0; c < Columns; ++c) sums[r][c] = E::add_product(sums[r][c], v, w[c]);
+                for (int c = 0; c < Columns; ++c) sums[r][c] = E::add_product(sums[r][c], v, w[c]);
+            }
         }
     }
 #pragma GCC unroll 16
