@@ -208,6 +208,21 @@ def test_speculation_that_was_in_vain_and_has_not_been_copied_is_given_up(made: 
     residency.close()
 
 
+def test_what_host_memory_had_already_was_not_read_in_vain(made: Made) -> None:
+    residency = opened(made, FakeDevice(), slots=16, quota=0, speculative=6)
+    residency.speculate(False)
+    step(residency, 1, torch.tensor([ALL], dtype=torch.int32))
+    for expert in ALL:
+        residency._cache.dropped(residency._cache.where(1, expert))  # type: ignore[arg-type]
+    residency.speculate(True)
+    residency.prefetch(1, torch.arange(EXPERTS).float().neg().view(1, -1), 5)
+    residency.ensure(1, torch.tensor([[7]], dtype=torch.int32))
+    assert residency.counts.prefetched == 2  # the others were given up
+    assert residency.counts.reads == EXPERTS
+    assert residency.counts.wasted_bytes == 0
+    residency.close()
+
+
 class _Everything:
     """Has the CPU compute whatever it can."""
 
@@ -217,8 +232,8 @@ class _Everything:
     def choose(self, misses: Sequence[Miss], queued: int) -> frozenset[int]:
         return frozenset(miss.expert for miss in misses)
 
-    def computed(self, work: int, seconds: float) -> None:
-        self.seen += work
+    def computed(self, misses: Sequence[Miss], expanding: float, computing: float) -> None:
+        self.seen += len(misses)
 
 
 def _reads(residency: TorchResidency) -> list[tuple[int, int]]:

@@ -41,6 +41,13 @@ def test_where_the_cpu_may_compute_a_layer_more_must_fit(made: Made) -> None:
         opened(made, FakeDevice(), 2 * EXPERTS + READERS - 1, "soonest")
 
 
+def test_measuring_the_bus_takes_no_memory_beside_what_the_budget_says(made: Made) -> None:
+    device, experts = Full(None), 2 * EXPERTS + READERS
+    opened(made, device, experts, "soonest").close()
+    assert device.asked == [experts * made.store.blob_bytes]
+    assert device.copies
+
+
 def test_steps_that_end_before_the_cpu_computes_hold_no_host_memory(made: Made) -> None:
     residency = opened(made, FakeDevice(), 2 * EXPERTS + READERS, "soonest")
     residency._lane._cold = Everything()  # type: ignore[attr-defined]
@@ -125,5 +132,5 @@ class Everything:
     def choose(self, misses: Sequence[Miss], queued: int) -> frozenset[int]:
         return frozenset(miss.expert for miss in misses)
 
-    def computed(self, work: int, seconds: float) -> None:
+    def computed(self, misses: Sequence[Miss], expanding: float, computing: float) -> None:
         pass

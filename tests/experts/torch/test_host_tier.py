@@ -31,13 +31,13 @@ def file() -> File:
     return File()
 
 
-def opened(file: File, slots: int = 3) -> HostTier:
-    pool = HostPool(slots, parts=1, slot_bytes=8)
+def opened(file: File, slots: int = 3, parts: int = 1) -> HostTier:
+    pool = HostPool(slots, parts, slot_bytes=8)
     return HostTier(file, pool, torch.zeros(pool.nbytes, dtype=torch.uint8), readers=1)  # type: ignore[arg-type]
 
 
-def held(tier: HostTier, layer: int, expert: int) -> int:
-    slot = tier.hold(Key(layer, expert), "prefetch")
+def held(tier: HostTier, layer: int, expert: int, *, rounded: bool = False) -> int:
+    slot = tier.hold(Key(layer, expert, rounded), "prefetch")
     assert slot is not None
     return slot
 
@@ -107,5 +107,63 @@ def test_a_failure_is_told_to_all_who_hold_it_and_the_next_one_reads_again(file:
     file.error = None
     again = held(tier, 0, 1)
     assert tier.wait(again) is None
+    assert file.reads == [(0, 1), (0, 1)]
+    tier.close()
+
+
+def come(tier: HostTier, expert: int, *, rounded: bool) -> int:
+    """Held, and what has been read into it."""
+    slot = held(tier, 0, expert, rounded=rounded)
+    tier.wait(slot)
+    return slot
+
+
+def test_a_rounded_expert_makes_room_when_the_exact_one_has_come(file: File) -> None:
+    file.go_on.set()
+    tier = opened(file, slots=2, parts=2)
+    older, newer = come(tier, 5, rounded=True), come(tier, 1, rounded=True)
+    tier.release(older)
+    tier.release(newer)
+    exact = come(tier, 1, rounded=False)
+    tier.release(exact)
+
+    assert come(tier, 7, rounded=True) == newer
+
+    assert held(tier, 0, 5, rounded=True) == older
+    assert held(tier, 0, 1, rounded=True) == exact
+    assert file.reads == [(0, 5), (0, 1), (0, 1), (0, 7)]
+    tier.close()
+
+
+def test_a_rounded_expert_that_is_needed_stays_until_it_is_not(file: File) -> None:
+    file.go_on.set()
+    tier = opened(file, slots=2, parts=2)
+    older, needed = come(tier, 5, rounded=True), come(tier, 1, rounded=True)
+    exact = come(tier, 1, rounded=False)
+    tier.release(older)
+    assert tier.blob(needed).tolist() == [1] * 8
+
+    tier.release(needed)
+
+    assert come(tier, 7, rounded=True) == needed
+    assert held(tier, 0, 5, rounded=True) == older
+    assert tier.blob(exact).tolist() == [1] * 16
+    assert file.reads == [(0, 5), (0, 1), (0, 1), (0, 7)]
+    tier.close()
+
+
+def test_a_rounded_expert_stays_while_the_exact_one_has_not_come_or_could_not(file: File) -> None:
+    file.go_on.set()
+    tier = opened(file, slots=2, parts=2)
+    rounded = come(tier, 1, rounded=True)
+    file.error = Unavailable("the disk is gone")
+    exact = held(tier, 0, 1)
+    tier.release(rounded)
+    assert tier.wait(exact) is file.error
+    tier.release(exact)
+    file.error = None
+
+    assert come(tier, 1, rounded=True) == rounded
+
     assert file.reads == [(0, 1), (0, 1)]
     tier.close()

@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,7 +19,8 @@ from triptych.experts.settings import Cold, Fraction, OffloadSettings, Rounding
 from triptych.experts.store import Mend, PackedStore, mend_blob, rounded
 from triptych.experts.store.direct import DirectFile
 from triptych.experts.torch import TorchResidency, open_device
-from triptych.experts.torch.finish import Miss
+from triptych.experts.torch.cold import Copied, Soonest
+from triptych.experts.torch.finish import Costs, Miss
 from triptych.experts.torch.mixture import planned_moe
 from triptych.experts.torch.testing import FakeDevice, Order
 from triptych.kernels import Experts
@@ -271,6 +272,22 @@ def test_the_cpu_computes_with_what_rounded_experts_stand_for(made: Made, to: Ro
     residency.close()
 
 
+def test_of_a_rounded_expert_the_bus_copies_fewer_bytes_than_the_cpu_computes_with(made: Made, to: Rounding) -> None:
+    residency = opened(made, FakeDevice(), budget=20 * EXACT, cold="soonest")
+    lane: Any = residency._lane
+    miss, ids = Miss(3, 1, PAGES[to] * 4096, EXACT, rounded=True), only(3)
+    for compute, done in ((0.6, []), (0.1, [miss])):  # of the time of 48 pages, when copying takes that of 26 or 14
+        lane._cold = Copied()
+        step(residency, 0, ids)
+        step(residency, 1, only(*ALL))
+        lane._shipping.finish()
+        cold = lane._cold = Noting(Costs(copy=1.0, compute=compute, expand=0.0))
+        step(residency, 0, ids)
+        assert (cold.asked, cold.done) == ([miss], done)
+    residency.check()
+    residency.close()
+
+
 def test_a_budget_must_hold_what_is_under_way_exactly(made: Made, to: Rounding) -> None:
     frame = 4096 * {"int8": 2 * PAGES["int8"], "int4": 4 * PAGES["int4"]}[to]
     least = EXPERTS + READERS
@@ -283,8 +300,28 @@ def test_a_budget_must_hold_what_is_under_way_exactly(made: Made, to: Rounding) 
 def test_there_is_room_for_all_experts_under_way_exactly_while_the_cpu_has_them_rounded(made: Made) -> None:
     device = Counting()
     residency = opened(made, device, budget=1 << 40, cold="soonest")
-    assert residency._lane._tier._pool.frames == 3 * EXPERTS  # type: ignore[attr-defined]
+    pool = residency._lane._tier._pool  # type: ignore[attr-defined]
+    assert pool.frames == 3 * EXPERTS
+    assert device.pinned == pool.nbytes
     residency.close()
+
+
+class Noting(Soonest):
+    """Remembers what it was asked of, and what the CPU has computed."""
+
+    def __init__(self, costs: Costs) -> None:
+        super().__init__(costs)
+        self.asked: list[Miss] = []
+        self.done: list[Miss] = []
+
+    def choose(self, misses: Sequence[Miss], queued: int) -> frozenset[int]:
+        assert not queued
+        self.asked += misses
+        return super().choose(misses, queued)
+
+    def computed(self, misses: Sequence[Miss], expanding: float, computing: float) -> None:
+        self.done += misses
+        super().computed(misses, expanding, computing)
 
 
 class Everything:
@@ -293,5 +330,5 @@ class Everything:
     def choose(self, misses: Sequence[Miss], queued: int) -> frozenset[int]:
         return frozenset(miss.expert for miss in misses)
 
-    def computed(self, work: int, seconds: float) -> None:
+    def computed(self, misses: Sequence[Miss], expanding: float, computing: float) -> None:
         pass

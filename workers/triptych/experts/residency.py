@@ -20,7 +20,8 @@ class Counts:
         misses: The rest: reading began when they were asked for.
         prefetched: Experts read in advance.
         used: Of those, asked for by the step that they were read for.
-        wasted_bytes: Read in advance and not asked for.
+        wasted_bytes: Read in advance and not asked for by that step. With an accelerator only what was read from the
+            packed file on its behalf, and not what is given up before it is copied: the host's memory has that now.
         reads: Of experts, finished.
         read_bytes: Of all of them.
         stall_ns: Time that some thread of a step waited for an expert, per layer the longest of the threads.

@@ -102,7 +102,9 @@ class OffloadSettings:
         warm: Whether who was needed most is remembered, and read first at the next start.
         host_budget: Bytes of pinned host memory between the packed file and an accelerator, of each rank; None is
             room for all experts, or half of the free memory divided by the engine's ranks, or by the accelerators of
-            the host that it sees if those are more. Nothing on CPUs.
+            the host that it sees if those are more. With `lossy` that is room for all of them exact, in whole slots
+            of rounded ones: about 1.07 times their bytes (`int8`) or 1.17 times (`int4`); and with `cold` soonest for
+            those of one layer twice. Nothing on CPUs.
         cold: What becomes of experts that an accelerator does not have and will not keep: they are copied to it; or
             the CPU computes them where measured finish times say that it is done sooner, and the answer is then that
             of other rounding.

@@ -1,7 +1,6 @@
 """Which experts of a demand an accelerator leaves to the CPU."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from triptych.experts.torch.finish import Costs, Miss, computed
@@ -16,8 +15,8 @@ class Cold(Protocol):
     def choose(self, misses: Sequence[Miss], queued: int) -> frozenset[int]:
         """Experts that the CPU computes, of those that are in host memory; `queued` bytes are copied before."""
 
-    def computed(self, work: int, seconds: float) -> None:
-        """The CPU has computed: bytes of experts times their rows, and the time that it took."""
+    def computed(self, misses: Sequence[Miss], expanding: float, computing: float) -> None:
+        """The CPU has computed with these, at least one: seconds that expanding them took, and those after that."""
 
 
 class Copied:
@@ -27,7 +26,7 @@ class Copied:
         """See `Cold.choose`."""
         return frozenset()
 
-    def computed(self, work: int, seconds: float) -> None:
+    def computed(self, misses: Sequence[Miss], expanding: float, computing: float) -> None:
         """See `Cold.computed`."""
 
 
@@ -45,7 +44,13 @@ class Soonest:
         """See `Cold.choose`."""
         return computed(misses, queued, self.costs)
 
-    def computed(self, work: int, seconds: float) -> None:
+    def computed(self, misses: Sequence[Miss], expanding: float, computing: float) -> None:
         """See `Cold.computed`."""
-        compute = (1 - _WEIGHT) * self.costs.compute + _WEIGHT * seconds / work
-        self.costs = replace(self.costs, compute=compute)
+        costs, expanded = self.costs, sum(miss.nbytes for miss in misses if miss.rounded)
+        compute = _mean(costs.compute, computing / sum(miss.rows * miss.nbytes for miss in misses))
+        expand = _mean(costs.expand, expanding / expanded) if expanded else costs.expand
+        self.costs = Costs(costs.copy, compute, expand)
+
+
+def _mean(before: float, measured: float) -> float:
+    return (1 - _WEIGHT) * before + _WEIGHT * measured

@@ -12,7 +12,6 @@ from triptych.experts.cache import Load
 from triptych.experts.store import PackedStore
 from triptych.experts.torch.cold import Cold
 from triptych.experts.torch.copier import Copier
-from triptych.experts.torch.finish import Miss
 from triptych.experts.torch.host_slots import Key
 from triptych.experts.torch.host_tier import HostTier
 from triptych.experts.torch.plan import Halves, Here, Plan, PlannedExperts
@@ -62,12 +61,13 @@ class DeviceLane:
         """See `Lane.experts`."""
         return PlannedExperts(tables.gate, tables.up, tables.down, plan=lambda: self._plans[layer])
 
-    def begin(self, load: Load, number: int, *, rounded: bool) -> None:
+    def begin(self, load: Load, number: int, *, rounded: bool) -> bool:
         """See `Lane.begin`."""
         if load.cause == "demand":
             self._take_back(self._lent)
         self._shipping.collect()
         key = Key(load.layer, number, rounded)
+        is_read = not self._tier.has(key)
         host = self._tier.hold(key, load.cause)
         if host is None:
             self._shipping.finish()
@@ -75,6 +75,7 @@ class DeviceLane:
             assert host is not None, "fewer slots of host memory than of the device"
         self._sent.pop(load.slot, None)
         self._waiting[load.slot] = _Waiting(load, self._parcel(load, host))
+        return is_read
 
     def promote(self, slot: int) -> None:
         """See `Lane.promote`."""
@@ -166,14 +167,14 @@ class DeviceLane:
 
     def _here(self, ids: Tensor, passing: Mapping[int, _Waiting]) -> Here:
         rows = torch.bincount(ids.flatten().clamp_min(-1) + 1)[1:].tolist()
-        misses = [Miss(expert, rows[expert], each.parcel.nbytes) for expert, each in passing.items()]
+        misses = [each.parcel.miss(expert, rows[expert]) for expert, each in passing.items()]
         chosen = self._cold.choose(misses, self._shipping.queued)
         for expert in chosen:
             del self._waiting[passing[expert].load.slot]
         lent = self._lent = [passing[expert].parcel.host for expert in chosen]
 
-        def computed(seconds: float) -> None:
-            self._cold.computed(sum(miss.rows * miss.nbytes for miss in misses if miss.expert in chosen), seconds)
+        def computed(expanding: float, computing: float) -> None:
+            self._cold.computed([miss for miss in misses if miss.expert in chosen], expanding, computing)
             self._take_back(lent)
 
         parcels = {expert: passing[expert].parcel for expert in sorted(chosen)}

@@ -32,9 +32,10 @@ class FileLane:
         """See `Lane.experts`."""
         return tables
 
-    def begin(self, load: Load, number: int, *, rounded: bool) -> None:
+    def begin(self, load: Load, number: int, *, rounded: bool) -> bool:
         """See `Lane.begin`."""
         self._reads.put(Read(load.slot, load.layer, number, rounded), load.cause)
+        return True
 
     def promote(self, slot: int) -> None:
         """See `Lane.promote`."""

@@ -19,6 +19,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class _UnderWay:
+    """`nbytes` are read for it."""
+
     load: Load
     nbytes: int
 
@@ -42,12 +44,12 @@ class Filling:
         self._failures: list[Failure] = []
 
     def start(self, load: Load, number: int, nbytes: int, *, rounded: bool) -> None:
-        """An expert, by its number in the packed file, is to be read: so many bytes, exactly or rounded."""
-        self._under_way[load.slot] = _UnderWay(load, nbytes)
+        """An expert, by its number in the packed file, is to come: so many bytes if it is read, exact or rounded."""
+        is_read = self._lane.begin(load, number, rounded=rounded)
+        self._under_way[load.slot] = _UnderWay(load, nbytes if is_read else 0)
         if load.cause == "prefetch":
             self._ahead[load.slot] = self._under_way[load.slot]
             self._ledger.prefetched += 1
-        self._lane.begin(load, number, rounded=rounded)
 
     def note_arrivals(self) -> None:
         """Tells the cache what has come; a failure is one only of what was asked for."""

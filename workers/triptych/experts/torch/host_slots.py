@@ -16,6 +16,11 @@ class Key(NamedTuple):
     number: int
     rounded: bool = False
 
+    @property
+    def exact(self) -> "Key":
+        """The same expert in its exact form."""
+        return self._replace(rounded=False)
+
 
 @dataclass(frozen=True, slots=True)
 class HostPool:
@@ -61,14 +66,27 @@ class HostSlots:
         """Free slots of other frames."""
         self._pins: dict[int, int] = {}
 
+    def __contains__(self, key: Key) -> bool:
+        """Whether `find` finds it."""
+        return any(form in self._where for form in _forms(key))
+
     def find(self, key: Key) -> int | None:
         """The slot of an expert, which is the most recently used from now on; exact is better than rounded."""
-        for form in (key._replace(rounded=False), key):
+        for form in _forms(key):
             slot = self._where.get(form)
             if slot is not None:
                 self._where.move_to_end(form)
                 return slot
         return None
+
+    def slot(self, key: Key) -> int | None:
+        """The slot of an expert in this form, which does not count as its use."""
+        return self._where.get(key)
+
+    def idle(self, key: Key) -> bool:
+        """Whether an expert is there in this form, and nobody needs it."""
+        slot = self._where.get(key)
+        return slot is not None and slot not in self._pins
 
     def key(self, slot: int) -> Key:
         """Who is in a slot; in the first one of a frame, if it is exact."""
@@ -133,3 +151,8 @@ class HostSlots:
             if len(inside) == len(self._inside[slot // self._parts]):
                 return inside
         return []
+
+
+def _forms(key: Key) -> tuple[Key, ...]:
+    """Those that will do for it, the better one first."""
+    return (key.exact, key) if key.rounded else (key,)

@@ -45,14 +45,22 @@ class HostTier:
         self._slots.pin(slot)
         return slot
 
+    def has(self, key: Key) -> bool:
+        """Whether an expert is there, or being read, so that `hold` reads nothing."""
+        return key in self._slots
+
     def rounded(self, slot: int) -> bool:
         """Whether what it holds, or is to hold, is rounded."""
         return self._slots.key(slot).rounded
 
     def release(self, slot: int) -> None:
         """Whoever has held it needs it no more. What could not be read is forgotten with the last of them."""
-        if self._slots.unpin(slot) and slot in self._failed:
+        if not self._slots.unpin(slot):
+            return
+        if slot in self._failed:
             self._slots.forget(self._failed.pop(slot)[0])
+        elif (key := self._slots.key(slot)).rounded:
+            self._supersede(key.exact)
 
     def promote(self, slot: int) -> None:
         """A step waits for it now."""
@@ -97,6 +105,15 @@ class HostTier:
             key = self._under_way.pop(arrived.slot)
             if arrived.error is not None:
                 self._failed[arrived.slot] = key, arrived.error
+            elif not key.rounded:
+                self._supersede(key)
+
+    def _supersede(self, exact: Key) -> None:
+        """Where an exact expert is there, which `hold` gives to all, its rounded one keeps memory for nobody."""
+        rounded, slot = exact._replace(rounded=True), self._slots.slot(exact)
+        there = slot is not None and slot not in self._under_way and slot not in self._failed
+        if there and self._slots.idle(rounded):
+            self._slots.forget(rounded)
 
     def _read(self, read: Read) -> None:
         into = self._room(read.slot, rounded=read.rounded)

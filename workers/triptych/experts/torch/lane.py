@@ -21,8 +21,11 @@ class Lane(Protocol):
     def experts(self, layer: int, tables: Experts) -> Experts:
         """What `moe` is given of a layer."""
 
-    def begin(self, load: Load, number: int, *, rounded: bool) -> None:
-        """An expert is to come into a slot; `number` is its own in the packed file, whence it may come rounded."""
+    def begin(self, load: Load, number: int, *, rounded: bool) -> bool:
+        """An expert is to come into a slot; `number` is its own in the packed file, whence it may come rounded.
+
+        Whether it is read for that: it may have been, or be on its way, for something else.
+        """
 
     def promote(self, slot: int) -> None:
         """A step waits for this one now."""

@@ -50,10 +50,16 @@ def _compute_here(plan: Plan, rows: dict[int, Tensor], gating: Gating) -> None:
     if not plan.here.experts:
         return
     given = {expert: rows[expert].cpu() for expert in plan.here.experts}
-    started = time.perf_counter()
-    made = {expert: _one(given[expert], matrices(), gating) for expert, matrices in plan.here.experts.items()}
-    plan.here.computed(time.perf_counter() - started)
-    for expert, result in made.items():
+    results, making, computing = dict[int, Tensor](), 0.0, 0.0
+    for expert, make in plan.here.experts.items():
+        started = time.perf_counter()
+        matrices = make()
+        made = time.perf_counter()
+        results[expert] = _one(given[expert], matrices, gating)
+        making += made - started
+        computing += time.perf_counter() - made
+    plan.here.computed(making, computing)
+    for expert, result in results.items():
         rows[expert] = result.to(rows[expert].device).float()
 
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import assert_never
 
+from torch import Tensor
+
 from triptych.core.errors import InvalidArgument
 from triptych.core.sizes import show_bytes
 from triptych.experts.cache import Scores
@@ -24,6 +26,8 @@ from triptych.experts.torch.residency import TorchResidency
 
 _CPU_BANDWIDTH = 10e9
 """Bytes per second that a CPU computes with, until that has been measured."""
+_CPU_EXPANDS = 1e9
+"""Bytes per second that a CPU makes of rounded experts, until that has been measured."""
 
 
 def open_cpu(
@@ -82,7 +86,7 @@ def open_device(
         undo.callback(copier.close)
         memory = copier.device_memory(pool.nbytes).view(pool.slots, pool.slot_bytes)
         host = copier.host_memory(divided.nbytes)
-        cold = _cold(settings, copier, pool)
+        cold = _cold(settings, copier, host[: pool.slot_bytes], memory[0])
         tier = HostTier(file, divided, host, settings.readers)
         undo.callback(tier.close)
         lane = DeviceLane(store, memory, tier, copier, cold)
@@ -120,21 +124,21 @@ def host_pool(
     return HostPool(frames, parts, slot_bytes)
 
 
-def _cold(settings: OffloadSettings, copier: Copier, pool: Pool) -> Cold:
+def _cold(settings: OffloadSettings, copier: Copier, source: Tensor, target: Tensor) -> Cold:
     match settings.cold:
         case "copied":
             return Copied()
         case "soonest":
-            return Soonest(Costs(seconds_per_byte(copier, pool.slot_bytes), 1 / _CPU_BANDWIDTH))
+            copy = seconds_per_byte(copier, source, target)
+            return Soonest(Costs(copy, 1 / _CPU_BANDWIDTH, 1 / _CPU_EXPANDS))
         case _:
             assert_never(settings.cold)
 
 
-def seconds_per_byte(copier: Copier, nbytes: int) -> float:
-    """Of copies of so many bytes, measured."""
-    source, target = copier.host_memory(nbytes), copier.device_memory(nbytes)
+def seconds_per_byte(copier: Copier, source: Tensor, target: Tensor) -> float:
+    """Of copies of the one to the other, measured, in memory that the copier gave and nobody uses yet."""
     copier.copy(source, target, copier.fence()).synchronize()
     started = time.perf_counter()
     events = [copier.copy(source, target, copier.fence()) for _ in range(4)]
     events[-1].synchronize()
-    return (time.perf_counter() - started) / (len(events) * nbytes)
+    return (time.perf_counter() - started) / (len(events) * source.nbytes)

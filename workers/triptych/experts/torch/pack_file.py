@@ -3,6 +3,7 @@
 import os
 import threading
 import weakref
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -10,6 +11,13 @@ from triptych.core.errors import DataLoss, Unavailable
 from triptych.experts.store import Mend, PackedStore, expand
 from triptych.experts.store.direct import DirectFile, open_direct, pages
 from triptych.experts.store.writing import sums_of
+
+
+class ReadCounts(NamedTuple):
+    """Blobs that have been read, and were what had been written; `nbytes` of all of them."""
+
+    reads: int = 0
+    nbytes: int = 0
 
 
 class PackFile:
@@ -20,8 +28,7 @@ class PackFile:
         mend: Puts right what is not.
 
     Attributes:
-        reads: Blobs that have been read, and were what had been written.
-        read_bytes: Of all of them.
+        counts: Of reads so far, as of one moment.
 
     Raises:
         Unavailable: it cannot be opened.
@@ -29,8 +36,7 @@ class PackFile:
 
     def __init__(self, store: PackedStore, mend: Mend) -> None:
         self._mend = mend
-        self.reads = 0
-        self.read_bytes = 0
+        self.counts = ReadCounts()
         self._counting = threading.Lock()
         self._lock = threading.Lock()
         self._opened = _Opened(store)
@@ -75,8 +81,8 @@ class PackFile:
         if sums_of(store.layers[layer], blob) != store.checksums(layer, expert):
             raise DataLoss(f"{name} is damaged: its checksums are not those that were written")
         with self._counting:
-            self.reads += 1
-            self.read_bytes += len(blob)
+            reads, nbytes = self.counts
+            self.counts = ReadCounts(reads + 1, nbytes + len(blob))  # at once: others look at it without the lock
 
     def mend(self, layer: int, expert: int) -> None:
         """Has an expert written again that could not be read.

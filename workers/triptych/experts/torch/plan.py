@@ -17,11 +17,11 @@ class Here:
 
     Attributes:
         experts: By local number; one is made, or merely seen, when it is asked for.
-        computed: To be told when they have been: the seconds that it took.
+        computed: To be told when they have been: the seconds that it took to make them, and to compute with them.
     """
 
     experts: Mapping[int, Callable[[], Expert]]
-    computed: Callable[[float], None]
+    computed: Callable[[float, float], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -70,7 +70,7 @@ class TorchResidency:
     @property
     def counts(self) -> Counts:
         """See `Residency.counts`."""
-        return self._ledger.counts(self._file.reads, self._file.read_bytes, self._lane.stall_ns)
+        return self._ledger.counts(*self._file.counts, self._lane.stall_ns)
 
     def experts(self, layer: int) -> Experts:
         """See `Residency.experts`."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from triptych.experts.blob import BlobLayout, Expert
 from triptych.experts.store import expand, expand_section
 from triptych.experts.torch.copier import Copier, Event
+from triptych.experts.torch.finish import Miss
 from triptych.experts.torch.host_tier import HostTier
 from triptych.experts.torch.plan import Halves
 
@@ -34,6 +35,10 @@ class Parcel:
     def nbytes(self) -> int:
         """That are copied."""
         return (self.coarse or self.layout).nbytes
+
+    def miss(self, expert: int, rows: int) -> Miss:
+        """What either way would cost, for so many rows of a step; it has this local number."""
+        return Miss(expert, rows, self.nbytes, self.layout.nbytes, rounded=self.coarse is not None)
 
     def expert(self, blob: Tensor) -> Expert:
         """It, of what host memory holds of it; if that is rounded, what it stands for, in memory of its own."""
