@@ -16,8 +16,8 @@ from triptych.client.testing import FakeServer, Hold, Say
 # The terminal must control the process for Ctrl-C to reach it, and whoever runs the tests may ignore the signal, as a
 # shell has its background jobs do.
 PROGRAM = (
-    "import fcntl, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-    "signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "import faulthandler, fcntl, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); faulthandler.register(signal.SIGUSR1); "
     "from triptych.cli.main import main; main()"
 )
 
@@ -66,6 +66,18 @@ class Terminal:
                 return
         pytest.fail(f"no {wanted!r}; the screen shows {self.seen!r}")
 
+    def ends(self, code: int) -> None:
+        """Waits for the process; where it does not end, says where its threads are."""
+        try:
+            found = self.process.wait(120)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGUSR1)
+            self.appears("no such text", timeout=2.0)
+            pytest.fail(f"it does not end; the screen shows {self.seen!r}")
+        if found != code:
+            self.appears("no such text", timeout=0.0)
+            pytest.fail(f"it ended with {found}; the screen shows {self.seen!r}")
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
@@ -101,7 +113,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(start: Start) -> None:
         terminal.type("\x03")
         terminal.expect("> ")
         terminal.type("\x04")
-        assert terminal.process.wait(120) == 0
+        terminal.ends(0)
     roles = [message.role for message in server.requests[-1].prompt.messages]  # type: ignore[union-attr]
     assert roles == ["user", "assistant", "user"]
 
@@ -111,7 +123,7 @@ def test_ctrl_c_ends_a_single_question(start: Start) -> None:
         terminal = start("chat", "--address", server.address, "Hi")
         terminal.expect("Hel")
         terminal.type("\x03")
-        assert terminal.process.wait(120) == 130
+        terminal.ends(130)
         assert server.wait_until_abandoned()
 
 
@@ -120,7 +132,7 @@ def test_what_a_model_says_cannot_command_the_terminal(start: Start) -> None:
         terminal = start("chat", "--address", server.address, "Hi")
         terminal.expect("a\N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c")
         terminal.expect("1 tokens")
-        assert terminal.process.wait(120) == 0
+        terminal.ends(0)
 
 
 def test_status_refreshes_until_ctrl_c(start: Start) -> None:
@@ -129,4 +141,4 @@ def test_status_refreshes_until_ctrl_c(start: Start) -> None:
         terminal.expect("decode-0")
         terminal.expect("decode-0")
         terminal.type("\x03")
-        assert terminal.process.wait(120) == 0
+        terminal.ends(0)

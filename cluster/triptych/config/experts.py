@@ -87,7 +87,7 @@ class ExpertsSpec(Section):
     lossy: bool | Rounding = _DEFAULT.lossy
     """Experts that their layer does not keep are read rounded to eight bits (`int8`, which `true` means) or four
     (`int4`), and stay so while they stay: about half or a quarter of the bytes to read, and other answers. The budget
-    holds no more of them; a GPU's host memory does."""
+    holds no more of them."""
 
     @field_validator("route")
     @classmethod
