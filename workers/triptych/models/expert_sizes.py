@@ -11,7 +11,8 @@ from triptych.experts.blob import PAGE
 from triptych.experts.pool import LayerNeed
 from triptych.experts.store import open_store
 from triptych.experts.warm import read_warm, warm_path
-from triptych.kernels.compact import RUN, compact_bytes
+from triptych.kernels.compact import compact_bytes
+from triptych.kernels.compact_blocks import RUN
 from triptych.models.cache import files_key
 from triptych.models.checkpoint import open_checkpoint
 from triptych.models.compact_pack import expandable, refused
