@@ -19,18 +19,27 @@ import torch
 from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from tests.support.seeds import FRESH, drawn_seed, seed_generators, shared
+from tests.support.seeds import BASE, drawn_seed, header, seed_generators, seed_hypothesis, shared
 from triptych.models.resolve import resolve
 from triptych.models.spec import read_spec
 
 # Tests judge results, never how long they take.
-settings.register_profile("triptych", deadline=None, derandomize=not FRESH)
+settings.register_profile("triptych", deadline=None, derandomize=not BASE)
 settings.load_profile("triptych")
 
 REFERENCE_LENGTH = 64
 
 _CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 _LONG = " ".join(f"Item {n} of the list costs {n * 7 % 31} coins and weighs {n * 5 % 13} kilos." for n in range(24))
+
+
+@pytest.hookimpl(tryfirst=True)  # before hypothesis reads it
+def pytest_configure(config: pytest.Config) -> None:
+    seed_hypothesis(config)
+
+
+def pytest_report_header() -> list[str]:
+    return header()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -31,7 +31,6 @@ from transformers import (
 
 from tests.support.brakes import Brake
 from tests.support.doubt import doubtful_rows
-from tests.support.seeds import drawn_seed
 from triptych.client import Client
 from triptych.config.load import make_spec
 from triptych.controller.local import LocalCluster
@@ -64,18 +63,13 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def rng() -> np.random.Generator:
-    return np.random.default_rng(drawn_seed())
-
-
-@pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory, rng: np.random.Generator) -> Path:
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of 2 KiB of KV per token, with a tokenizer."""
     return _save(LlamaForCausalLM(_llama_config()), tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="session")
-def tiny_llava(tmp_path_factory: pytest.TempPathFactory, rng: np.random.Generator) -> Path:
+def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with a random eye: 20×20 pixels in patches of 5 make 16 tokens."""
     vision = CLIPVisionConfig(
         hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=PIXELS,
@@ -94,14 +88,14 @@ def tiny_llava(tmp_path_factory: pytest.TempPathFactory, rng: np.random.Generato
 
 
 @pytest.fixture(scope="session")
-def tiny_mixtral(tmp_path_factory: pytest.TempPathFactory, rng: np.random.Generator) -> Path:
+def tiny_mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Mixtral of the same sizes."""
     config = MixtralConfig(**_SIZES, num_key_value_heads=2, head_dim=64, num_local_experts=6)
     return _save(MixtralForCausalLM(config), tmp_path_factory.mktemp("mixtral"))
 
 
 @pytest.fixture(scope="session")
-def tiny_deepseek(tmp_path_factory: pytest.TempPathFactory, rng: np.random.Generator) -> Path:
+def tiny_deepseek(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random DeepSeek V3, whose cache keeps one vector of 48 numbers per token and layer."""
     config = DeepseekV3Config(
         **_SIZES, n_routed_experts=8, n_group=4, topk_group=2, num_experts_per_tok=3, moe_intermediate_size=32,
@@ -111,8 +105,7 @@ def tiny_deepseek(tmp_path_factory: pytest.TempPathFactory, rng: np.random.Gener
     return _save(DeepseekV3ForCausalLM(config), tmp_path_factory.mktemp("deepseek"))
 
 
-@pytest.fixture(scope="session")
-def ask(rng: np.random.Generator) -> Callable[..., Prompt]:
+def asking(rng: np.random.Generator) -> Callable[..., Prompt]:
     """Makes prompts: `ask(words, images=n)`, a plain text without images, else a chat."""
 
     def make(words: int = 4, *, images: int = 0) -> Prompt:
@@ -125,11 +118,21 @@ def ask(rng: np.random.Generator) -> Callable[..., Prompt]:
     return make
 
 
+@pytest.fixture(name="asking", scope="session")
+def _asking() -> Callable[[np.random.Generator], Callable[..., Prompt]]:
+    return asking
+
+
+@pytest.fixture
+def ask(rng: np.random.Generator) -> Callable[..., Prompt]:
+    """See `asking`; the test's own prompts."""
+    return asking(rng)
+
+
 @dataclass
 class Oracle:
     """Offline engines; what they answer is what every cluster must answer."""
 
-    rng: np.random.Generator
     engines: dict[Path, Engine] = field(default_factory=dict)
     margin: float = CLEAR
 
@@ -162,8 +165,8 @@ class Oracle:
 
 
 @pytest.fixture(scope="session")
-def oracle(rng: np.random.Generator) -> Oracle:
-    return Oracle(rng)
+def oracle() -> Oracle:
+    return Oracle()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ HIDDEN, LAYERS = 48, 2
 
 
 @pytest.fixture
-def adapters(tmp_path: Path, rng: object) -> dict[str, str]:
+def adapters(tmp_path: Path) -> dict[str, str]:
     """Two random adapters of the tiny Llama."""
     names = [f"model.layers.{n}.{part}" for n in range(LAYERS) for part in ("self_attn.v_proj", "mlp.up_proj")]
     outputs = {"v_proj": 128, "up_proj": 80}

@@ -24,7 +24,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
 
 @pytest.fixture(scope="module")
-def tiny_bert(tmp_path_factory: pytest.TempPathFactory, rng: np.random.Generator) -> Path:
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT of vectors of 32 numbers that reads 64 tokens, each a letter."""
     folder = tmp_path_factory.mktemp("bert")
     config = BertConfig(

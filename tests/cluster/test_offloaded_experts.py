@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.support.seeds import drawn_seed
 from triptych.client import FailedPrecondition, InvalidArgument, Unavailable
 from triptych.controller import cluster as cluster_module
 from triptych.controller.desired import PROCESS_BYTES
@@ -26,8 +28,9 @@ def block_size() -> int:
 
 
 @pytest.fixture(scope="module")
-def asked(oracle: Any, ask: Any, tiny_mixtral: Path) -> tuple[list[Any], list[tuple[int, ...]]]:
+def asked(oracle: Any, asking: Any, tiny_mixtral: Path) -> tuple[list[Any], list[tuple[int, ...]]]:
     """Prompts, and what an engine answers that has every expert in memory."""
+    ask = asking(np.random.default_rng(drawn_seed()))
     questions = oracle.questions(tiny_mixtral, lambda: ask(5), 6, TOKENS)
     return [prompt for prompt, _ in questions], [tokens for _, tokens in questions]
 

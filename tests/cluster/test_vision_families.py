@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.seeds import shared
 from tests.support.vision_checkpoints import save
 from triptych.client import FailedPrecondition, InvalidArgument, Placement, PromptTooLong, load_video
 from triptych.core.prompt import ChatMessage, ImagePart, TextPart
@@ -19,16 +21,18 @@ Ask = Callable[..., list[ChatMessage]]
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory, rng: np.random.Generator) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Made when the first test asks, and the same whichever that is."""
 
+    @cache
     def model(name: str) -> Path:
-        return made.setdefault(name, made.get(name) or save(name, tmp_path_factory.mktemp(name)))
+        with shared(f"the tiny {name}"):
+            return save(name, tmp_path_factory.mktemp(name))
 
     return model
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def look(rng: np.random.Generator) -> Ask:
     """A question about images of these sizes, and about a video of so many frames."""
 

@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
+from tests.support.seeds import drawn_seed
 from triptych.core.fleet import Stage
 
 TOKENS = 200
@@ -22,7 +24,8 @@ Questions = list[tuple[Any, tuple[int, ...]]]
 
 
 @pytest.fixture(scope="module")
-def questions(oracle: Any, ask: Any, tiny_llama: Path) -> Questions:
+def questions(oracle: Any, asking: Any, tiny_llama: Path) -> Questions:
+    ask = asking(np.random.default_rng(drawn_seed()))
     found: Questions = oracle.questions(tiny_llama, lambda: ask(5), 4, TOKENS)
     return found
 

@@ -27,6 +27,18 @@ def test_every_expert_comes_back_as_it_was(form: str, bias: bool, tmp_path: Path
         assert same(store.layers[layer].layout.view(read_blob(store, layer, number)), expert)
 
 
+def test_sections_are_made_once(tmp_path: Path) -> None:
+    """Whoever starts copies asks for them at each, and a step waits for that."""
+    layout = make(tmp_path / "pack", ("bfloat16", 1)).store.layers[0].layout
+
+    assert layout.sections is layout.sections
+
+    assert [(section.start, section.end) for section in layout.sections] == [
+        (0, layout.first),
+        (layout.first, layout.nbytes),
+    ]
+
+
 def test_layers_of_different_forms_lie_one_behind_the_other_on_pages(tmp_path: Path) -> None:
     made = make(tmp_path / "pack", ("bfloat16", 5), ("Q4_K", 2), ("int8", 1))
 

@@ -78,6 +78,15 @@ def test_sections_are_expanded_one_by_one_as_all_of_it(to: Rounding, bias: bool)
     assert torch.equal(whole, pieces)
 
 
+@pytest.mark.parametrize("biased", ["exact", "rounded"])
+def test_a_bias_that_only_one_form_has_is_not_left_out_in_silence(biased: str) -> None:
+    with_bias, without = draw("bfloat16", bias=True), draw("bfloat16")
+    exact, coarse = (with_bias, without) if biased == "exact" else (without, with_bias)
+    layout = BlobLayout.of(exact)
+    with pytest.raises(AssertionError, match="has a bias, or neither"):
+        expand(rounded(coarse, "int8"), layout, torch.empty(layout.nbytes, dtype=torch.uint8))
+
+
 def test_rounded_experts_take_half_or_a_quarter_of_the_bytes_and_their_layout_needs_no_expert(tmp_path: Path) -> None:
     made = make(tmp_path / "pack", ("bfloat16", 2))
     wide, exact = BlobLayout.of(draw("bfloat16", 512, 256)), made.store.layers[0].layout

@@ -107,8 +107,7 @@ def test_kernels_that_nobody_has_loaded_count_if_they_can_be(monkeypatch: pytest
 
 
 def test_answers_have_the_bits_of_plain_experts_and_a_budget_is_a_share_of_those(files: ModelFiles) -> None:
-    print("seed", seed := drawn_seed())
-    torch.manual_seed(seed)
+    torch.manual_seed(drawn_seed())
     tokens, found, held = torch.randint(0, 100, (24,)), [], []
     for settings in (replace(HALF, compact=False), HALF):
         decoder = load_model(files, context=64, offload=settings).decoder

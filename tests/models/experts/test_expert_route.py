@@ -22,11 +22,9 @@ PROMPTS = [[3, 4, 5], [20, 21], [40], [60, 61], [80]]
 
 @pytest.fixture(scope="module")
 def mixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Routes]]:
-    seed = drawn_seed(31)
-    print(f"seed of the synthetic model: {seed}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIPTYCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        folder = synthetic("2MB", seed=seed)
+        folder = synthetic("2MB", seed=drawn_seed(31))
     with Engine(str(folder), kv_cache_memory=1 << 22, threads=1) as engine:
         answers = [SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)] * len(PROMPTS)
         yield engine, record(engine, "walk", PROMPTS, answers)

@@ -16,11 +16,9 @@ from triptych.models.synthetic.walk import Walk, draw_router
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    seed = drawn_seed(31)
-    print(f"seed of the synthetic model: {seed}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIPTYCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return synthetic("2MB", seed=seed)
+        return synthetic("2MB", seed=drawn_seed(31))
 
 
 @pytest.mark.parametrize(
@@ -72,9 +70,7 @@ def test_experts_differ(folder: Path) -> None:
 
 def test_the_large_model_routes_as_the_builtin_one_does_on_text() -> None:
     """8 of 64 experts: a token shares 0.73 with the one before, 0.69 with the 32nd before; 16 ranks fall as ^-1.1."""
-    seed = drawn_seed(31)
-    print(f"seed of the walk: {seed}")
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(drawn_seed(31))
     codes = torch.cat((Walk.draw(4096, random).codes, torch.ones(4096, 1)), dim=1)
     near, far, slopes = [], [], []
     for _ in range(12):

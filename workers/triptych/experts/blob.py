@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from typing import assert_never
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from triptych.kernels import DenseWeight, GgufWeight, Int8Weight
-from triptych.kernels.compact import RUN, CompactWeight, ExpertWeight
+from triptych.kernels.compact import CompactWeight, ExpertWeight
+from triptych.kernels.compact_blocks import RUN
 from triptych.kernels.expert_slots import arrays
 
 PAGE = 4096
@@ -108,7 +110,7 @@ class Section:
         return blob[self.start : self.end]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BlobLayout:
     """Of all experts of a layer.
 
@@ -135,9 +137,9 @@ class BlobLayout:
         down, end = _placed(expert[2], first)
         return cls(gate, up, down, first, _up_to(end, PAGE))
 
-    @property
+    @cached_property
     def sections(self) -> tuple[Section, Section]:
-        """Gate and up, then down."""
+        """Gate and up, then down; the same ones each time, since every copy of an expert asks for them."""
         down = self.down.before(self.first)
         return Section(0, self.first, (self.gate, self.up)), Section(self.first, self.nbytes, (down,))
 

@@ -63,6 +63,7 @@ def expand_section(coarse: Section, exact: Section, source: Tensor, target: Tens
 def _write(coarse: Iterable[Matrix], exact: Iterable[MatrixParts], target: Tensor) -> None:
     target.zero_()
     for matrix, parts in zip(coarse, exact, strict=True):
+        assert (parts.bias is None) == (matrix.bias is None), "either form of an expert has a bias, or neither"
         parts.values.view(target).copy_(_expanded(matrix.weight, *parts.values.shape))
         if parts.bias is not None and matrix.bias is not None:
             parts.bias.view(target).copy_(matrix.bias)
