@@ -11,7 +11,8 @@ from triptych.experts.native import NativeResidency
 from triptych.experts.pool import Pool
 from triptych.experts.settings import Bytes, OffloadSettings, PolicyName
 from triptych.experts.store import Mend
-from triptych.kernels import ExpertProjection, Experts
+from triptych.kernels import ExpertProjection, Experts, moe
+from triptych.kernels.native import team
 
 
 def open_native(
@@ -61,3 +62,29 @@ def choices(tokens: int, top_k: int, count: int) -> tuple[Tensor, Tensor]:
     """Random ids and weights [T, K]."""
     ids = torch.rand(tokens, count).argsort(dim=1)[:, :top_k].int().contiguous()
     return ids, torch.rand(tokens, top_k)
+
+
+def choices_of_all(tokens: int, top_k: int, count: int) -> tuple[Tensor, Tensor]:
+    """As `choices`, of which the first rows ask for every expert."""
+    ids, weights = choices(tokens, top_k, count)
+    ids[:count] = (torch.arange(count)[:, None] + torch.arange(top_k)) % count
+    return ids, weights
+
+
+def computed(experts: Experts, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    """What a mixture of them makes of x."""
+    out = torch.empty_like(x)
+    moe(x, experts, ids, weights, "silu", out)
+    return out
+
+
+def recorded(
+    residency: NativeResidency, x: Tensor, ids: Tensor, weights: Tensor, outs: Sequence[Tensor], count: int
+) -> team.Program:
+    """A step through a layer of `count` experts for each of outs; some of the next one are read in advance."""
+    with team.capture() as program:
+        for layer, out in enumerate(outs):
+            residency.ensure(layer, ids)
+            residency.prefetch((layer + 1) % len(outs), torch.zeros(1, count), ids.shape[1])
+            moe(x, residency.experts(layer), ids, weights, "silu", out)
+    return program

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from tests.support.random_experts import Made, make
-from tests.support.resident import choices, in_memory, open_native
+from tests.support.resident import choices_of_all, computed, in_memory, open_native, recorded
 from triptych.core.errors import DataLoss
 from triptych.experts.blob import PAGE
 from triptych.experts.native import residency as native_residency
 from triptych.experts.store import PackedStore
-from triptych.kernels import Experts, moe
-from triptych.kernels.native import install, team
+from triptych.kernels.native import install
 
 HIDDEN, LAYERS, EXPERTS, TOP = 64, 3, 8, 3
 QUOTA, SPARE, ROWS = 2, 3, 30
@@ -29,15 +28,8 @@ def made(tmp_path: Path) -> Made:
 
 def drawn() -> tuple[Tensor, Tensor, Tensor]:
     """Rows that ask for all experts, ids and weights."""
-    ids, weights = choices(ROWS, TOP, EXPERTS)
-    ids[:EXPERTS] = (torch.arange(EXPERTS)[:, None] + torch.arange(TOP)) % EXPERTS
+    ids, weights = choices_of_all(ROWS, TOP, EXPERTS)
     return torch.randn(ROWS, HIDDEN).bfloat16(), ids, weights
-
-
-def computed(experts: Experts, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    out = torch.empty_like(x)
-    moe(x, experts, ids, weights, "silu", out)
-    return out
 
 
 def test_a_demand_that_is_computed_with_twice_counts_once(made: Made) -> None:
@@ -68,11 +60,7 @@ def test_whatever_fails_in_a_recorded_step_the_step_is_right_once_it_is_mended(
     residency = open_native(made, LAYERS * QUOTA + SPARE, (QUOTA,) * LAYERS, most=SPARE, readers=3, mend=mend)
     inputs = x, ids, weights = drawn()
     outs = [torch.empty_like(x) for _ in range(LAYERS)]
-    with team.capture() as program:
-        for layer, out in enumerate(outs):
-            residency.ensure(layer, ids)
-            residency.prefetch((layer + 1) % LAYERS, torch.zeros(1, EXPERTS), TOP)
-            moe(x, residency.experts(layer), ids, weights, "silu", out)
+    program = recorded(residency, x, ids, weights, outs, EXPERTS)
 
     def step() -> None:
         program.run()

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from tests.support.random_experts import Made, make
-from tests.support.resident import choices, in_memory, open_native
+from tests.support.resident import choices, computed, in_memory, open_native, recorded
 from triptych.experts.native import NativeResidency, residency
 from triptych.kernels import moe
-from triptych.kernels.native import install, team
+from triptych.kernels.native import install
 from triptych.kernels.native.residency import forked
 
 FORMS = ["bfloat16", "float32", "int8", "Q4_0", "Q8_0"]
@@ -41,11 +41,7 @@ class Steps:
         self.made = made
         self.ids, self.weights = choices(2, TOP, EXPERTS)
         self.x, self.out = rows(form, 2), rows(form, LAYERS * 2).chunk(LAYERS)
-        with team.capture() as self.program:
-            for layer, out in enumerate(self.out):
-                kept.ensure(layer, self.ids)
-                kept.prefetch((layer + 1) % LAYERS, torch.zeros(2, EXPERTS), TOP)
-                moe(self.x, kept.experts(layer), self.ids, self.weights, "silu", out)
+        self.program = recorded(kept, self.x, self.ids, self.weights, self.out, EXPERTS)
 
     def run(self, count: int, numbers: Sequence[int] = range(EXPERTS)) -> None:
         """`numbers`: of the experts that the residency has now."""
@@ -57,8 +53,7 @@ class Steps:
             self.program.run()
             self.kept.check()
             for layer, out in enumerate(self.out):
-                expected = torch.empty_like(self.x)
-                moe(self.x, resident[layer], self.ids, self.weights, "silu", expected)
+                expected = computed(resident[layer], self.x, self.ids, self.weights)
                 assert torch.equal(bits(out), bits(expected))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.support.random_experts import Made, make
-from tests.support.resident import choices, fresh, in_memory
+from tests.support.resident import choices, computed, fresh, in_memory
 from triptych.experts.native.layers import Blobs, layer_experts, tables
 from triptych.experts.native.memory import open_file, slots
 from triptych.kernels import Experts, moe
@@ -58,8 +58,7 @@ def waiting(tmp_path: Path) -> Iterator[Waiting]:
     pool = ResidencyPool(memory, waited, [found], open_file(made.path), 0, 1 << 40)
     ids, weights = choices(1, TOP, EXPERTS)
     x = torch.randn(1, HIDDEN).bfloat16()
-    out, expected = torch.empty_like(x), torch.empty_like(x)
-    moe(x, in_memory(made, 0), ids, weights, "silu", expected)
+    out, expected = torch.empty_like(x), computed(in_memory(made, 0), x, ids, weights)
     pool.ensure(0, ids)
     thread = Thread(target=moe, args=(x, experts, ids, weights, "silu", out))
     thread.start()

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from tests.support.random_experts import Made, make
-from tests.support.resident import choices, in_memory, open_native
+from tests.support.resident import choices_of_all, computed, in_memory, open_native, recorded
 from triptych.core.errors import DataLoss
 from triptych.experts.native import NativeResidency
 from triptych.experts.settings import PolicyName
 from triptych.experts.store import PackedStore
-from triptych.kernels import Experts, moe
+from triptych.kernels import moe
 from triptych.kernels.dispatch import NoBackend
 from triptych.kernels.expert_slots import Waves
 from triptych.kernels.native import experts as native_experts
@@ -41,16 +41,8 @@ def pack(path: Path, form: str = "bfloat16") -> Made:
 
 def drawn(form: str = "bfloat16") -> tuple[Tensor, Tensor, Tensor]:
     """Rows that ask for all experts, ids and weights."""
-    ids, weights = choices(ROWS, TOP, EXPERTS)
-    ids[:EXPERTS, 0] = torch.arange(EXPERTS, dtype=torch.int32)
-    ids[:EXPERTS, 1:] = (ids[:EXPERTS, :1] + torch.arange(1, TOP, dtype=torch.int32)) % EXPERTS
+    ids, weights = choices_of_all(ROWS, TOP, EXPERTS)
     return torch.randn(ROWS, HIDDEN).to(torch.float32 if form == "float32" else torch.bfloat16), ids, weights
-
-
-def computed(experts: Experts, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    out = torch.empty_like(x)
-    moe(x, experts, ids, weights, "silu", out)
-    return out
 
 
 def keep(residency: NativeResidency) -> None:
@@ -89,11 +81,7 @@ def test_recorded_steps_in_waves_equal_resident_ones(tmp_path: Path, form: str, 
     residency = opened(made, most=SPARE)
     x, ids, weights = drawn(form)
     outs = [torch.empty_like(x) for _ in range(LAYERS)]
-    with team.capture() as program:
-        for layer, out in enumerate(outs):
-            residency.ensure(layer, ids)
-            residency.prefetch((layer + 1) % LAYERS, torch.zeros(1, EXPERTS), TOP)
-            moe(x, residency.experts(layer), ids, weights, "silu", out)
+    program = recorded(residency, x, ids, weights, outs, EXPERTS)
     for some in (EXPERTS, 2, EXPERTS, 5):
         new = drawn(form)
         x.copy_(new[0])

@@ -64,37 +64,35 @@ TRIPTYCH_INLINE void dot_tile(const T* x, Tile weight, int64_t inner, f32x16 (*p
         for (int c = 0; c < Columns; ++c) partial[r][c] = sums[r][c];
 }
 
-// Some rows of a weight as they lie in memory.
-template <class T, int64_t Beyond>
-struct PlainTile {
-    using Vector = typename Elements<T>::Vector;
-    const T* const* rows;
-
-    template <int Columns>
-    TRIPTYCH_INLINE void whole(int64_t i, Vector (&w)[Columns]) const {
-#pragma GCC unroll 16
-        for (int c = 0; c < Columns; ++c) {
-            prefetch_beyond<Beyond>(rows[c] + i);
-            w[c] = load<Vector>(rows[c] + i);
-        }
-    }
-
-    template <int Columns>
-    TRIPTYCH_INLINE void part(int64_t i, int64_t bytes, Vector (&w)[Columns]) const {
-#pragma GCC unroll 16
-        for (int c = 0; c < Columns; ++c) w[c] = load_first<Vector>(rows[c] + i, bytes);
-    }
-};
-
-// Sixteen of them.
+// Sixteen rows of a weight as they lie in memory.
 template <class T, int64_t Beyond>
 struct PlainRows {
     template <int Rows>
     static constexpr int kColumns = Rows == 1 ? 1 : Rows <= 3 ? 8 : Rows <= 6 ? 4 : 2;  // of a tile of so many rows of x
 
+    struct Tile {
+        using Vector = typename Elements<T>::Vector;
+        const T* const* rows;
+
+        template <int Columns>
+        TRIPTYCH_INLINE void whole(int64_t i, Vector (&w)[Columns]) const {
+#pragma GCC unroll 16
+            for (int c = 0; c < Columns; ++c) {
+                prefetch_beyond<Beyond>(rows[c] + i);
+                w[c] = load<Vector>(rows[c] + i);
+            }
+        }
+
+        template <int Columns>
+        TRIPTYCH_INLINE void part(int64_t i, int64_t bytes, Vector (&w)[Columns]) const {
+#pragma GCC unroll 16
+            for (int c = 0; c < Columns; ++c) w[c] = load_first<Vector>(rows[c] + i, bytes);
+        }
+    };
+
     template <class, int Rows, int Columns>
     TRIPTYCH_INLINE void dot(const T* x, int first, int64_t inner, f32x16 (*partial)[kGroup]) const {
-        dot_tile<T, Rows, Columns>(x, PlainTile<T, Beyond>{rows + first}, inner, partial);
+        dot_tile<T, Rows, Columns>(x, Tile{rows + first}, inner, partial);
     }
 
     const T* const* rows;

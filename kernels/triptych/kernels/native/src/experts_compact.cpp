@@ -1,5 +1,6 @@
 // A mixture of experts whose weights are bfloat16 in twelve bits (compact.h): few rows are multiplied by what a register
-// of them stands for, many by sixteen outputs' weights made plain. Sums have the bits of plain weights.
+// of them stands for, many, and rows of odd halves of blocks, by sixteen outputs' weights made plain. Sums have the bits
+// of plain weights.
 
 #include "compact.h"
 #include "experts_dense.h"
